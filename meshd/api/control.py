@@ -1,0 +1,292 @@
+"""The control API: what proxies, `meshd run` and the command line say to the agent, and what it answers.
+
+One connection carries many calls. A client sends `Call`s, each with an id of its choosing that is new on the
+connection; the agent sends `Answer`s with the id of the call. A call is answered once, except the two that watch
+(`Attach`, `WatchDestination`): these are answered again whenever the answer changes, each answer whole and replacing
+the last, until the client sends `Cancel` with their id or closes. `ReportState` and `ReportStats` are not answered.
+What the agent does not do is answered with `Refused`.
+
+What a connection registered (`RegisterWorkload`) lives as long as the connection: nothing is left behind by a client
+that dies. The agent trusts what the kernel says of the peer (SO_PEERCRED), never what a message says.
+
+The framing is in `meshd.api.frames`. Times are seconds since the epoch, latencies milliseconds.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from meshd.api.documents import Protocol, Upstream, WorkloadPort
+from meshd.api.endpoints import EndpointSet
+
+# --- what a client says -----------------------------------------------------------------------------------------
+
+
+class Attach(Struct, frozen=True, tag="attach"):
+    """A proxy asks for its configuration, and follows it: answered with `ProxyConfiguration`.
+
+    `instance` is the secret that it shares with the `meshd run` that registered its workload; empty for the host's
+    proxy, which serves the workloads that the host's `Workload` documents declare.
+    """
+
+    version: str
+    instance: str = ""
+
+
+class WatchDestination(Struct, frozen=True, tag="watch-destination"):
+    """Where `authority` (NAME[.NAMESPACE…][:PORT], as the application wrote it) leads for a caller in
+    `namespace`: answered with `Destination`. Without a port it is the service's own (first) port."""
+
+    authority: str
+    namespace: str
+
+
+class SignCertificate(Struct, frozen=True, tag="sign-certificate"):
+    """A certificate for one of the attached proxy's workloads (NAMESPACE/NAME) and the key that signed the CSR
+    (PEM): answered with `Certificate`."""
+
+    workload: str
+    csr_pem: str
+
+
+class RegisterWorkload(Struct, frozen=True, tag="register-workload"):
+    """`meshd run` declares its process: answered with `Registered`. It becomes an endpoint of the service
+    NAME.NAMESPACE on every port once its proxy has reported itself ready.
+
+    `instance` is made by the client, at least 32 hexadecimal digits from a secure source: it is what the workload's
+    proxy attaches with, and it stays the same when the agent restarts and the workload registers again.
+    """
+
+    instance: str
+    namespace: str
+    name: str
+    ports: tuple[WorkloadPort, ...]
+    upstreams: tuple[Upstream, ...]
+    outbound: str
+    inbound: str
+    admin: str
+    pid: int
+
+
+class WithdrawWorkload(Struct, frozen=True, tag="withdraw-workload"):
+    """The connection's workload is about to end: no more callers are sent to it. Answered with `Done`."""
+
+
+class GetStatus(Struct, frozen=True, tag="get-status"):
+    """Answered with `Status`; rates and quantiles are over the last `window_s` seconds (1 to 60)."""
+
+    window_s: float = 60.0
+
+
+class ReportState(Struct, frozen=True, tag="report-state"):
+    """How the attached proxy is: `waiting_for` names what keeps it from being ready; empty when it is."""
+
+    pid: int
+    waiting_for: tuple[str, ...]
+    certificates: tuple["CertificateState", ...] = ()
+
+
+class CertificateState(Struct, frozen=True):
+    """The certificate that a proxy presents for a workload (NAMESPACE/NAME) now; 0 where it has none yet."""
+
+    workload: str
+    not_after: float
+    error: str = ""
+
+
+class ReportStats(Struct, frozen=True, tag="report-stats"):
+    """What the attached proxy counted since it started, a row for each kind of traffic it saw.
+    `proxy` changes when the proxy restarts, so that counters that begin anew are not taken for a loss."""
+
+    proxy: str
+    rows: tuple["Traffic", ...]
+
+
+LATENCY_BOUNDS_MS = (
+    0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0,
+    70.0, 100.0, 150.0, 200.0, 300.0, 400.0, 500.0, 700.0, 1000.0, 2000.0, 3000.0, 4000.0, 5000.0, 10000.0, 20000.0,
+    30000.0, 40000.0, 50000.0,
+)  # fmt: skip
+"""Upper bounds of the latency buckets, in ms. All of Linkerd's are among them, so that its histogram is a sum of
+these; those between are there because a hop on one host takes less than the lowest of Linkerd's."""
+
+
+class Traffic(Struct, frozen=True):
+    """Counters of one edge as one end of it saw it.
+
+    `workload` (NAMESPACE/NAME) is this end. `peer` is the other end's verified SPIFFE ID, empty where it has none.
+    `service` is the service asked for (NAME.NAMESPACE:PORT, or HOST:PORT outside the mesh); on the inbound side the
+    port. `tls`: whether the connection was mutual TLS. For `protocol` tcp, `requests` counts connections, and
+    a success is one that ended without an error. `latency_buckets[i]` counts responses within
+    LATENCY_BOUNDS_MS[i] and above the bound before; the last of them (one more than bounds) the rest.
+    """
+
+    direction: Literal["inbound", "outbound"]
+    workload: str
+    peer: str
+    service: str
+    protocol: Literal["http", "tcp"]
+    tls: bool
+    requests: int
+    successes: int
+    failures: int
+    latency_buckets: tuple[int, ...]
+    latency_sum_ms: float
+    open_connections: int
+    read_bytes: int
+    write_bytes: int
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """The watch with the same id is no longer wanted."""
+
+
+Request = (
+    Attach | WatchDestination | SignCertificate | RegisterWorkload | WithdrawWorkload | GetStatus
+    | ReportState | ReportStats | Cancel
+)  # fmt: skip
+
+
+# --- what the agent answers --------------------------------------------------------------------------------------
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """Not done, and why, for a person to read. `retry`: whether asking again later may succeed."""
+
+    reason: str
+    retry: bool = False
+
+
+class Done(Struct, frozen=True, tag="done"):
+    """Done; there is nothing to say."""
+
+
+class ProxyWorkload(Struct, frozen=True):
+    """A workload that a proxy serves: the ports it accepts for it, and the upstreams it listens on for it."""
+
+    namespace: str
+    name: str
+    ports: tuple[WorkloadPort, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+
+
+class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
+    """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener."""
+
+    trust_domain: str
+    trust_bundle_pem: str
+    outbound: str
+    inbound: str
+    admin: str
+    workloads: tuple[ProxyWorkload, ...]
+
+
+class Destination(Struct, frozen=True, tag="destination"):
+    """Where an authority leads: an endpoint set, or None where no back end knows a service of that name."""
+
+    found: EndpointSet | None
+
+
+class Certificate(Struct, frozen=True, tag="certificate"):
+    """The leaf and the intermediates below the trust bundle's roots (PEM, leaf first), and the leaf's life."""
+
+    chain_pem: str
+    not_before: float
+    not_after: float
+
+
+class Registered(Struct, frozen=True, tag="registered"):
+    """The workload is known, under this SPIFFE ID."""
+
+    identity: str
+
+
+class Health(Struct, frozen=True):
+    """How something the agent depends on is: the CA, a discovery back end. `since`: since when, 0 unknown."""
+
+    name: str
+    healthy: bool
+    message: str = ""
+    since: float = 0.0
+
+
+class Golden(Struct, frozen=True):
+    """The golden metrics of a window, and the counts since the start. None where nothing was seen to compute from."""
+
+    success_rate: float | None = None
+    rps: float = 0.0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    open_connections: int = 0
+    read_bytes_per_s: float = 0.0
+    write_bytes_per_s: float = 0.0
+    requests: int = 0
+    successes: int = 0
+    mtls_requests: int = 0
+
+
+class WorkloadStatus(Struct, frozen=True):
+    """A workload of this host. `golden` is its inbound side. `waiting_for`: what keeps it from being ready."""
+
+    namespace: str
+    name: str
+    identity: str
+    ports: tuple[int, ...]
+    pid: int
+    outbound: str
+    inbound: str
+    admin: str
+    waiting_for: tuple[str, ...]
+    certificate_not_after: float
+    certificate_error: str
+    golden: Golden
+
+
+class EdgeStatus(Struct, frozen=True):
+    """Traffic from a workload of this host to a service, as the calling side saw it."""
+
+    source: str
+    source_identity: str
+    service: str
+    server_identity: str
+    protocol: Literal["http", "tcp"]
+    tls: bool
+    golden: Golden
+
+
+class Status(Struct, frozen=True, tag="status"):
+    """This host, as its agent sees it. `mode`: the host's agent, or the one that `meshd run` embeds."""
+
+    node: str
+    trust_domain: str
+    version: str
+    mode: Literal["host", "embedded"]
+    pid: int
+    started_at: float
+    ca: Health
+    discovery: tuple[Health, ...]
+    configuration: tuple[str, ...]
+    workloads: tuple[WorkloadStatus, ...]
+    edges: tuple[EdgeStatus, ...]
+
+
+Response = Refused | Done | ProxyConfiguration | Destination | Certificate | Registered | Status
+
+
+class Call(Struct, frozen=True):
+    id: int
+    body: Request
+
+
+class Answer(Struct, frozen=True):
+    id: int
+    body: Response
+
+
+__all__ = [
+    "LATENCY_BOUNDS_MS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState", "Destination", "Done",
+    "EdgeStatus", "GetStatus", "Golden", "Health", "Protocol", "ProxyConfiguration", "ProxyWorkload", "Refused",
+    "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response", "SignCertificate", "Status",
+    "Traffic", "WatchDestination", "WithdrawWorkload", "WorkloadStatus",
+]  # fmt: skip

@@ -1,0 +1,105 @@
+"""The documents that configure the mesh: `Workload` and `Service`.
+
+A document has the same form wherever it lives (a file in `conf.d`, and whatever back end comes later):
+
+    apiVersion: meshd.io/v1
+    kind: Workload | Service
+    metadata: {name: web, namespace: default}
+    spec: …
+
+These are the types alone; `meshd.api.loading` reads them and says what is wrong with them.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label
+
+API_VERSION = "meshd.io/v1"
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+Protocol = Literal["auto", "http", "tcp"]
+"""What a port speaks: `auto` decides by the first bytes of each connection."""
+
+
+class Metadata(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What a document is called; (kind, namespace, name) is unique in the mesh."""
+
+    name: str
+    namespace: str = DEFAULT_NAMESPACE
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        check_label(self.name, "name")
+        check_label(self.namespace, "namespace")
+
+    @property
+    def workload(self) -> WorkloadName:
+        return WorkloadName(self.namespace, self.name)
+
+
+class WorkloadPort(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A port that the process listens on, at 127.0.0.1 unless `address` says otherwise."""
+
+    port: Port
+    protocol: Protocol = "auto"
+    address: str = "127.0.0.1"
+
+
+class Upstream(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A local address that leads to a service: connections to `listen` are balanced over `service`."""
+
+    service: str
+    listen: str
+    protocol: Protocol = "auto"
+
+    def __post_init__(self) -> None:
+        Address.parse(self.listen)
+
+
+class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    ports: tuple[WorkloadPort, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+
+
+class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One place that serves. With `workload` it is meshed, under that identity (NAME or NAMESPACE/NAME), and
+    reached through the proxy at `inboundPort` of the same address; without, it is reached in plain text."""
+
+    address: str
+    port: Port
+    workload: str = ""
+    inbound_port: Port = 4143
+    weight: Annotated[int, Meta(ge=1, le=65535)] = 1
+    zone: str = ""
+    labels: dict[str, str] = {}
+
+
+class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A service as callers know it: its `port`, and the endpoints behind it."""
+
+    port: Port
+    protocol: Protocol = "auto"
+    endpoints: tuple[ServiceEndpoint, ...] = ()
+
+
+class Workload(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="Workload"):
+    """A process of this host that is meshed."""
+
+    api_version: Literal["meshd.io/v1"] = field(name="apiVersion")
+    metadata: Metadata
+    spec: WorkloadSpec = WorkloadSpec()
+
+
+class Service(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="Service"):
+    """A service with endpoints written by hand."""
+
+    api_version: Literal["meshd.io/v1"] = field(name="apiVersion")
+    metadata: Metadata
+    spec: ServiceSpec
+
+
+Document = Workload | Service

@@ -1,0 +1,44 @@
+"""Where a service can be reached: what discovery yields and what a proxy balances over."""
+
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from meshd.api.documents import Protocol
+
+
+class ServiceName(NamedTuple):
+    """A service as callers mean it; written NAME.NAMESPACE:PORT."""
+
+    name: str
+    namespace: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.namespace}:{self.port}"
+
+
+class Endpoint(Struct, frozen=True):
+    """One place that serves, at `address`:`port`.
+
+    With an `identity` it is meshed: connections go to the proxy at `address`:`inbound_port`, which must prove that
+    SPIFFE ID and is told `port` in the transport header. Without one they go straight to the port, in plain text.
+    """
+
+    address: str
+    port: int
+    identity: str = ""
+    inbound_port: int = 0
+    protocol: Protocol = "auto"
+    weight: int = 1
+    zone: str = ""
+    labels: dict[str, str] = {}
+
+
+class EndpointSet(Struct, frozen=True):
+    """All that is known of a service at one moment. `stale`: its back end is away and this is the last it said."""
+
+    service: ServiceName
+    endpoints: tuple[Endpoint, ...] = ()
+    protocol: Protocol = "auto"
+    stale: bool = False
