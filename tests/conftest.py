@@ -1,0 +1,16 @@
+"""What the marks of rings 4 and 5 mean: a test that lacks what it needs is skipped, and the closing lines say why."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support import peers
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("peer"):
+        if reason := peers.why_missing(mark.args):
+            pytest.skip(reason)
+    if item.get_closest_marker("host") and (os.geteuid() != 0 or not Path("/run/systemd/system").is_dir()):
+        pytest.skip("needs root on a host that systemd booted")

@@ -1,0 +1,31 @@
+"""Running asynchronous tests on the loop that the product runs on."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T], deadline_s: float = 30.0) -> T:
+    """What `work` returns, run on a new uvloop that is closed afterwards.
+
+    TimeoutError at the deadline. AssertionError when the loop was told of an error that no one awaited (in a protocol's
+    callback, say): asyncio only logs these, and a test that passes over them tests nothing.
+    """
+    unseen: list[dict[str, Any]] = []
+
+    async def main() -> T:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unseen.append(context))
+        async with asyncio.timeout(deadline_s):
+            return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(main())
+    if unseen:
+        raise AssertionError(f"the loop saw {len(unseen)} errors that no one awaited: {unseen}") from next(
+            (context["exception"] for context in unseen if "exception" in context), None
+        )
+    return result

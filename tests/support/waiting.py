@@ -1,0 +1,30 @@
+"""Waiting for something to become true: by looking again and again until a deadline, never by sleeping for a time."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LOOK_AGAIN_S = 0.005
+
+
+def wait_until(look: Callable[[], T], what: str, deadline_s: float = 5.0) -> T:
+    """The first true value of `look()`; AssertionError naming `what` when there is none by the deadline."""
+    end = time.monotonic() + deadline_s
+    while not (value := look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s:g} s: {what}")
+        time.sleep(LOOK_AGAIN_S)
+    return value
+
+
+async def eventually(look: Callable[[], T], what: str, deadline_s: float = 5.0) -> T:
+    """`wait_until` for a test on the loop, which goes on meanwhile."""
+    end = time.monotonic() + deadline_s
+    while not (value := look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s:g} s: {what}")
+        await asyncio.sleep(LOOK_AGAIN_S)
+    return value
