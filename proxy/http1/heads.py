@@ -1,0 +1,369 @@
+r"""Heads of HTTP/1.x messages: bytes of one head in, an immutable value out, or a reason to refuse it.
+
+Strictness is the point. What one server reads as one request and another as two is how requests are smuggled past a
+proxy, so of RFC 9112's "MAY be lenient" nothing is used: a line ends with CRLF, a field name touches its colon, no
+line is folded, and a message has one framing. What comes through is forwarded byte for byte, less the hop-by-hop
+fields (RFC 9110, section 7.6.1), so that it cannot mean anything else further on.
+
+    good   GET /x HTTP/1.1\r\nHost: api\r\n\r\n
+    bad    GET /x HTTP/1.1\nHost: api\n\n                    bare LF
+    bad    POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n
+
+Parsing a head takes some microseconds and callers send the same heads over and over, so `HeadTable` remembers those
+it has seen twice. The head in the table and the head parsed anew are the same value: a table can be dropped at any
+time.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar
+
+MAX_HEAD_BYTES: Final = 64 << 10
+"""A head beyond this is refused with 431; nginx takes 32 KiB, Envoy 60 KiB."""
+
+MAX_FIELDS: Final = 200
+
+CHUNKED: Final = -1
+"""A body's length where it is framed in chunks (RFC 9112, section 7.1)."""
+UNTIL_CLOSE: Final = -2
+"""A response's length where its body ends with the connection (RFC 9112, section 6.3, rule 8)."""
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
+_TARGET = re.compile(rb"[!-~\x80-\xff]+")
+_ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]*)([^#]*)")
+_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
+
+_FIELD_BYTES = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+"""What may stand in a field line (RFC 9110, section 5.5): HTAB, SP, VCHAR and obs-text."""
+
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"upgrade", b"transfer-encoding")
+)
+_OURS = frozenset((b"l5d-client-id", b"l5d-proxy-error", b"l5d-proxy-connection", b"l5d-proxy-unsent"))
+"""Fields that proxies of the mesh vouch for: a request may not bring its own."""
+
+_TOLD_APART = _HOP_BY_HOP | _OURS | {b"host", b"content-length", b"expect"}
+_NOT_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"trailer"))
+"""Fields that `Connection` may not name: to drop them would change where the message goes or where it ends."""
+
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+"""RFC 9110, section 9.2.2: asking twice is as good as asking once."""
+
+
+class BadHead(Exception):
+    """A head that is refused. `status` is what its sender is told where it is a request."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+
+
+class RequestHead:
+    """A request's head.
+
+    `length` is that of its body: 0 where there is none, `CHUNKED` where it is chunked. `authority` is the host and
+    port it is for, from an absolute target or else from Host. `forward` is the head as it goes on, without the empty
+    line, so that fields can be added; `absolute` tells whether it came in absolute form, as to a forward proxy.
+    """
+
+    __slots__ = ("absolute", "authority", "expects_continue", "forward", "keep_alive", "length", "method", "minor")
+
+    def __init__(
+        self, method: bytes, authority: str, minor: int, length: int, keep_alive: bool, expects: bool, absolute: bool,
+        forward: bytes,
+    ) -> None:  # fmt: skip
+        self.method = method
+        self.authority = authority
+        self.minor = minor
+        self.length = length
+        self.keep_alive = keep_alive
+        self.expects_continue = expects
+        self.absolute = absolute
+        self.forward = forward
+
+
+class ResponseHead:
+    """A response's head.
+
+    `length` is what its fields say: a count, `CHUNKED` or `UNTIL_CLOSE`; the request's method and the status
+    overrule it (`body_length`). `forward` is the head as it goes on, without the empty line. `verbatim`: nothing was
+    dropped or changed, so the bytes as they came may go on as they are. `unsent`: a proxy of the mesh answers
+    that the request never reached the application.
+    """
+
+    __slots__ = ("forward", "keep_alive", "length", "minor", "status", "unsent", "verbatim")
+
+    def __init__(
+        self, status: int, minor: int, length: int, keep_alive: bool, forward: bytes, verbatim: bool, unsent: bool
+    ) -> None:
+        self.status = status
+        self.minor = minor
+        self.length = length
+        self.keep_alive = keep_alive
+        self.forward = forward
+        self.verbatim = verbatim
+        self.unsent = unsent
+
+    def body_length(self, method: bytes) -> int:
+        """The length of the body that follows, as the answer to `method` (RFC 9112, section 6.3, rules 1 and 2)."""
+        if method == b"HEAD" or self.status in (204, 304) or self.status < 200:
+            return 0
+        return self.length
+
+
+class _Fields:
+    """The field lines of a head: those that go on, and what the others say about framing and the connection."""
+
+    __slots__ = ("authority", "connection", "dropped", "expects", "kept", "length", "te_trailers", "unsent")
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.kept: list[bytes] = []
+        self.authority: bytes | None = None
+        self.connection: list[bytes] = []
+        self.length: int | None = None
+        self.expects = False
+        self.te_trailers = False
+        self.unsent = False
+        self.dropped = False
+        if len(lines) > MAX_FIELDS + 1:
+            raise BadHead(f"more than {MAX_FIELDS} header fields", 431)
+        names = _names
+        for line in lines[1:]:
+            raw, colon, value = line.partition(b":")
+            name = names.get(raw)
+            if name is None:
+                name = _checked_name(raw, colon)
+            if name in _TOLD_APART:
+                self._special(name, value.strip(b" \t"), line)
+            else:
+                self.kept.append(line)
+        if self.connection:
+            self._drop_nominated()
+
+    def _special(self, name: bytes, value: bytes, line: bytes) -> None:
+        if name == b"host":
+            if self.authority is not None:
+                raise BadHead("more than one Host")
+            self.authority = value
+            self.kept.append(line)
+        elif name == b"content-length":
+            if _DIGITS.fullmatch(value) is None:
+                raise BadHead("Content-Length is not a number")
+            self._frame(int(value))
+            self.kept.append(line)
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
+                raise BadHead("an Expect other than 100-continue", 417)
+            self.expects = True
+            self.kept.append(line)
+        else:
+            self.dropped = True
+            self._for_this_hop(name, value)
+
+    def _for_this_hop(self, name: bytes, value: bytes) -> None:
+        if name == b"connection":
+            self.connection += [option.strip(b" \t").lower() for option in value.split(b",")]
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked":
+                raise BadHead("a Transfer-Encoding other than chunked", 501)
+            self._frame(CHUNKED)
+        elif name == b"te":
+            self.te_trailers = b"trailers" in value.lower()
+        elif name == b"l5d-proxy-unsent":
+            self.unsent = True
+
+    def _frame(self, length: int) -> None:
+        if self.length is not None:
+            raise BadHead("more than one of Content-Length and Transfer-Encoding")
+        self.length = length
+
+    def _drop_nominated(self) -> None:
+        """Remove the fields that Connection names as meant for this hop (RFC 9110, section 7.6.1)."""
+        nominated = {option for option in self.connection if option not in (b"close", b"keep-alive", b"")}
+        if nominated & _NOT_NOMINATED:
+            raise BadHead("Connection names a field that frames or routes the message")
+        if nominated - _HOP_BY_HOP:
+            self.kept = [line for line in self.kept if line.partition(b":")[0].lower() not in nominated]
+
+    def keeps_alive(self, minor: int) -> bool:
+        """Whether the connection outlives the message (RFC 9112, section 9.3)."""
+        if b"close" in self.connection:
+            return False
+        return minor == 1 or b"keep-alive" in self.connection
+
+
+_names: dict[bytes, bytes] = {}
+
+
+def _checked_name(raw: bytes, colon: bytes) -> bytes:
+    """The field name in lower case; remembered, since fields have few names and many values."""
+    if raw[:1] in (b" ", b"\t"):
+        raise BadHead("a folded header field")
+    if not colon or _TOKEN.fullmatch(raw) is None:
+        raise BadHead("a header field whose name is not a token")
+    if len(_names) >= 1024:
+        _names.clear()
+    if len(raw) <= 64:
+        _names[raw] = raw.lower()
+    return raw.lower()
+
+
+def _lines(head: bytes) -> list[bytes]:
+    lines = head.split(b"\r\n")
+    if head.translate(None, _FIELD_BYTES) != b"\r\n" * (len(lines) - 1):
+        raise BadHead("a control character, bare CR or bare LF in the head")
+    return lines
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """The request whose head, up to but without the empty line, is `head`. BadHead with the status to answer."""
+    lines = _lines(head)
+    parts = lines[0].split(b" ")
+    if len(parts) != 3:
+        raise BadHead("a request line that is not METHOD TARGET VERSION")
+    method, target, version = parts
+    if _METHOD.fullmatch(method) is None or _TARGET.fullmatch(target) is None:
+        raise BadHead("a request line that is not METHOD TARGET VERSION")
+    if version == b"HTTP/1.1":
+        minor = 1
+    elif version == b"HTTP/1.0":
+        minor = 0
+    else:
+        raise BadHead("a version other than HTTP/1.1 and HTTP/1.0", 505)
+    fields = _Fields(lines)
+    if minor == 0 and fields.length == CHUNKED:
+        raise BadHead("Transfer-Encoding in HTTP/1.0")
+    authority, form, absolute = _route(method, target, fields.authority, minor)
+    return RequestHead(
+        method,
+        authority,
+        minor,
+        fields.length or 0,
+        fields.keeps_alive(minor),
+        fields.expects and minor == 1,
+        absolute,
+        _forwarded_request(head, method, form, authority if absolute else "", fields, minor),
+    )
+
+
+def _route(method: bytes, target: bytes, host: bytes | None, minor: int) -> tuple[str, bytes, bool]:
+    """(authority, the target as an origin wants it, whether it came in absolute form): RFC 9112, section 3.2."""
+    if host is None and minor == 1:
+        raise BadHead("no Host")
+    absolute = False
+    if method == b"CONNECT":
+        authority, form = target, target
+        if b":" not in target:
+            raise BadHead("a CONNECT to something other than HOST:PORT")
+    elif target[:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
+        authority, form = host or b"", target
+    elif (found := _ABSOLUTE.fullmatch(target)) is not None:
+        absolute = True
+        authority, form = found[1], found[2]
+        if form[:1] != b"/":
+            form = b"*" if method == b"OPTIONS" and not form else b"/" + form
+    else:
+        raise BadHead("a target in none of the forms of RFC 9112, section 3.2")
+    if authority and _AUTHORITY.fullmatch(authority) is None:
+        raise BadHead("a host that is not HOST or HOST:PORT")
+    if absolute and not authority:
+        raise BadHead("an absolute target without a host")
+    if host and _AUTHORITY.fullmatch(host) is None:
+        raise BadHead("a Host that is not HOST or HOST:PORT")
+    return authority.decode("ascii"), form, absolute
+
+
+def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, fields: _Fields, minor: int) -> bytes:
+    if minor == 1 and not host and not fields.dropped:
+        return head + b"\r\n"
+    kept = fields.kept
+    if host:
+        # An absolute target overrules Host, and Host is to say the same (RFC 9112, section 3.2.2).
+        kept = [b"Host: " + host.encode("ascii"), *(line for line in kept if line[:5].lower() != b"host:")]
+    lines = [b"%b %b HTTP/1.1" % (method, form), *kept]
+    if fields.length == CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked")
+    if fields.te_trailers:
+        lines += (b"TE: trailers", b"Connection: TE")
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def parse_response(head: bytes) -> ResponseHead:
+    """The response whose head, up to but without the empty line, is `head`. BadHead where it is none."""
+    lines = _lines(head)
+    found = _STATUS_LINE.fullmatch(lines[0])
+    if found is None:
+        raise BadHead("a status line that is not HTTP/1.x STATUS REASON")
+    minor, status = int(found[1]), int(found[2])
+    fields = _Fields(lines)
+    if minor == 0 and fields.length == CHUNKED:
+        raise BadHead("Transfer-Encoding in HTTP/1.0")
+    length = UNTIL_CLOSE if fields.length is None else fields.length
+    verbatim = minor == 1 and not fields.dropped
+    forward = (head if verbatim else b"\r\n".join([b"HTTP/1.1 " + lines[0][9:], *fields.kept])) + b"\r\n"
+    alive = fields.keeps_alive(minor) and length != UNTIL_CLOSE
+    if status in (204, 304) or status < 200:
+        alive = fields.keeps_alive(minor)
+    return ResponseHead(status, minor, length, alive, forward, verbatim, fields.unsent)
+
+
+def trailer_lines(block: bytes) -> bytes:
+    r"""The trailer section (lines without the last CRLF) as it goes on: each line with its CRLF, less the fields that
+    frame or route a message and so may not come late (RFC 9110, section 6.5.1). BadHead where it is malformed."""
+    if not block:
+        return b""
+    fields = _lines(block)
+    if len(fields) > MAX_FIELDS:
+        raise BadHead(f"more than {MAX_FIELDS} trailer fields", 431)
+    kept = []
+    for line in fields:
+        raw, colon, _ = line.partition(b":")
+        if _checked_name(raw, colon) not in _TOLD_APART:
+            kept.append(line + b"\r\n")
+    return b"".join(kept)
+
+
+class _AnyHead(Protocol): ...
+
+
+H = TypeVar("H", bound=_AnyHead)
+
+
+class HeadTable(Generic[H]):
+    """Heads seen before, by their bytes; at most `capacity` of them, each of at most `MAX_REMEMBERED_BYTES`.
+
+    A head is kept when it is seen the second time, so that heads that never repeat (a trace id in each) cost the
+    table nothing but a hash. The memory of the table is thus under capacity × 3 × MAX_REMEMBERED_BYTES.
+    """
+
+    MAX_REMEMBERED_BYTES = 2048
+
+    def __init__(self, parse: Callable[[bytes], H], capacity: int = 1024) -> None:
+        self._parse = parse
+        self._capacity = capacity
+        self._heads: dict[bytes, H] = {}
+        self._seen: set[int] = set()
+        self.get = self._heads.get
+        """The head of these bytes (with the empty line), or None where it is not remembered."""
+
+    def parse(self, head: bytes) -> H:
+        """The head of these bytes, which end with the empty line. BadHead as from the parser."""
+        parsed = self._parse(head[:-4])
+        if len(head) <= self.MAX_REMEMBERED_BYTES:
+            mark = hash(head)
+            if mark in self._seen:
+                if len(self._heads) >= self._capacity:
+                    self._heads.clear()
+                self._heads[head] = parsed
+            else:
+                if len(self._seen) >= 4 * self._capacity:
+                    self._seen.clear()
+                self._seen.add(mark)
+        return parsed
+
+    def __len__(self) -> int:
+        return len(self._heads)

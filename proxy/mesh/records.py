@@ -1,0 +1,61 @@
+"""Opaque bytes between two proxies, in records: 32-bit big-endian length, then as many bytes. Length 0 ends the direction.
+
+TLS closes both directions of a connection at once (no half-close reaches a Python protocol, and many peers' stacks
+treat close_notify so), but a TCP client may send its FIN and still wait for the answer. An empty record is that FIN. It
+also tells an end from a cut: a connection that closes without one was truncated.
+"""
+
+from typing import Final
+
+END: Final = b"\0\0\0\0"
+
+MAX_RECORD_BYTES: Final = 16 << 20
+"""Longer than any read of a proxy; a length beyond it is not from one."""
+
+
+class BadRecord(Exception):
+    """The peer's bytes are not records."""
+
+
+def length_of(data: bytes) -> bytes:
+    """What goes before data, which is not empty, to make it a record."""
+    return len(data).to_bytes(4, "big")
+
+
+class RecordReader:
+    """One direction's records back into its bytes. `ended` once the empty record has come."""
+
+    __slots__ = ("_left", "_pending", "ended")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._pending = b""
+        self.ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The opaque bytes in data. BadRecord for an impossible length, or anything after the end."""
+        if self._left > len(data):  # the usual case under load: the midst of a record
+            self._left -= len(data)
+            return data
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        payload: list[bytes] = []
+        at, end = 0, len(data)
+        while at < end:
+            if self._left:
+                piece = data[at : at + self._left]
+                payload.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+            elif self.ended:
+                raise BadRecord("bytes after the end of the direction")
+            elif end - at < 4:
+                self._pending = data[at:]
+                break
+            else:
+                self._left = int.from_bytes(data[at : at + 4], "big")
+                if self._left > MAX_RECORD_BYTES:
+                    raise BadRecord(f"a record of {self._left} bytes")
+                self.ended = self._left == 0
+                at += 4
+        return payload[0] if len(payload) == 1 else b"".join(payload)

@@ -1,0 +1,138 @@
+"""What the proxy counts, as plain integers on slotted objects: nothing else is cheap enough for every request.
+
+Two kinds of series: `HttpTraffic` (requests, and responses by status with their latencies) and `TcpTraffic`
+(connections and bytes). Whoever handles traffic holds the object of its labels and adds to it; `proxy.metrics` reads them when
+scraped and `proxy.control` reports them to the agent. Nothing here computes a rate.
+"""
+
+import errno
+from bisect import bisect_left
+from typing import Literal, NamedTuple
+
+from meshd.api.control import LATENCY_BOUNDS_MS
+
+MAX_SERIES = 10_000
+"""Beyond this many label sets of a kind, further ones share one series whose labels are empty: what peers name
+(services, identities) must not grow the proxy without bound."""
+
+Direction = Literal["inbound", "outbound"]
+
+
+class Labels(NamedTuple):
+    """What tells series apart.
+
+    `workload` (NAMESPACE/NAME) is the process this proxy works for; `service` what was asked for (NAME.NAMESPACE:PORT,
+    or HOST:PORT outside the mesh; inbound: the port); `target` the address (HOST:PORT) the traffic went to; `peer` the
+    other end's verified SPIFFE ID; `tls` whether the connection to it was mutual TLS.
+    """
+
+    direction: Direction
+    workload: str = ""
+    service: str = ""
+    target: str = ""
+    peer: str = ""
+    tls: bool = False
+
+
+class Responses:
+    """Responses of one status: how many took how long."""
+
+    __slots__ = ("buckets", "sum_ms")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(LATENCY_BOUNDS_MS) + 1)
+        self.sum_ms = 0.0
+
+
+class HttpTraffic:
+    """Requests and responses of one label set. A response under 500 is a success, as Linkerd classifies."""
+
+    __slots__ = ("labels", "requests", "responses")
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.requests = 0
+        self.responses: dict[int, Responses] = {}
+
+    def record(self, status: int, seconds: float) -> None:
+        """Count a response that ended `seconds` after its request began."""
+        responses = self.responses.get(status)
+        if responses is None:
+            responses = self.responses[status] = Responses()
+        latency_ms = seconds * 1000.0
+        responses.buckets[bisect_left(LATENCY_BOUNDS_MS, latency_ms)] += 1
+        responses.sum_ms += latency_ms
+
+
+class TcpTraffic:
+    """Connections of one label set. `peer` is the side they are with: `src` the caller's, `dst` the endpoint's.
+
+    `relays` is whether they carry opaque bytes: then their number and outcome are what is known of the traffic, as
+    requests are for HTTP. `closed` counts by errno, "" for an orderly end.
+    """
+
+    __slots__ = ("closed", "labels", "opened", "peer", "read_bytes", "relays", "written_bytes")
+
+    def __init__(self, labels: Labels, peer: Literal["src", "dst"], relays: bool) -> None:
+        self.labels = labels
+        self.peer = peer
+        self.relays = relays
+        self.opened = 0
+        self.closed: dict[str, int] = {}
+        self.read_bytes = 0
+        self.written_bytes = 0
+
+    def close(self, error: BaseException | None) -> None:
+        """Count the end of a connection."""
+        name = "" if error is None else errno_name(error)
+        self.closed[name] = self.closed.get(name, 0) + 1
+
+    @property
+    def open(self) -> int:
+        return self.opened - sum(self.closed.values())
+
+
+def errno_name(error: BaseException) -> str:
+    """How an error is called in a label: its errno's name, else its class (a small, fixed set)."""
+    number = getattr(error, "errno", None)
+    return errno.errorcode.get(number, "") if isinstance(number, int) else type(error).__name__
+
+
+class Stats:
+    """All series of this process."""
+
+    def __init__(self) -> None:
+        self._http: dict[Labels, HttpTraffic] = {}
+        self._tcp: dict[tuple[Labels, str, bool], TcpTraffic] = {}
+        self.errors: dict[tuple[Direction, str, str], int] = {}
+
+    def http(self, labels: Labels) -> HttpTraffic:
+        """The series of these labels, made if need be."""
+        traffic = self._http.get(labels)
+        if traffic is None:
+            if len(self._http) >= MAX_SERIES:
+                labels = Labels(labels.direction)
+            traffic = self._http.setdefault(labels, HttpTraffic(labels))
+        return traffic
+
+    def tcp(self, labels: Labels, peer: Literal["src", "dst"], relays: bool = False) -> TcpTraffic:
+        """The series of these labels, made if need be."""
+        traffic = self._tcp.get((labels, peer, relays))
+        if traffic is None:
+            if len(self._tcp) >= MAX_SERIES:
+                labels = Labels(labels.direction)
+            traffic = self._tcp.setdefault((labels, peer, relays), TcpTraffic(labels, peer, relays))
+        return traffic
+
+    def count_error(self, direction: Direction, kind: Literal["http", "tcp"], error: str) -> None:
+        """Count a failure of the proxy's own making; `error` is one of a fixed set of words."""
+        key = (direction, kind, error)
+        self.errors[key] = self.errors.get(key, 0) + 1
+
+    @property
+    def http_series(self) -> tuple[HttpTraffic, ...]:
+        return tuple(self._http.values())
+
+    @property
+    def tcp_series(self) -> tuple[TcpTraffic, ...]:
+        return tuple(self._tcp.values())
