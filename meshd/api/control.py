@@ -51,10 +51,12 @@ class SignCertificate(Struct, frozen=True, tag="sign-certificate"):
 
 class RegisterWorkload(Struct, frozen=True, tag="register-workload"):
     """`meshd run` declares its process: answered with `Registered`. It becomes an endpoint of the service
-    NAME.NAMESPACE on every port once its proxy has reported itself ready.
+    NAME.NAMESPACE on every port once `waiting_for` is empty and its proxy has reported itself ready.
 
     `instance` is made by the client, at least 32 hexadecimal digits from a secure source: it is what the workload's
     proxy attaches with, and it stays the same when the agent restarts and the workload registers again.
+    `waiting_for` names what keeps the process from serving (a port that nothing listens on yet); when that changes
+    the workload is registered anew, with the same instance: the last registration replaces those before.
     """
 
     instance: str
@@ -66,6 +68,7 @@ class RegisterWorkload(Struct, frozen=True, tag="register-workload"):
     inbound: str
     admin: str
     pid: int
+    waiting_for: tuple[str, ...] = ()
 
 
 class WithdrawWorkload(Struct, frozen=True, tag="withdraw-workload"):
