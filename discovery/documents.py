@@ -1,0 +1,122 @@
+"""One file's documents: read, typed, and checked for what types cannot say.
+
+    mesh.yaml: document 2 (Workload web): spec.upstreams[0].listen: port 0 cannot be listened on
+
+A file is good or refused as a whole. What concerns several files at once (the same name twice) is
+`discovery.ledger`'s to see, by the claims that `claims` lists.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from discovery.names import Authority, canonical_address
+from meshd.api.documents import Document, Service, Workload
+from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
+from meshd.api.names import Address, InvalidName, WorkloadName
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
+
+
+class Claim(NamedTuple):
+    """Something that only one document may have; `text` names it to a person."""
+
+    key: tuple[str, ...]
+    text: str
+
+
+def read_documents(file: Path, *, beside_settings: bool = False) -> tuple[Document, ...]:
+    """The documents of file; ConfigurationError with every finding when one of them is not good.
+
+    With beside_settings, a document without `kind` is the settings, which are somebody else's to read.
+    """
+    name = str(file)
+    documents: list[Document] = []
+    findings: list[Finding] = []
+    for label, value in parse(read_text(file), name):
+        if beside_settings and isinstance(value, dict) and "kind" not in value:
+            continue
+        try:
+            document: Document = _typed(value, name, label)
+        except ConfigurationError as error:
+            findings += error.findings
+            continue
+        findings += (Finding(name, message, path, label) for path, message in _wrong(document))
+        documents.append(document)
+    findings += _repeated(documents, name)
+    if findings:
+        raise ConfigurationError(findings)
+    return tuple(documents)
+
+
+def _typed(value: Any, file: str, label: str) -> Document:
+    if not isinstance(value, dict):
+        raise ConfigurationError([Finding(file, "a document is a mapping with apiVersion, kind, metadata", "", label)])
+    if "kind" not in value:
+        message = "no `kind`: a document has `kind: Workload` or `kind: Service` (settings belong in meshd.yaml)"
+        raise ConfigurationError([Finding(file, message, "", label)])
+    document: Document = convert(value, Document, file, label)
+    return document
+
+
+def claims(document: Document) -> Iterator[Claim]:
+    """What no second document of this host may have: its name; a workload's addresses."""
+    kind, metadata = type(document).__name__, document.metadata
+    yield Claim((kind, metadata.namespace, metadata.name), f"{kind} {metadata.workload}")
+    if isinstance(document, Workload):
+        for port in document.spec.ports:
+            address = Address(port.address, port.port)
+            yield Claim(("port", str(address)), f"the port {address} (of Workload {metadata.workload})")
+        for upstream in document.spec.upstreams:
+            text = f"the upstream address {upstream.listen} (of Workload {metadata.workload})"
+            yield Claim(("listen", upstream.listen), text)
+
+
+def _repeated(documents: list[Document], file: str) -> Iterator[Finding]:
+    seen: set[tuple[str, ...]] = set()
+    for document in documents:
+        for key, text in claims(document):
+            if key in seen:
+                yield Finding(file, f"{text} is in this file twice: remove one of them")
+            seen.add(key)
+
+
+def _wrong(document: Document) -> Iterator[tuple[str, str]]:
+    """(path, message) of what the types let pass."""
+    if isinstance(document, Service):
+        return _wrong_service(document)
+    return _wrong_workload(document)
+
+
+def _wrong_workload(workload: Workload) -> Iterator[tuple[str, str]]:
+    for number, port in enumerate(workload.spec.ports):
+        if not canonical_address(port.address):
+            yield f"spec.ports[{number}].address", f"{port.address!r} is not an IP address"
+    for number, upstream in enumerate(workload.spec.upstreams):
+        path = f"spec.upstreams[{number}]"
+        try:
+            Authority.parse(upstream.service, workload.metadata.namespace)
+        except InvalidName as error:
+            yield f"{path}.service", str(error)
+        listen = Address.parse(upstream.listen)
+        if not canonical_address(listen.host):
+            yield f"{path}.listen", f"{listen.host!r} is not an IP address"
+        if listen.port == 0:
+            yield f"{path}.listen", "port 0 cannot be listened on: name the port that the application connects to"
+
+
+def _wrong_service(service: Service) -> Iterator[tuple[str, str]]:
+    seen: set[tuple[str, int]] = set()
+    for number, endpoint in enumerate(service.spec.endpoints):
+        path = f"spec.endpoints[{number}]"
+        if not (canonical_address(endpoint.address) or _HOST.fullmatch(endpoint.address)):
+            yield f"{path}.address", f"{endpoint.address!r} is neither an IP address nor a host name"
+        if (endpoint.address, endpoint.port) in seen:
+            yield path, f"{Address(endpoint.address, endpoint.port)} is in this service twice: use `weight`"
+        seen.add((endpoint.address, endpoint.port))
+        try:
+            if endpoint.workload:
+                WorkloadName.parse(endpoint.workload)
+        except InvalidName as error:
+            yield f"{path}.workload", str(error)

@@ -1,0 +1,34 @@
+"""The seam that every back end implements.
+
+A back end is asked by authority, because which spellings it answers to is its own affair (`web.shop`, an IP address,
+later `web.service.consul`). It answers through a callback rather than a return value: a registry across the network
+knows nothing at first, and a back end that already knows calls back before `watch` returns.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from discovery.names import Authority
+from meshd.api.control import Health
+from meshd.api.endpoints import EndpointSet
+
+Answered = Callable[[EndpointSet | None], None]
+"""Takes what an authority leads to now: whole and immutable, replacing what came before. None: not known here."""
+
+Close = Callable[[], None]
+"""Ends what it was returned by; calling it again does nothing."""
+
+
+class Source(Protocol):
+    """One place to learn from where services are.
+
+    A source whose registry is away keeps answering with the last it knew, marked stale: None means that the registry
+    said there is no such service, never that it said nothing.
+    """
+
+    def watch(self, authority: Authority, answered: Answered) -> Close:
+        """Call `answered` with what authority leads to, then whenever that changes, until closed. An authority whose
+        host is an IP address asks the reverse: the service with an endpoint there, reduced to that endpoint."""
+
+    def health(self) -> Health:
+        """Whether the registry can be read, since when that is so, and in what state what is known is."""
