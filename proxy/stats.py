@@ -1,8 +1,8 @@
 """What the proxy counts, as plain integers on slotted objects: nothing else is cheap enough for every request.
 
 Two kinds of series: `HttpTraffic` (requests, and responses by status with their latencies) and `TcpTraffic`
-(connections and bytes). Whoever handles traffic holds the object of its labels and adds to it; `proxy.metrics` reads them when
-scraped and `proxy.control` reports them to the agent. Nothing here computes a rate.
+(connections and bytes). Whoever handles traffic holds the object of its labels and adds to it; `proxy.metrics` reads
+them when scraped and `proxy.control` reports them to the agent. Nothing here computes a rate.
 """
 
 import errno

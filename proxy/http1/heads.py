@@ -68,9 +68,12 @@ class RequestHead:
     `length` is that of its body: 0 where there is none, `CHUNKED` where it is chunked. `authority` is the host and
     port it is for, from an absolute target or else from Host. `forward` is the head as it goes on, without the empty
     line, so that fields can be added; `absolute` tells whether it came in absolute form, as to a forward proxy.
+    `plain`: the head is the whole request, and asks for an answer rather than a tunnel.
     """
 
-    __slots__ = ("absolute", "authority", "expects_continue", "forward", "keep_alive", "length", "method", "minor")
+    __slots__ = (
+        "absolute", "authority", "expects_continue", "forward", "keep_alive", "length", "method", "minor", "plain"
+    )  # fmt: skip
 
     def __init__(
         self, method: bytes, authority: str, minor: int, length: int, keep_alive: bool, expects: bool, absolute: bool,
@@ -84,6 +87,7 @@ class RequestHead:
         self.expects_continue = expects
         self.absolute = absolute
         self.forward = forward
+        self.plain = length == 0 and method != b"CONNECT"
 
 
 class ResponseHead:

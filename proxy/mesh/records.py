@@ -1,4 +1,4 @@
-"""Opaque bytes between two proxies, in records: 32-bit big-endian length, then as many bytes. Length 0 ends the direction.
+"""Opaque bytes between two proxies, in records: a 32-bit big-endian length, then as many bytes. Length 0: the end.
 
 TLS closes both directions of a connection at once (no half-close reaches a Python protocol, and many peers' stacks
 treat close_notify so), but a TCP client may send its FIN and still wait for the answer. An empty record is that FIN. It

@@ -70,8 +70,7 @@ def listener_context(choose: "ServerContexts") -> ssl.SSLContext:
         connection.context = context
         return None
 
-    # With an SSLObject (as asyncio uses it) the callback gets an SSLObject; typeshed knows of SSLSocket alone.
-    made.sni_callback = chosen  # type: ignore[assignment]
+    made.sni_callback = chosen
     return made
 
 

@@ -1,0 +1,187 @@
+"""Opening connections to endpoints: plain TCP, or mutual TLS to the proxy before a meshed one.
+
+A `Dialer` opens for one workload, with that workload's certificate, and never falls back: an endpoint that has an
+identity is reached by mutual TLS with a peer that proves it, or not at all.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+from meshd.api.endpoints import Endpoint
+from meshd.api.names import Identity
+from meshd.api.tasks import Tasks
+from proxy.destination import Destination, LiveEndpoint
+from proxy.errors import Failure
+from proxy.exchange import Exchange
+from proxy.http1.client import ClientConnection
+from proxy.mesh.header import MeshProtocol, TransportHeader, encode
+from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, peer_identity
+from proxy.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 1.0
+"""To another host; Linkerd's outbound."""
+LOCAL_TIMEOUT_S: Final = 0.3
+"""To the workload beside the proxy; Linkerd's inbound."""
+MESH_TIMEOUT_S: Final = 3.0
+"""To another proxy, with the TLS handshake."""
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class NoCertificate(Exception):
+    """The workload has none yet, so nothing can be opened in its name."""
+
+
+class Credentials(Protocol):
+    """Where a workload's certificate comes from (`proxy.mesh.identity`)."""
+
+    def client_context(self) -> ssl.SSLContext:
+        """The context to open mesh connections with now. NoCertificate while there is none."""
+
+
+class Dialer:
+    """See the module. `timeout_s` bounds the TCP handshake with an endpoint that is not meshed."""
+
+    def __init__(self, tasks: Tasks, sweep: Sweep, credentials: Credentials, timeout_s: float) -> None:
+        self._tasks = tasks
+        self._sweep = sweep
+        self._credentials = credentials
+        self._timeout_s = timeout_s
+
+    def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
+        """The exchange's connection: an idle one, or a new one."""
+        if live.idle:
+            exchange.connected(live.idle.pop())
+        else:
+            self._tasks.start(self._connect(exchange, live), f"connect {live.endpoint.address}:{live.endpoint.port}")
+
+    async def _connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
+        destination = exchange.route.destination
+        opening = self._opening(live.endpoint, "http/1.1", destination.name)
+        client = ClientConnection(live, self._sweep, live.tcp, opening)
+        failure = await self.dial(destination, live, lambda: client)
+        if failure is not None:
+            exchange.not_connected(failure)
+        elif not exchange.connected(client):
+            client.park()
+
+    def _opening(self, endpoint: Endpoint, protocol: MeshProtocol, service: str) -> bytes:
+        return encode(TransportHeader(endpoint.port, protocol, service)) if endpoint.identity else b""
+
+    async def dial(
+        self, destination: Destination, live: LiveEndpoint, make: Callable[[], asyncio.Protocol]
+    ) -> Failure | None:
+        """Open a connection to live with the protocol that `make` makes, and tell destination how it went."""
+        try:
+            await self._open(live.endpoint, make)
+        except NoCertificate:
+            return Failure.IDENTITY
+        except (OSError, TimeoutError, IdentityMismatch) as error:  # ssl.SSLError is an OSError
+            if not live.bench_s:
+                log.warning("%s: %s", destination.name, _describe(live.endpoint, error))
+            destination.failed(live)
+            return Failure.NOT_CONNECTED
+        if live.bench_s:
+            log.info("%s: %s:%d accepts connections again", destination.name, live.endpoint.address, live.endpoint.port)
+        destination.succeeded(live)
+        return None
+
+    async def open_tcp(
+        self, destination: Destination, patience_s: float, make: Callable[[LiveEndpoint, bytes], P]
+    ) -> P | Failure:
+        """A connection for opaque bytes to the least loaded endpoint. Waits and tries for patience_s.
+
+        `make` gets the endpoint, whose `open` is already one higher, and what to send first.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        failure = Failure.NO_ENDPOINT
+        while True:
+            live = destination.pick_least()
+            if live is None:
+                if destination.known is False:
+                    return Failure.NO_SERVICE
+                if not await _waited(destination, deadline - loop.time()):
+                    return failure if destination.known else Failure.NOT_RESOLVED
+                continue
+            live.open += 1
+            protocol = make(live, self._opening(live.endpoint, "tcp", destination.name))
+            outcome = await self.dial(destination, live, lambda made=protocol: made)  # type: ignore[misc]
+            if outcome is None:
+                return protocol
+            live.open -= 1
+            failure = outcome
+            if outcome is Failure.IDENTITY or loop.time() >= deadline:
+                return failure
+
+    async def _open(self, endpoint: Endpoint, make: Callable[[], asyncio.Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        if not endpoint.identity:
+            async with asyncio.timeout(self._timeout_s):
+                await loop.create_connection(make, endpoint.address, endpoint.port)
+            return
+        expected = Identity.parse(endpoint.identity)
+        async with asyncio.timeout(MESH_TIMEOUT_S):
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol,
+                endpoint.address,
+                endpoint.inbound_port,
+                ssl=self._credentials.client_context(),
+                server_hostname=expected.server_name,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+            )
+        try:
+            _check_server(transport, expected)
+        except BaseException:
+            transport.abort()
+            raise
+        protocol = make()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+def _check_server(transport: asyncio.Transport, expected: Identity) -> None:
+    if transport.is_closing():
+        raise ConnectionResetError("the connection was closed in the handshake")
+    found = peer_identity(transport.get_extra_info("ssl_object"))
+    if found != expected:
+        raise IdentityMismatch(f"the peer is {found}, expected {expected}")
+
+
+class _Wakened(asyncio.Event):
+    """A waiter of a destination that a coroutine waits with."""
+
+    def resume(self) -> None:
+        self.set()
+
+
+async def _waited(destination: Destination, patience_s: float) -> bool:
+    """Wait until destination may have an endpoint; False where it is not to be within patience_s."""
+    waiter = _Wakened()
+    if patience_s <= 0 or not destination.wait(waiter):
+        return False
+    try:
+        async with asyncio.timeout(patience_s):
+            await waiter.wait()
+    except TimeoutError:
+        return False
+    finally:
+        destination.leave(waiter)
+    return True
+
+
+def _describe(endpoint: Endpoint, error: BaseException) -> str:
+    """What went wrong with whom, for the operator."""
+    meshed = bool(endpoint.identity)
+    where = f"{endpoint.address}:{endpoint.inbound_port if meshed else endpoint.port}"
+    who = f"{endpoint.identity} at {where}" if meshed else where
+    if isinstance(error, TimeoutError):
+        return f"{who} did not accept a connection in time"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with {who} failed: {error.reason or error}"
+    return f"no connection to {who}: {error}"

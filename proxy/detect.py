@@ -1,0 +1,86 @@
+r"""What a connection speaks, from its first bytes.
+
+    GET / HTTP/1.1\r\n    → http
+    \x16\x03\x01…         → tcp (TLS of the application's own passes through)
+    PRI * HTTP/2.0\r\n    → tcp (opaque, as anything that is not HTTP/1.x)
+    (nothing)             → tcp, when the caller says nothing for `TIMEOUT_S`: in such protocols the server speaks first
+
+A line that looks like a request of HTTP/1.x but is malformed is taken for HTTP, and refused as such.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final, Literal
+
+from proxy.sweep import Sweep
+
+TIMEOUT_S: Final = 10.0
+"""How long the first bytes are waited for; Linkerd's."""
+MAX_LINE_BYTES: Final = 16 << 10
+"""A first line that is longer is no HTTP/1.x request line."""
+
+_BEGINS = re.compile(rb"\r?\n?[A-Za-z][!#$%&'*+\-.^_`|~0-9A-Za-z]{0,31}(?: |$)")
+_REQUEST_LINE = re.compile(rb"\r?\n?[^\r\n]* HTTP/1\.[0-9]\r?")
+
+Detected = Literal["http", "tcp"]
+
+
+def detect(data: bytes) -> Detected | None:
+    """What a connection that began with data speaks; None: more is needed to tell."""
+    if _BEGINS.match(data) is None:
+        return None if data in (b"", b"\r", b"\r\n") else "tcp"
+    end = data.find(b"\n", 2)
+    if end < 0:
+        return "tcp" if len(data) > MAX_LINE_BYTES else None
+    return "http" if _REQUEST_LINE.fullmatch(data, 0, end) else "tcp"
+
+
+class Detecting(asyncio.Protocol):
+    """A connection whose protocol is not known yet; `decided` is told, with the bytes read so far, and takes over."""
+
+    def __init__(self, sweep: Sweep, decided: Callable[[asyncio.Transport, Detected, bytes], None]) -> None:
+        self._sweep = sweep
+        self._decided = decided
+        self._data = b""
+        self._deadline = 0.0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        self._sweep.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        found = detect(self._data)
+        if found is not None:
+            self._decide(found)
+
+    def _decide(self, found: Detected) -> None:
+        self._sweep.discard(self)
+        self._decided(self._transport, found, self._data)
+
+    def sweep(self, now: float) -> None:
+        if now >= self._deadline:
+            self._decide("tcp")
+
+    def eof_received(self) -> bool:
+        if not self._data:
+            return False
+        self._decide("tcp")
+        protocol = self._transport.get_protocol()
+        assert isinstance(protocol, asyncio.Protocol)
+        return bool(protocol.eof_received())
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._sweep.discard(self)
+
+
+def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes) -> None:
+    """Let protocol have the connection, and the bytes that were read from it."""
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    if data:
+        protocol.data_received(data)

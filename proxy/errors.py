@@ -1,0 +1,56 @@
+"""What the proxy itself answers when it cannot pass a request on, in Linkerd's words.
+
+A caller learns from `l5d-proxy-error` that the answer is the proxy's and why; the operator finds the same word
+in the metrics. Nothing of the mesh's inside (addresses, identities, causes) is in the text; that is the log's.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class ProxyError(NamedTuple):
+    """An answer: its status, the label under which it is counted, and the sentence for the caller."""
+
+    status: int
+    label: str
+    text: str
+
+
+class Failure(Enum):
+    """The reasons a request or a connection goes no further."""
+
+    NO_ENDPOINT = ProxyError(503, "failfast", "no endpoint of the service can be reached")
+    NO_SERVICE = ProxyError(503, "failfast", "there is no such service in the mesh")
+    NOT_RESOLVED = ProxyError(504, "failfast", "the service could not be looked up in time")
+    SHED = ProxyError(503, "loadshed", "too many requests wait for the service")
+    IDENTITY = ProxyError(503, "identity required", "this proxy has no certificate yet")
+    NOT_CONNECTED = ProxyError(502, "i/o", "no connection to the service could be made")
+    CLOSED = ProxyError(502, "i/o", "the service closed the connection before it answered")
+    BAD_RESPONSE = ProxyError(502, "unexpected", "the service's answer is not HTTP/1.1")
+    LOOP = ProxyError(508, "gateway loop", "the address is this proxy's own")
+    NO_CALLER = ProxyError(
+        403, "identity required", "the proxy serves several workloads and cannot tell which is calling"
+    )
+    BAD_REQUEST = ProxyError(400, "unexpected", "the request is not well-formed HTTP/1.1")
+    TIMEOUT = ProxyError(408, "i/o", "the request took too long to arrive")
+
+
+REASONS = {
+    400: b"Bad Request", 403: b"Forbidden", 408: b"Request Timeout", 417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large", 501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
+    504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 508: b"Loop Detected",
+}  # fmt: skip
+
+
+def response(status: int, text: str, *, close: bool, unsent: bool = False, head_only: bool = False) -> bytes:
+    """A whole HTTP/1.1 response of the proxy's own. `unsent` tells another proxy that the request went nowhere."""
+    body = text.encode() + b"\n"
+    return b"HTTP/1.1 %d %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nl5d-proxy-error: %b\r\n%b%b\r\n%b" % (
+        status,
+        REASONS[status],
+        len(body),
+        text.encode(),
+        b"l5d-proxy-unsent: true\r\n" if unsent else b"",
+        b"connection: close\r\n" if close else b"",
+        b"" if head_only else body,
+    )

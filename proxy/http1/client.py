@@ -1,0 +1,243 @@
+"""A connection to an endpoint that speaks HTTP/1.1: one exchange at a time, then back to the pool.
+
+Its counterpart is the exchange that has it. It sends a request as its parts come and reads the response strictly;
+a connection on which anything was out of order is never used again.
+"""
+
+import asyncio
+from time import monotonic
+from typing import Final
+
+from proxy.destination import LiveEndpoint
+from proxy.errors import Failure
+from proxy.exchange import Exchange
+from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, UntilCloseReader, chunk, last_chunk
+from proxy.http1.heads import CHUNKED, MAX_HEAD_BYTES, UNTIL_CLOSE, BadHead, HeadTable, ResponseHead, parse_response
+from proxy.stats import TcpTraffic
+from proxy.sweep import Sweep
+
+PLAIN_IDLE_S: Final = 3.0
+"""How long a connection to an application is kept idle: less than the 5 s after which common servers close theirs."""
+MESH_IDLE_S: Final = 60.0
+"""The same to another proxy, which keeps its side for longer (`proxy.http1.server.IDLE_S`)."""
+MAX_IDLE: Final = 1000
+"""Idle connections kept to one endpoint."""
+
+responses = HeadTable(parse_response)
+
+
+class ClientConnection(asyncio.Protocol):
+    """See the module. `opening` is sent before the first request: the transport header, on a mesh connection."""
+
+    def __init__(self, live: LiveEndpoint, sweep: Sweep, tcp: TcpTraffic, opening: bytes = b"") -> None:
+        self.live = live
+        self.reused = False
+        self.idle_since = 0.0
+        self._idle_s = MESH_IDLE_S if live.endpoint.identity else PLAIN_IDLE_S
+        self._sweep = sweep
+        self._tcp = tcp
+        self._opening = opening
+        self._exchange: Exchange | None = None
+        self._buffer = b""
+        self._body: BodyReader | None = None
+        self._status = 0
+        self._keep = True
+        self._sent_all = True
+        self._chunked = False
+        self._held = False
+        self._transport: asyncio.Transport
+
+    # --- from the exchange
+
+    def send(self, exchange: Exchange, extra: bytes, payload: bytes, ended: bool, trailers: bytes) -> None:
+        """Send the exchange's head with the `extra` field lines, and what is there of its body."""
+        self._exchange = exchange
+        head = exchange.head
+        data = head.forward + extra + b"\r\n"
+        if head.length:
+            self._chunked = head.length == CHUNKED
+            data += self._framed(payload, ended, trailers)
+        self._sent_all = ended
+        if self._opening:
+            data, self._opening = self._opening + data, b""
+        self._tcp.written_bytes += len(data)
+        self._transport.write(data)
+
+    def send_more(self, payload: bytes, ended: bool, trailers: bytes) -> None:
+        """Send more of the body."""
+        self._sent_all = ended
+        data = self._framed(payload, ended, trailers)
+        if data:
+            self._tcp.written_bytes += len(data)
+            self._transport.write(data)
+
+    def _framed(self, payload: bytes, ended: bool, trailers: bytes) -> bytes:
+        if not self._chunked:
+            return payload
+        return chunk(payload) + last_chunk(trailers) if ended else chunk(payload)
+
+    def hold(self) -> None:
+        """Read no more of the answer for now."""
+        if not self._held:
+            self._held = True
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """There is room again."""
+        if self._held:
+            self._held = False
+            self._transport.resume_reading()
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more; it is on its way, so the connection cannot be used again."""
+        self._exchange = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        """End an idle connection."""
+        self._transport.close()
+
+    # --- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._tcp.opened += 1
+        self._sweep.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._tcp.read_bytes += len(data)
+        if self._exchange is None:
+            self._transport.abort()  # an answer to nothing
+        elif self._body is not None:
+            self._more_body(data)
+        else:
+            self._read_head(self._buffer + data if self._buffer else data)
+
+    def _read_head(self, data: bytes) -> None:
+        """Read the head at the start of data, interim ones before it, and what is there of the body."""
+        exchange = self._exchange
+        assert exchange is not None
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                self._buffer = data
+                if len(data) > MAX_HEAD_BYTES:
+                    self._broken(f"a response head of more than {MAX_HEAD_BYTES} bytes")
+                return
+            raw = data[:end]
+            head = responses.get(raw)
+            if head is None:
+                try:
+                    head = responses.parse(raw)
+                except BadHead as error:
+                    self._broken(error.reason)
+                    return
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                self._broken("101 to a request that asked for no upgrade")
+                return
+            exchange.interim(head)
+            data = data[end:]
+        self._buffer = b""
+        self._keep = head.keep_alive
+        length = head.body_length(exchange.head.method)
+        if length == len(data) - end:
+            # All of it at once, which is the usual case.
+            self._done()
+            exchange.respond(head, length, data[end:], True, data if head.verbatim else None)
+        else:
+            self._begin_body(exchange, head, length, data[end:])
+
+    def _begin_body(self, exchange: Exchange, head: ResponseHead, length: int, rest: bytes) -> None:
+        body: BodyReader
+        if length == CHUNKED:
+            body = ChunkedReader()
+        elif length == UNTIL_CLOSE:
+            body = UntilCloseReader()
+            self._keep = False
+        else:
+            body = LengthReader(length)
+        self._body, self._status = body, head.status
+        try:
+            payload = body.feed(rest)
+        except BadBody as error:
+            self._broken(str(error))
+            return
+        if body.done:
+            self._end_of_body(body)
+        if body.trailers:
+            exchange.respond(head, length, payload, False, None)
+            exchange.respond_more(head.status, b"", True, body.trailers)
+        else:
+            exchange.respond(head, length, payload, body.done, None)
+
+    def _more_body(self, data: bytes) -> None:
+        exchange, body = self._exchange, self._body
+        assert exchange is not None
+        assert body is not None
+        try:
+            payload = body.feed(data)
+        except BadBody as error:
+            self._broken(str(error))
+            return
+        if body.done:
+            self._end_of_body(body)
+        exchange.respond_more(self._status, payload, body.done, body.trailers)
+
+    def _end_of_body(self, body: BodyReader) -> None:
+        self._body = None
+        if body.rest:
+            self._keep = False  # more than was asked for
+        self._done()
+
+    def _done(self) -> None:
+        """The response is whole: back to the pool, if the connection is in order."""
+        self._exchange = None
+        live = self.live
+        if self._keep and self._sent_all and not live.retired and len(live.idle) < MAX_IDLE:
+            self.park()
+        else:
+            self._transport.close()
+
+    def park(self) -> None:
+        """Wait in the endpoint's pool."""
+        self.release()
+        self.reused = True
+        self.idle_since = monotonic()
+        self.live.idle.append(self)
+
+    def _broken(self, reason: str) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._transport.abort()
+        if exchange is not None:
+            exchange.lost(Failure.BAD_RESPONSE, ConnectionError(reason))
+
+    def eof_received(self) -> bool:
+        return False  # close; connection_lost tells the exchange
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tcp.close(exc)
+        self._sweep.discard(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            if self in self.live.idle:
+                self.live.idle.remove(self)
+        elif isinstance(self._body, UntilCloseReader) and exc is None:
+            self._body = None
+            exchange.respond_more(self._status, b"", True, b"")
+        else:
+            exchange.lost(Failure.CLOSED, exc)
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.caller.hold()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.caller.release()
+
+    def sweep(self, now: float) -> None:
+        if self._exchange is None and self.reused and now - self.idle_since > self._idle_s:
+            self._transport.close()

@@ -1,0 +1,374 @@
+"""A connection from a caller that speaks HTTP/1.x: requests in, one exchange at a time, answers out in order.
+
+Its counterparts are the caller, whose bytes are not trusted, and the exchange. Requests that come while one is under
+way (pipelining, RFC 9112, section 9.3.2) wait in the buffer, and when that is full in the kernel's. After anything
+malformed the caller gets an answer and the connection ends: what follows could be read in two ways.
+"""
+
+import asyncio
+from time import monotonic
+from typing import Final, Protocol
+
+from proxy import errors
+from proxy.errors import Failure
+from proxy.exchange import Exchange, Route
+from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, chunk, last_chunk
+from proxy.http1.heads import (
+    CHUNKED,
+    MAX_HEAD_BYTES,
+    UNTIL_CLOSE,
+    BadHead,
+    HeadTable,
+    RequestHead,
+    ResponseHead,
+    parse_request,
+)
+from proxy.stats import TcpTraffic
+from proxy.sweep import Sweep
+
+IDLE_S: Final = 120.0
+"""How long a caller may keep a connection open between requests; longer than any client of ours does."""
+HEAD_S: Final = 10.0
+"""How long a head may take to arrive."""
+UNUSED_S: Final = 1.0
+"""How long a connection that has brought no request yet is waited for when the proxy drains."""
+MAX_PIPELINED_BYTES: Final = 64 << 10
+"""Read ahead of the request that is under way; beyond it the connection is not read."""
+
+_UPSTREAM, _AHEAD = 1, 2  # why reading is on hold: the endpoint has no room; enough has been read ahead
+
+requests = HeadTable(parse_request)
+
+
+class Service(Protocol):
+    """What a listener is for: it says where a request goes."""
+
+    def route(self, head: RequestHead) -> Route | Failure:
+        """Where the request goes, or why nowhere."""
+
+    def tunnel(self, connection: "ServerConnection", authority: str) -> Failure | None:
+        """Connect to authority for a CONNECT, then `hand_over` the connection or let it `fail`. A Failure: at once."""
+
+    def refused(self, status: int, reason: str) -> None:
+        """A request was malformed, and answered so."""
+
+    def closed(self, connection: "ServerConnection") -> None:
+        """The connection has ended, or is no longer an HTTP connection."""
+
+
+class ServerConnection(asyncio.Protocol):
+    """See the module."""
+
+    def __init__(self, service: Service, tcp: TcpTraffic, sweep: Sweep) -> None:
+        self._service = service
+        self._tcp = tcp
+        self._sweep = sweep
+        self._buffer = b""
+        self._exchange: Exchange | None = None
+        self._body: BodyReader | None = None  # of the request that is still arriving
+        self._advancing = False
+        self._last = False  # no request is taken after the one under way
+        self._served = False  # a request has come
+        self._ended = False  # the caller has said all it will
+        self._blocked = False  # the caller does not read its answers, or a tunnel is being made
+        self._minor = 1
+        self._chunked = False
+        self._on_hold = 0
+        self._since = 0.0  # when the connection last began to wait for its caller
+        self.transport: asyncio.Transport
+
+    # --- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._tcp.opened += 1
+        self._since = monotonic()
+        self._sweep.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._tcp.read_bytes += len(data)
+        if self._body is not None:
+            self._more_body(data)
+        elif self._exchange is not None or self._blocked:
+            self._buffer += data
+            if len(self._buffer) > MAX_PIPELINED_BYTES:
+                self._hold(_AHEAD)
+        elif self._buffer:
+            self._buffer += data
+            self._advance()
+        else:
+            head = requests.get(data)
+            if head is not None and head.plain:
+                self._begin(head, b"")  # the usual case: one request, known, and no body
+            else:
+                self._buffer = data
+                self._advance()
+
+    def _advance(self) -> None:
+        """Begin the requests that the buffer holds, until one is under way."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._buffer and self._exchange is None and not self._blocked and not self.transport.is_closing():
+            if not self._next_request():
+                break
+        self._advancing = False
+        if self._on_hold & _AHEAD and len(self._buffer) <= MAX_PIPELINED_BYTES:
+            self._unhold(_AHEAD)
+
+    def _next_request(self) -> bool:
+        """Begin the request at the start of the buffer; False where its head is not whole yet."""
+        buffer = self._buffer
+        if buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2: an empty line before a request is ignored
+            buffer = self._buffer = buffer[2:]
+        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
+        if end == 3:
+            self._unfinished(buffer)
+            return False
+        raw = buffer[:end]
+        head = requests.get(raw)
+        if head is None:
+            try:
+                head = requests.parse(raw)
+            except BadHead as error:
+                self._refuse(error.status, error.reason)
+                return False
+        rest = buffer[end:]
+        if head.method == b"CONNECT":
+            self._served = True
+            self._connect(head, rest)
+        elif head.length:
+            self._buffer = b""
+            self._body = ChunkedReader() if head.length == CHUNKED else LengthReader(head.length)
+            self._begin(head, rest)
+        else:
+            self._buffer = rest
+            self._begin(head, b"")
+        return True
+
+    def _unfinished(self, buffer: bytes) -> None:
+        if len(buffer) >= MAX_HEAD_BYTES:
+            self._refuse(431, f"a head of more than {MAX_HEAD_BYTES} bytes")
+        elif b"\n\n" in buffer or b"\x00" in buffer:
+            # It will never be a head, and its sender may be waiting for an answer.
+            self._refuse(400, "a control character, bare CR or bare LF in the head")
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        now = self._since = monotonic()
+        self._minor = head.minor
+        self._served = True
+        if not head.keep_alive:
+            self._last = True
+        route = self._service.route(head)
+        if isinstance(route, Failure):
+            self.fail(route, unsent=True)
+            return
+        exchange = self._exchange = Exchange(self, head, route, now)
+        body = self._body
+        if body is None:
+            exchange.start(b"", True, b"")
+            return
+        try:
+            payload = body.feed(rest)
+        except BadBody as error:
+            self._exchange = None
+            self._refuse(400, str(error))
+            return
+        if body.done:
+            self._body = None
+            self._buffer = body.rest
+        exchange.start(payload, body.done, body.trailers)
+
+    def _more_body(self, data: bytes) -> None:
+        exchange, body = self._exchange, self._body
+        assert body is not None
+        if exchange is None:
+            return  # answered already; the connection is closing
+        try:
+            payload = body.feed(data)
+        except BadBody as error:
+            exchange.cancel()
+            self._exchange = None
+            self._refuse(400, str(error))
+            return
+        self._since = monotonic()
+        if body.done:
+            self._body = None
+            self._buffer = body.rest
+        exchange.request_more(payload, body.done, body.trailers)
+
+    def _connect(self, head: RequestHead, rest: bytes) -> None:
+        self._buffer = rest
+        self._last = True
+        self._blocked = True
+        failure = self._service.tunnel(self, head.authority)
+        if failure is not None:
+            self.fail(failure, unsent=True)
+
+    def eof_received(self) -> bool:
+        # The caller has no more to say; it may still want the answer.
+        self._ended = True
+        return self._exchange is not None and self._body is None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tcp.close(exc)
+        self._forget()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    def _forget(self) -> None:
+        self._sweep.discard(self)
+        self._service.closed(self)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        if self._exchange is not None:
+            self._exchange.hold()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._exchange is not None:
+            self._exchange.release()
+        elif self._buffer:
+            self._advance()
+
+    def sweep(self, now: float) -> None:
+        if self._exchange is not None:
+            return
+        waited = now - self._since
+        if self._buffer or self._body is not None:
+            if waited > HEAD_S:
+                self._refuse(408, Failure.TIMEOUT.value.text)
+        elif waited > (UNUSED_S if self._last else IDLE_S):
+            self.transport.close()
+
+    # --- from the exchange
+
+    def interim(self, head: ResponseHead) -> None:
+        self._write(head.forward + b"\r\n")
+
+    def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
+        if self._body is not None and done:
+            self._last = True  # answered before the request was whole: what follows is no request
+        if whole is not None and not self._last and self._minor == 1:
+            self._write(whole)
+        else:
+            self._write(self._framed_head(head, length) + self._framed(payload, done, b""))
+        if done:
+            self._done()
+
+    def _framed_head(self, head: ResponseHead, length: int) -> bytes:
+        """The head as this caller is to get it, with the framing that its version allows."""
+        forward = head.forward
+        self._chunked = False
+        if length in (CHUNKED, UNTIL_CLOSE):
+            if self._minor == 1:
+                self._chunked = True
+                forward += b"transfer-encoding: chunked\r\n"
+            else:
+                self._last = True
+        elif head.length == CHUNKED:  # an answer to HEAD says what GET would get
+            forward += b"transfer-encoding: chunked\r\n"
+        if self._last:
+            return forward + b"connection: close\r\n\r\n"
+        return forward + (b"\r\n" if self._minor == 1 else b"connection: keep-alive\r\n\r\n")
+
+    def _framed(self, payload: bytes, done: bool, trailers: bytes) -> bytes:
+        if not self._chunked:
+            return payload
+        return chunk(payload) + last_chunk(trailers) if done else chunk(payload)
+
+    def respond_more(self, payload: bytes, done: bool, trailers: bytes) -> None:
+        if done and self._body is not None:
+            self._last = True
+        data = self._framed(payload, done, trailers)
+        if data:
+            self._write(data)
+        if done:
+            self._done()
+
+    def _write(self, data: bytes) -> None:
+        self._tcp.written_bytes += len(data)
+        self.transport.write(data)
+
+    def _done(self) -> None:
+        """The answer is whole."""
+        self._exchange = None
+        self._body = None
+        if self._last:
+            self.transport.close()
+            return
+        if self._on_hold & _UPSTREAM:
+            self._unhold(_UPSTREAM)
+        self._since = monotonic()
+        if self._buffer:
+            self._advance()
+        if self._ended and self._exchange is None:
+            self.transport.close()
+
+    def fail(self, failure: Failure, unsent: bool) -> None:
+        """Answer in the proxy's own name."""
+        if self._body is not None:
+            self._last = True
+        exchange = self._exchange
+        head_only = exchange is not None and exchange.head.method == b"HEAD"
+        error = failure.value
+        close = self._last or self._minor == 0
+        self._last = close
+        self._write(errors.response(error.status, error.text, close=close, unsent=unsent, head_only=head_only))
+        self._done()
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answer what is malformed, and end the connection: nothing after it can be told apart."""
+        self._last = True
+        self._buffer = b""
+        self._body = None
+        self._exchange = None
+        self._service.refused(status, reason)
+        self._write(errors.response(status, reason, close=True))
+        self.transport.close()
+
+    def abort(self) -> None:
+        """An answer that has begun cannot be completed: cut off, so that it is not taken for a whole one."""
+        self._exchange = None
+        self.transport.abort()
+
+    def hold(self) -> None:
+        self._hold(_UPSTREAM)
+
+    def release(self) -> None:
+        self._unhold(_UPSTREAM)
+
+    def _hold(self, reason: int) -> None:
+        if not self._on_hold:
+            self.transport.pause_reading()
+        self._on_hold |= reason
+
+    def _unhold(self, reason: int) -> None:
+        if self._on_hold:
+            self._on_hold &= ~reason
+            if not self._on_hold:
+                self.transport.resume_reading()
+
+    # --- from the listener
+
+    def drain(self) -> None:
+        """End after the request under way, or now; a connection so new that it has brought none may bring one."""
+        self._last = True
+        if self._exchange is None and self._served and not self._buffer:
+            self.transport.close()
+
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Let another protocol have the transport: the tunnel stands. What came early goes to it."""
+        self._forget()
+        self._tcp.close(None)
+        self._write(b"HTTP/1.1 200 OK\r\n\r\n")
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        early, self._buffer = self._buffer, b""
+        if early:
+            protocol.data_received(early)
+        if self._on_hold:
+            self.transport.resume_reading()

@@ -1,0 +1,190 @@
+"""The way in: what other proxies send, to the workloads beside this one.
+
+Only mutual TLS comes in here. A peer shows a certificate of the trust domain before its first byte is read, opens with
+a transport header, and reaches no port but those its workload declares. The application learns who calls from
+`l5d-client-id`.
+"""
+
+import asyncio
+import logging
+from time import monotonic
+from typing import Final
+
+from meshd.api.documents import WorkloadPort
+from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.names import WorkloadName
+from meshd.api.tasks import Tasks
+from proxy.connect import Dialer
+from proxy.destination import Destination, LiveEndpoint
+from proxy.detect import take_over
+from proxy.errors import Failure
+from proxy.exchange import Route
+from proxy.http1.heads import RequestHead
+from proxy.http1.server import ServerConnection
+from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
+from proxy.mesh.tls import IdentityMismatch, WorkloadContext, peer_identity
+from proxy.stats import Labels, Stats, TcpTraffic
+from proxy.sweep import Sweep
+from proxy.tcp import RelayEnd, relay
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 1.0
+"""How long a request waits for its application to accept connections; Linkerd's inbound failfast."""
+HEADER_S: Final = 10.0
+"""How long a peer may take to say its transport header."""
+
+
+class LocalPort:
+    """A port of a workload beside this proxy: where its requests end."""
+
+    def __init__(self, workload: WorkloadName, port: WorkloadPort, dialer: Dialer, stats: Stats) -> None:
+        self.workload = str(workload)
+        self.port = port
+        self.dialer = dialer
+        self.target = f"{port.address}:{port.port}"
+        self._stats = stats
+        loop = asyncio.get_running_loop()
+        self.destination = Destination(f"{workload}:{port.port}", self._live, loop.call_later)
+        service = ServiceName(workload.name, workload.namespace, port.port)
+        self.destination.update(EndpointSet(service, (Endpoint(port.address, port.port),)))
+
+    def _live(self, endpoint: Endpoint) -> LiveEndpoint:
+        labels = self.labels("", False)
+        stats = self._stats
+        return LiveEndpoint(
+            endpoint, monotonic(), stats.http(labels), stats.tcp(labels, "dst"), stats.tcp(labels, "dst", relays=True)
+        )
+
+    def labels(self, peer: str, tls: bool) -> Labels:
+        """Labels of traffic from peer to this port."""
+        return Labels("inbound", self.workload, str(self.port.port), self.target, peer, tls)
+
+    def close(self) -> None:
+        self.destination.close()
+
+
+class Inbound:
+    """The inbound listener's side of the mesh: the ports it serves, and the connections to them."""
+
+    def __init__(self, trust_domain: str, stats: Stats, sweep: Sweep, tasks: Tasks) -> None:
+        self.trust_domain = trust_domain
+        self.stats = stats
+        self.sweep = sweep
+        self.tasks = tasks
+        self.ports: dict[tuple[WorkloadName, int], LocalPort] = {}
+        self._open: set[ServerConnection] = set()
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol for a connection whose TLS handshake is done."""
+        return _Opening(self)
+
+    def opened(self, connection: ServerConnection) -> ServerConnection:
+        self._open.add(connection)
+        return connection
+
+    def closed(self, connection: ServerConnection) -> None:
+        self._open.discard(connection)
+
+    def drain(self) -> None:
+        """Let each connection end after the request under way."""
+        for connection in tuple(self._open):
+            connection.drain()
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
+
+
+class _Opening(asyncio.Protocol):
+    """A connection up to its transport header: who calls, and which port of which workload."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        self._inbound = inbound
+        self._data = b""
+        self._peer = ""
+        self._deadline = 0.0
+        self._workload: WorkloadName
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        connection = transport.get_extra_info("ssl_object")
+        try:
+            peer = peer_identity(connection)
+            if peer.trust_domain != self._inbound.trust_domain:
+                raise IdentityMismatch(f"the peer is {peer}, of another trust domain")
+        except IdentityMismatch as error:
+            self._refuse(str(error))
+            return
+        context = connection.context
+        assert isinstance(context, WorkloadContext)  # the server name chose it, or the handshake failed
+        self._workload = context.workload
+        self._peer = str(peer)
+        self._deadline = monotonic() + HEADER_S
+        self._inbound.sweep.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        self._data += data
+        try:
+            opened = decode(self._data)
+        except BadTransportHeader as error:
+            self._refuse(f"{self._peer} sent no transport header: {error}")
+            return
+        if opened is not None:
+            self._inbound.sweep.discard(self)
+            self._serve(*opened)
+
+    def _serve(self, header: TransportHeader, rest: bytes) -> None:
+        inbound = self._inbound
+        local = inbound.ports.get((self._workload, header.port))
+        if local is None:
+            self._refuse(f"{self._peer} asked for port {header.port}, which {self._workload} does not declare")
+            return
+        labels = local.labels(self._peer, True)
+        if header.protocol == "tcp":
+            end = RelayEnd(inbound.stats.tcp(labels, "src", relays=True), records=True)
+            take_over(self._transport, end, rest)
+            work = relay(end, "inbound", local.destination, local.dialer, PATIENCE_S, inbound.stats)
+            inbound.tasks.start(work, f"relay from {self._peer}")
+        else:
+            service = _LocalService(inbound, local, labels, inbound.stats.tcp(labels, "src"))
+            take_over(self._transport, inbound.opened(service.connection), rest)
+
+    def _refuse(self, reason: str) -> None:
+        log.warning("refused a connection: %s", reason)
+        self._inbound.stats.count_error("inbound", "tcp", "unexpected")
+        self._transport.abort()
+
+    def sweep(self, now: float) -> None:
+        if now >= self._deadline:
+            self._refuse(f"{self._peer} sent no transport header in {HEADER_S:.0f} s")
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._inbound.sweep.discard(self)
+
+
+class _LocalService:
+    """What one inbound HTTP connection is for: every request goes to the port that the header asked for."""
+
+    def __init__(self, inbound: Inbound, local: LocalPort, labels: Labels, tcp: TcpTraffic) -> None:
+        self._inbound = inbound
+        extra = b"l5d-client-id: " + labels.peer.encode() + b"\r\n"
+        stats = inbound.stats
+        self._route = Route(local.destination, local.dialer, stats, extra, PATIENCE_S, labels, stats.http(labels))
+        self.connection = ServerConnection(self, tcp, inbound.sweep)
+
+    def route(self, head: RequestHead) -> Route | Failure:  # noqa: ARG002 - all requests go one way
+        return self._route
+
+    def tunnel(self, connection: ServerConnection, authority: str) -> Failure | None:  # noqa: ARG002
+        return Failure.BAD_REQUEST
+
+    def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
+        self._inbound.stats.count_error("inbound", "http", "unexpected")
+
+    def closed(self, connection: ServerConnection) -> None:
+        self._inbound.closed(connection)

@@ -1,0 +1,148 @@
+"""A workload's identity in this proxy: its key and certificate, and the contexts made of them.
+
+The certificate is renewed when about two thirds of its life are over. What is open goes on with the one it began with;
+new connections take the new one. Should renewal fail it is tried again with back-off for as long as the proxy runs,
+and the old certificate serves until it expires.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
+
+from meshd.api.control import Certificate, CertificateState
+from meshd.api.names import Identity
+from proxy.connect import NoCertificate
+from proxy.mesh.tls import ServerContexts, context
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN_S: Final = 1.0
+RETRY_MAX_S: Final = 60.0
+CHILD_TIMEOUT_S: Final = 30.0
+
+
+class SigningFailed(Exception):
+    """No certificate could be had; the message says why and whether it is worth trying again."""
+
+
+Sign = Callable[[str], Awaitable[Certificate]]
+"""A certificate request (PEM) to a certificate; SigningFailed."""
+
+
+def renewal_at(not_before: float, not_after: float, chance: float) -> float:
+    """When to renew a certificate of that life (all seconds since the epoch): at two thirds of it, give or take a
+    twentieth by `chance` in [0, 1), so that a fleet started at once does not renew at once."""
+    return not_before + (not_after - not_before) * (2 / 3 + (chance - 0.5) / 10)
+
+
+class Held(NamedTuple):
+    """What a proxy has in its hands for a workload."""
+
+    certificate: Certificate
+    key_pem: bytes
+
+
+class WorkloadIdentity:
+    """See the module. `changed` is called when the state that `state` tells has changed."""
+
+    def __init__(self, identity: Identity, contexts: ServerContexts, changed: Callable[[], None]) -> None:
+        self.identity = identity
+        self.refreshed_at = 0.0
+        self.refreshes: dict[str, int] = {"ok": 0, "error": 0}
+        self._contexts = contexts
+        self._changed = changed
+        self._client: ssl.SSLContext | None = None
+        self._held: Held | None = None
+        self._bundle_pem = ""
+        self._error = ""
+
+    def client_context(self) -> ssl.SSLContext:
+        """The context to open mesh connections with now. NoCertificate while there is none."""
+        if self._client is None:
+            raise NoCertificate(f"no certificate for {self.identity} yet")
+        return self._client
+
+    @property
+    def held(self) -> bool:
+        return self._held is not None
+
+    def state(self) -> CertificateState:
+        not_after = 0.0 if self._held is None else self._held.certificate.not_after
+        return CertificateState(str(self.identity.workload), not_after, self._error)
+
+    def trust(self, bundle_pem: str) -> None:
+        """Take the trust bundle (PEM) that peers are checked against from now on. ssl.SSLError where it is none."""
+        if bundle_pem != self._bundle_pem:
+            self._bundle_pem = bundle_pem
+            if self._held is not None:
+                self.install(self._held)
+
+    def install(self, held: Held) -> None:
+        """Present this certificate from now on. ssl.SSLError where certificate and key do not fit."""
+        chain = held.certificate.chain_pem.encode()
+        workload = self.identity.workload
+        client = context(False, workload, chain, held.key_pem, self._bundle_pem)
+        server = context(True, workload, chain, held.key_pem, self._bundle_pem)
+        self._client = client
+        self._contexts[self.identity.server_name] = server
+        self._held = held
+        self._error = ""
+        self._changed()
+
+    def withdraw(self) -> None:
+        """Present it no more: the workload is not served here any longer."""
+        self._contexts.pop(self.identity.server_name, None)
+        self._client = None
+
+    async def renew_forever(self, sign: Sign) -> None:
+        """Get a certificate, and a new one whenever its time has come."""
+        pause = RETRY_MIN_S
+        while True:
+            try:
+                key_pem, csr_pem = await _make_key(str(self.identity))
+                certificate = await sign(csr_pem)
+                self.install(Held(certificate, key_pem))
+            except (SigningFailed, ssl.SSLError, OSError, TimeoutError) as error:
+                self._failed(error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                pause = min(pause * 2, RETRY_MAX_S)
+                continue
+            pause = RETRY_MIN_S
+            self.refreshed_at = time.time()
+            self.refreshes["ok"] += 1
+            log.info(
+                "%s: certificate until %s", self.identity, time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
+            )
+            due = renewal_at(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
+            await asyncio.sleep(max(due - time.time(), RETRY_MIN_S))
+
+    def _failed(self, error: BaseException) -> None:
+        self.refreshes["error"] += 1
+        message = str(error) or type(error).__name__
+        if message != self._error:
+            self._error = message
+            log.warning("%s: no new certificate: %s; trying again", self.identity, message)
+            self._changed()
+
+
+async def _make_key(identity: str) -> tuple[bytes, str]:
+    """A new key and a request for it, both PEM, from the child that makes them."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-m", "proxy.mesh.keys", identity, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(CHILD_TIMEOUT_S):
+            output, _ = await child.communicate()
+    except BaseException:
+        child.kill()
+        await child.wait()
+        raise
+    key, begin, request = output.partition(b"-----BEGIN CERTIFICATE REQUEST-----")
+    if child.returncode != 0 or not begin:
+        raise SigningFailed(f"the program that makes keys ended with status {child.returncode}")
+    return key, (begin + request).decode()

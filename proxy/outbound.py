@@ -1,0 +1,163 @@
+"""The way out: what a workload sends, to the services it asks for.
+
+Two kinds of listener. An *upstream* is a local address that leads to one service, for any TCP client: HTTP and
+opaque bytes are told apart by their first bytes. The *forward proxy* is what `http_proxy` names: each request
+says where it goes, in an absolute target or a CONNECT.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from meshd.api.documents import Upstream
+from meshd.api.tasks import Tasks
+from proxy.connect import Dialer
+from proxy.detect import Detected, Detecting, take_over
+from proxy.errors import Failure
+from proxy.exchange import Route
+from proxy.http1.heads import RequestHead
+from proxy.http1.server import ServerConnection
+from proxy.resolve import PATIENCE_S, Destinations
+from proxy.stats import Labels, Stats, TcpTraffic
+from proxy.sweep import Sweep
+from proxy.tcp import RelayEnd, join, open_end, relay
+
+
+class Outbound:
+    """What the listeners of one workload share."""
+
+    def __init__(
+        self, workload: str, destinations: Destinations, dialer: Dialer, stats: Stats, sweep: Sweep, tasks: Tasks
+    ) -> None:
+        self.workload = workload
+        self.destinations = destinations
+        self.dialer = dialer
+        self.stats = stats
+        self.sweep = sweep
+        self.tasks = tasks
+
+
+class _Connections:
+    """The HTTP connections of a listener, so that it can drain them."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+        self._open: set[ServerConnection] = set()
+
+    def opened(self, connection: ServerConnection) -> ServerConnection:
+        self._open.add(connection)
+        return connection
+
+    def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
+        self._stats.count_error("outbound", "http", "unexpected")
+
+    def closed(self, connection: ServerConnection) -> None:
+        self._open.discard(connection)
+
+    def drain(self) -> None:
+        """Let each connection end after the request under way."""
+        for connection in tuple(self._open):
+            connection.drain()
+
+    @property
+    def open(self) -> int:
+        return len(self._open)
+
+
+class UpstreamListener(_Connections):
+    """A local address that leads to one service."""
+
+    def __init__(self, upstream: Upstream, outbound: Outbound) -> None:
+        super().__init__(outbound.stats)
+        self._upstream = upstream
+        self._outbound = outbound
+        self._followed = outbound.destinations.follow(upstream.service, passthrough=False)
+        self._labels = Labels("outbound", outbound.workload, upstream.service)
+        self._http_tcp = outbound.stats.tcp(self._labels, "src")
+        self._relayed = outbound.stats.tcp(self._labels, "src", relays=True)
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol for a connection that was accepted."""
+        speaks = self._upstream.protocol
+        if speaks == "auto":
+            speaks = self._followed.route.destination.protocol
+        if speaks == "http":
+            return self._http()
+        if speaks == "tcp":
+            return _Relayed(self._relayed, self._relay)
+        return Detecting(self._outbound.sweep, self._detected)
+
+    def _http(self) -> ServerConnection:
+        return self.opened(ServerConnection(self, self._http_tcp, self._outbound.sweep))
+
+    def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
+        take_over(transport, self._http() if found == "http" else _Relayed(self._relayed, self._relay), data)
+
+    def _relay(self, end: RelayEnd) -> None:
+        outbound, destination = self._outbound, self._followed.route.destination
+        work = relay(end, "outbound", destination, outbound.dialer, PATIENCE_S, outbound.stats)
+        outbound.tasks.start(work, f"relay to {destination.name}")
+
+    def route(self, head: RequestHead) -> Route | Failure:  # noqa: ARG002 - all requests go one way
+        return self._followed.route
+
+    def tunnel(self, connection: ServerConnection, authority: str) -> Failure | None:  # noqa: ARG002
+        return Failure.BAD_REQUEST  # an upstream is a service, not a proxy
+
+    def close(self) -> None:
+        """No connection will be accepted any more."""
+        self._followed.end()
+
+
+class _Relayed(RelayEnd):
+    """A caller's end of a relay that begins when the connection does."""
+
+    def __init__(self, tcp: TcpTraffic, begin: Callable[[RelayEnd], None]) -> None:
+        super().__init__(tcp, records=False)
+        self._begin = begin
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._begin(self)
+
+
+class ForwardProxy(_Connections):
+    """What `http_proxy` names. It works for the only workload there is; which process calls it cannot tell."""
+
+    def __init__(self, callers: Callable[[], tuple[Outbound, ...]], stats: Stats, sweep: Sweep) -> None:
+        super().__init__(stats)
+        self._callers = callers
+        self._sweep = sweep
+        self._tcp = stats.tcp(Labels("outbound"), "src")
+
+    def accept(self) -> asyncio.Protocol:
+        return self.opened(ServerConnection(self, self._tcp, self._sweep))
+
+    def route(self, head: RequestHead) -> Route | Failure:
+        callers = self._callers()
+        if len(callers) != 1:
+            return Failure.NO_CALLER
+        if not head.authority:
+            return Failure.BAD_REQUEST
+        return callers[0].destinations.get(head.authority)
+
+    def tunnel(self, connection: ServerConnection, authority: str) -> Failure | None:
+        callers = self._callers()
+        if len(callers) != 1:
+            return Failure.NO_CALLER
+        caller = callers[0]
+        caller.tasks.start(self._tunnel(connection, authority, caller), f"tunnel to {authority}")
+        return None
+
+    async def _tunnel(self, connection: ServerConnection, authority: str, caller: Outbound) -> None:
+        destination = caller.destinations.get(authority).destination
+        endpoint = await open_end(destination, caller.dialer, PATIENCE_S)
+        if isinstance(endpoint, Failure):
+            self._stats.count_error("outbound", "tcp", endpoint.value.label)
+            connection.fail(endpoint, unsent=True)
+        elif connection.transport.is_closing():
+            endpoint.abort(None)
+        else:
+            labels = Labels("outbound", caller.workload, destination.name)
+            end = RelayEnd(self._stats.tcp(labels, "src", relays=True), records=False)
+            connection.hand_over(end)
+            join(end, endpoint)

@@ -1,0 +1,68 @@
+"""The seams of the data path: what an exchange asks of the two connections it joins, and of what opens them.
+
+Each has an implementation a protocol (`proxy.http1`); an exchange knows none of them.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from proxy.destination import LiveEndpoint
+    from proxy.errors import Failure
+    from proxy.exchange import Exchange
+    from proxy.http1.heads import ResponseHead
+
+
+class Caller(Protocol):
+    """The connection (or stream) a request came on."""
+
+    def interim(self, head: "ResponseHead") -> None:
+        """Pass on a 1xx answer."""
+
+    def respond(self, head: "ResponseHead", length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
+        """Pass on the answer's head and what is there of its body. `whole`: all of it as it came, if it may go so."""
+
+    def respond_more(self, payload: bytes, done: bool, trailers: bytes) -> None:
+        """Pass on more of the answer's body."""
+
+    def fail(self, failure: "Failure", unsent: bool) -> None:
+        """Answer in the proxy's own name; nothing of an answer has been passed on."""
+
+    def abort(self) -> None:
+        """Cut off: an answer that has begun cannot be completed."""
+
+    def hold(self) -> None:
+        """Send no more of the request's body for now."""
+
+    def release(self) -> None:
+        """There is room again."""
+
+
+class Client(Protocol):
+    """The connection (or stream) a request goes out on. `reused`: it has served a request before."""
+
+    reused: bool
+
+    def send(self, exchange: "Exchange", extra: bytes, payload: bytes, ended: bool, trailers: bytes) -> None:
+        """Send the exchange's head with the `extra` field lines, and what is there of its body."""
+
+    def send_more(self, payload: bytes, ended: bool, trailers: bytes) -> None:
+        """Send more of the body."""
+
+    def hold(self) -> None:
+        """Read no more of the answer for now."""
+
+    def release(self) -> None:
+        """There is room again."""
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
+
+    def close(self) -> None:
+        """End an idle connection."""
+
+
+class Connector(Protocol):
+    """What opens connections to endpoints."""
+
+    def connect(self, exchange: "Exchange", live: "LiveEndpoint") -> None:
+        """Take an idle connection or open one; then call `connected` or `not_connected`."""

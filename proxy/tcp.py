@@ -1,0 +1,183 @@
+"""Opaque bytes, both ways, with back-pressure and half-close.
+
+A relay is two ends joined. Each end is a protocol on one connection; what it reads its `other` writes. Towards another
+proxy an end speaks records (`proxy.mesh.records`), which carry the end of a direction where TLS cannot. A connection
+that breaks, or is cut short of its empty record, breaks the other: what was truncated is never passed off as whole.
+"""
+
+import asyncio
+from typing import Final
+
+from proxy.connect import Dialer
+from proxy.destination import Destination, LiveEndpoint
+from proxy.errors import Failure
+from proxy.mesh.records import END, BadRecord, RecordReader, length_of
+from proxy.stats import Direction, Stats, TcpTraffic
+
+MAX_EARLY_BYTES: Final = 256 << 10
+"""Read from a caller before its endpoint is connected; beyond it the caller waits."""
+
+
+class RelayEnd(asyncio.Protocol):
+    """One end of a relay. `records`: the other side of this connection is a proxy. `opening` is sent first.
+
+    `ended` and `finished` are the two directions of this connection: the peer will send no more, and neither shall we.
+    """
+
+    def __init__(self, tcp: TcpTraffic, *, records: bool, opening: bytes = b"") -> None:
+        self._tcp = tcp
+        self._reader = RecordReader() if records else None
+        self._opening = opening
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._other: RelayEnd | None = None
+        self.ended = False
+        self.finished = False
+        self.error: BaseException | None = None
+        self.lost = False
+        self.transport: asyncio.Transport
+
+    def join(self, other: "RelayEnd") -> None:
+        """Pass what this end reads to `other`, what has come already first."""
+        self._other = other
+        for data in self._early:
+            other.write(data)
+        if self._early_bytes > MAX_EARLY_BYTES:
+            self.transport.resume_reading()
+        self._early.clear()
+        if self.ended:
+            other.finish()
+        if self.lost:
+            other.abort(self.error)
+
+    # --- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._tcp.opened += 1
+        if self._opening:
+            transport.write(self._opening)
+
+    def data_received(self, data: bytes) -> None:
+        self._tcp.read_bytes += len(data)
+        if self._reader is not None:
+            try:
+                data = self._reader.feed(data)
+            except BadRecord as error:
+                self.abort(ConnectionError(str(error)))
+                return
+        if data:
+            self._pass_on(data)
+        if self._reader is not None and self._reader.ended:
+            self._end()
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._other is not None:
+            self._other.write(data)
+            return
+        self._early.append(data)
+        self._early_bytes += len(data)
+        if self._early_bytes > MAX_EARLY_BYTES:
+            self.transport.pause_reading()
+
+    def _end(self) -> None:
+        """The peer has said all."""
+        if not self.ended:
+            self.ended = True
+            if self._other is not None:
+                self._other.finish()
+
+    def eof_received(self) -> bool:
+        if self._reader is not None:
+            if not self._reader.ended:
+                self.error = ConnectionError("the peer's connection was cut short")
+            return False
+        self._end()
+        return not self.finished
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.error = self.error or exc
+        self._tcp.close(self.error)
+        self.lost = True
+        if self._other is not None and not (self.ended and self.finished and self.error is None):
+            self._other.abort(self.error)
+
+    def pause_writing(self) -> None:
+        if self._other is not None:
+            self._other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._other is not None:
+            self._other.transport.resume_reading()
+
+    # --- from the other end
+
+    def write(self, data: bytes) -> None:
+        """Send data to the peer."""
+        self._tcp.written_bytes += len(data)
+        if self._reader is None:
+            self.transport.write(data)
+        else:
+            self.transport.writelines((length_of(data), data))
+
+    def finish(self) -> None:
+        """The other side has said all: tell the peer so, and close when it has said all too."""
+        if self.finished:
+            return
+        self.finished = True
+        if self._reader is not None:
+            self.transport.write(END)
+        elif self.transport.can_write_eof() and not self.ended:
+            self.transport.write_eof()
+        self._close_when_over()
+        if self._other is not None:
+            self._other._close_when_over()
+
+    def _close_when_over(self) -> None:
+        if self.ended and self.finished:
+            self.transport.close()
+
+    def abort(self, error: BaseException | None) -> None:
+        """Break the connection: what was sent is not all there was."""
+        self.error = self.error or error or ConnectionAbortedError("the other end was lost")
+        self.transport.abort()
+
+
+async def open_end(destination: Destination, dialer: Dialer, patience_s: float) -> "EndpointEnd | Failure":
+    """The end of a relay at an endpoint of destination, connected."""
+
+    def make(live: LiveEndpoint, opening: bytes) -> EndpointEnd:
+        return EndpointEnd(live, opening)
+
+    return await dialer.open_tcp(destination, patience_s, make)
+
+
+class EndpointEnd(RelayEnd):
+    """The end at an endpoint; the endpoint counts it as open until it is lost."""
+
+    def __init__(self, live: LiveEndpoint, opening: bytes) -> None:
+        super().__init__(live.relayed, records=bool(live.endpoint.identity), opening=opening)
+        self._live = live
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._live.open -= 1
+        super().connection_lost(exc)
+
+
+def join(caller: RelayEnd, endpoint: RelayEnd) -> None:
+    """Make a relay of two connected ends. It lives by their callbacks from here on."""
+    endpoint.join(caller)
+    caller.join(endpoint)
+
+
+async def relay(
+    caller: RelayEnd, direction: Direction, destination: Destination, dialer: Dialer, patience_s: float, stats: Stats
+) -> None:
+    """Connect `caller` to an endpoint of destination and join them; break it off where none is had."""
+    endpoint = await open_end(destination, dialer, patience_s)
+    if isinstance(endpoint, Failure):
+        stats.count_error(direction, "tcp", endpoint.value.label)
+        caller.abort(ConnectionError(endpoint.value.text))
+    else:
+        join(caller, endpoint)
