@@ -110,8 +110,7 @@ def convert(value: Any, into: type[T] | Any, file: str, document: str = "") -> T
 
 def _finding(message: str, file: str, document: str) -> Finding:
     found = _AT.fullmatch(message)
-    if found is None:
-        return Finding(file, message, "", document)
-    text = found[1].replace("Object missing required field", "missing the field")
+    text, path = (message, "") if found is None else (found[1], found[2].replace("[...]", ".*"))
+    text = text.replace("Object missing required field", "missing the field")
     text = text.replace("Object contains unknown field", "unknown field")
-    return Finding(file, text[0].lower() + text[1:], found[2].replace("[...]", ".*"), document)
+    return Finding(file, text[0].lower() + text[1:], path, document)
