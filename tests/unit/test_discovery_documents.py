@@ -1,0 +1,171 @@
+"""Documents in files: what is refused, what is said about it, and what stays in force."""
+
+from pathlib import Path
+
+import pytest
+
+from discovery.documents import read_documents
+from discovery.ledger import Ledger, Reading
+from meshd.api.documents import Document, Service
+from meshd.api.loading import ConfigurationError, Finding
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "mesh.yaml"
+    file.write_text(text)
+    return file
+
+
+def workload(spec: str, name: str = "web") -> str:
+    return f"apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+def service(spec: str, name: str = "api") -> str:
+    return f"apiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+EXAMPLE = """\
+apiVersion: meshd.io/v1
+kind: Workload
+metadata: {name: web, namespace: default}
+spec:
+  ports: [{port: 8080, protocol: auto}]
+  upstreams: [{service: api, listen: "127.0.0.1:9001"}]
+---
+apiVersion: meshd.io/v1
+kind: Service
+metadata: {name: api, namespace: default}
+spec:
+  port: 80
+  endpoints: [{address: 192.0.2.5, port: 8080, workload: api, weight: 1, zone: a}]
+"""
+
+
+def test_the_example(tmp_path: Path) -> None:
+    web, api = read_documents(written(tmp_path, EXAMPLE))
+    assert (web.metadata.name, api.metadata.name) == ("web", "api")
+    assert isinstance(api, Service)
+    assert api.spec.endpoints[0].inbound_port == 4143
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "line 1, column 5: expected the node content"),
+        ("- 1", "a document is a mapping"),
+        ("trustDomain: x.example", "no `kind`"),
+        ("kind: Workload", "(Workload): missing the field `apiVersion`"),
+        ("kind: Ingress", "(Ingress): kind: invalid value 'Ingress'"),
+        (workload("{ports: [{port: x}]}"), "(Workload web): spec.ports[0].port: expected `int`, got `str`"),
+        (workload("{ports: [{port: 0}]}"), "spec.ports[0].port: expected `int` >= 1"),
+        (workload("{port: [1]}"), "spec: unknown field `port`"),
+        (workload("{ports: [{port: 1}, {port: 1}]}"), "the port 127.0.0.1:1 (of Workload default/web) is in"),
+        (workload("{ports: [{port: 1, address: localhost}]}"), "ports[0].address: 'localhost' is not an IP address"),
+        (workload("{upstreams: [{service: 'a b', listen: '127.0.0.1:1'}]}"), "upstreams[0].service: 'a b' is not HOST"),
+        (workload("{upstreams: [{service: a, listen: '127.0.0.1'}]}"), "upstreams[0]: '127.0.0.1' is not HOST"),
+        (workload("{upstreams: [{service: a, listen: '127.0.0.1:0'}]}"), "listen: port 0 cannot be listened on"),
+        (workload("{upstreams: [{service: a, listen: 'localhost:1'}]}"), "listen: 'localhost' is not an IP address"),
+        (workload("{}", name="Web"), "metadata: name 'Web' is not a DNS label"),
+        (service("{port: 80, endpoints: [{address: 'a b', port: 1}]}"), "endpoints[0].address: 'a b' is neither"),
+        (service("{port: 80, endpoints: [{address: a, port: 1, workload: A}]}"), "[0].workload: workload name 'A'"),
+        (
+            service("{port: 80, endpoints: [{address: a, port: 1}, {address: a, port: 1}]}"),
+            "spec.endpoints[1]: a:1 is in this service twice",
+        ),
+        (service("{port: 80}") + "---\n" + service("{port: 81}"), "Service default/api is in this file twice"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    file = written(tmp_path, text)
+    with pytest.raises(ConfigurationError) as caught:
+        read_documents(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert said in str(caught.value)
+
+
+def test_all_documents_are_checked(tmp_path: Path) -> None:
+    file = written(tmp_path, workload("{a: 1}") + "---\n" + service("{port: x}"))
+    with pytest.raises(ConfigurationError) as caught:
+        read_documents(file)
+    assert [finding.path for finding in caught.value.findings] == ["spec", "spec.port"]
+
+
+def test_settings_are_passed_over_where_they_may_be(tmp_path: Path) -> None:
+    file = written(tmp_path, "trustDomain: x.example\n---\n" + EXAMPLE)
+    assert len(read_documents(file, beside_settings=True)) == 2
+
+
+def test_a_workload_and_a_service_may_share_a_name(tmp_path: Path) -> None:
+    file = written(tmp_path, workload("{}") + "---\n" + service("{port: 80}", name="web"))
+    assert len(read_documents(file)) == 2
+
+
+# --- several files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> tuple[Document, ...]:
+    return read_documents(written(tmp_path, service("{port: 80}")))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> tuple[Document, ...]:
+    return read_documents(written(tmp_path, service("{port: 80}", name="other")))
+
+
+def bad(message: str = "bad") -> Reading:
+    return ConfigurationError([Finding("f", message)])
+
+
+def test_a_file_that_turns_bad_keeps_its_last_good_content(api: tuple[Document, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"a": api})
+    ledger.update({"a": bad()})
+    assert (ledger.documents, [str(f) for f in ledger.findings]) == (api, ["f: bad"])
+    ledger.update({"a": ()})
+    assert (ledger.documents, ledger.findings) == ((), ())
+
+
+def test_a_file_that_was_never_good_has_nothing_in_force() -> None:
+    ledger = Ledger()
+    ledger.update({"a": bad()})
+    assert (ledger.documents, len(ledger.findings)) == ((), 1)
+
+
+def test_a_file_that_is_gone_takes_its_documents_and_findings_with_it(api: tuple[Document, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"a": api, "b": bad()})
+    ledger.update({}, gone=["a", "b"])
+    assert (ledger.documents, ledger.findings) == ((), ())
+
+
+def test_of_two_new_files_the_first_by_name_has_what_both_claim(api: tuple[Document, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"b": api, "a": api})
+    assert ledger.documents == api
+    assert [str(f) for f in ledger.findings] == ["b: Service default/api is also in a: remove one of them"]
+
+
+def test_what_is_in_force_keeps_its_claims(api: tuple[Document, ...], other: tuple[Document, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"b": api})
+    ledger.update({"a": api + other})
+    assert ledger.documents == api
+    assert "is also in b" in str(ledger.findings[0])
+    ledger.update({}, gone=["b"])
+    assert (ledger.documents, ledger.findings) == (api + other, ())
+
+
+def test_last_good_content_keeps_its_claims_too(api: tuple[Document, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"b": api})
+    ledger.update({"b": bad(), "a": api})
+    assert ledger.documents == api
+    assert {f.file for f in ledger.findings} == {"a", "f"}
+
+
+def test_a_document_may_move_from_one_file_to_another_at_once(api: tuple[Document, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"b": api, "a": ()})
+    ledger.update({"a": api, "b": ()})
+    assert (ledger.documents, ledger.findings) == (api, ())
