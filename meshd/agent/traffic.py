@@ -1,0 +1,153 @@
+"""What a proxy counted, kept so that it can be asked for a window of time.
+
+A proxy reports totals since it started (`ReportStats`). From these an `Account` makes totals that never go back, even
+when the proxy restarts (its report says so by its `proxy` id) or forgets a row, and keeps one snapshot a second for a
+minute. Rates are the difference between two snapshots; nothing is averaged twice. Pure: time is an argument.
+
+The counterpart is `meshd.agent.golden`, which makes the golden metrics of what `over` gives.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
+from itertools import islice
+from operator import add, sub
+from typing import NamedTuple
+
+from meshd.api.control import LATENCY_BOUNDS_MS, ReportStats, Traffic
+
+WINDOW_S = 60.0
+"""The longest window that can be asked for."""
+
+SNAPSHOT_EVERY_S = 1.0
+
+MAX_ROWS = 512
+"""Rows kept for a proxy. 60 snapshots of as many rows that all change are some 40 MB; rows at rest cost nothing."""
+
+BUCKETS = len(LATENCY_BOUNDS_MS) + 1
+
+
+class Key(NamedTuple):
+    """What tells one row from another."""
+
+    direction: str
+    workload: str
+    peer: str
+    service: str
+    protocol: str
+    tls: bool
+
+
+class Counters(NamedTuple):
+    """What only grows."""
+
+    requests: int = 0
+    successes: int = 0
+    failures: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    buckets: tuple[int, ...] = (0,) * BUCKETS
+
+    def plus(self, other: "Counters") -> "Counters":
+        return self._each(add, other)
+
+    def minus(self, other: "Counters") -> "Counters":
+        return self._each(sub, other)
+
+    def _each(self, operate: Callable[[int, int], int], other: "Counters") -> "Counters":
+        return Counters(
+            operate(self.requests, other.requests),
+            operate(self.successes, other.successes),
+            operate(self.failures, other.failures),
+            operate(self.read_bytes, other.read_bytes),
+            operate(self.write_bytes, other.write_bytes),
+            tuple(map(operate, self.buckets, other.buckets)),
+        )
+
+
+NOTHING = Counters()
+
+Snapshot = Mapping[Key, Counters]
+
+
+class Span(NamedTuple):
+    """A row over a window: what was counted in `seconds`, what was counted in all, and what is open now."""
+
+    key: Key
+    counted: Counters
+    seconds: float
+    total: Counters
+    open_connections: int
+
+
+class Account:
+    """The traffic of one proxy and of those that take its place after it."""
+
+    def __init__(self) -> None:
+        self._proxy = ""
+        self._reported: dict[Key, Counters] = {}  # as last reported
+        self._carried: dict[Key, Counters] = {}  # of proxies that are no more
+        self._totals: dict[Key, Counters] = {}
+        self._open: dict[Key, int] = {}
+        self._snapshots: deque[tuple[float, Snapshot]] = deque()
+
+    def take(self, report: ReportStats, now: float) -> None:
+        """Take in a report that arrived at `now`. ValueError when a row has not as many buckets as it must."""
+        if any(len(row.latency_buckets) != BUCKETS for row in report.rows):
+            raise ValueError(f"a row has {BUCKETS} latency buckets")
+        if report.proxy != self._proxy:
+            self._proxy, self._reported, self._carried = report.proxy, {}, dict(self._totals)
+        rows = {_key(row): row for row in report.rows}
+        self._make_room(rows.keys())
+        self._open = {}
+        for key, row in rows.items():
+            if key in self._totals or len(self._totals) < MAX_ROWS:
+                self._open[key] = row.open_connections
+                self._count(key, _counters(row))
+        self._snap(now)
+
+    def _make_room(self, needed: Set[Key]) -> None:
+        """Forget rows that are no longer reported, the longest known first, where new ones would not fit."""
+        excess = len(self._totals.keys() | needed) - MAX_ROWS
+        for key in [key for key in self._totals if key not in needed][: max(excess, 0)]:
+            for rows in (self._totals, self._reported, self._carried):
+                rows.pop(key, None)
+
+    def _count(self, key: Key, counters: Counters) -> None:
+        before = self._reported.get(key)
+        if before is not None and counters.requests < before.requests:  # the proxy forgot the row, and began it anew
+            self._carried[key] = self._totals[key]
+        self._reported[key] = counters
+        total = counters.plus(self._carried[key]) if key in self._carried else counters
+        if total != self._totals.get(key):  # else the object there serves on, and the snapshots share it
+            self._totals[key] = total
+
+    def _snap(self, now: float) -> None:
+        """Keep the totals as they are now: a snapshot a second, back to one from before the longest window."""
+        snapshots = self._snapshots
+        if len(snapshots) > 1 and snapshots[-1][0] - snapshots[-2][0] < SNAPSHOT_EVERY_S:
+            snapshots.pop()
+        snapshots.append((now, dict(self._totals)))
+        while len(snapshots) > 2 and snapshots[1][0] <= now - WINDOW_S:
+            snapshots.popleft()
+
+    def over(self, window_s: float, now: float) -> Iterator[Span]:
+        """Every row over the last window_s seconds, or as much of them as is known."""
+        if not self._snapshots:
+            return
+        last_at, last = self._snapshots[-1]
+        first_at, first = self._snapshots[0]
+        for at, snapshot in islice(self._snapshots, 1, None):
+            if at > now - window_s:
+                break
+            first_at, first = at, snapshot
+        for key, total in last.items():
+            counted = total.minus(first.get(key, NOTHING))
+            yield Span(key, counted, last_at - first_at, total, self._open.get(key, 0))
+
+
+def _key(row: Traffic) -> Key:
+    return Key(row.direction, row.workload, row.peer, row.service, row.protocol, row.tls)
+
+
+def _counters(row: Traffic) -> Counters:
+    return Counters(row.requests, row.successes, row.failures, row.read_bytes, row.write_bytes, row.latency_buckets)
