@@ -1,0 +1,208 @@
+"""Which workloads run on this host, and how their proxies are.
+
+Two things that live as long as a connection each, and are joined by the instance, a secret:
+
+    registration   a `meshd run` declares its process
+    attachment     that process's proxy reports how it is
+
+Either may come and go without the other: an agent that was restarted sees proxies attach before their workloads have
+registered again, a proxy that died is followed by another. A workload is announced only while both are there, neither
+waits for anything, and it has not withdrawn.
+
+The instance "" is the host's own proxy: its workloads are declared by documents. Pure; connections are opaque tokens.
+"""
+
+import hmac
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState
+from meshd.api.names import Address, WorkloadName
+
+HOST = ""
+"""The instance of the host's proxy."""
+
+MAX_REGISTRATIONS = 1024
+"""Workloads that `meshd run` may have on one host at a time."""
+
+NOT_ATTACHED = "proxy attached"
+"""What a workload waits for whose proxy is not there."""
+
+NOT_REPORTED = "first report of the proxy"
+"""What a workload waits for whose proxy attached but has not yet said how it is."""
+
+
+class Unacceptable(Exception):
+    """What was asked for cannot be; the message says why. `retry`: whether it may be later."""
+
+    def __init__(self, reason: str, *, retry: bool = False) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One proxy's worth of workloads, as declared. `owner` is the connection that declared it."""
+
+    key: str = field(repr=False)
+    uid: int
+    pid: int
+    workloads: tuple[ProxyWorkload, ...]
+    outbound: str
+    inbound: str
+    admin: str
+    waiting_for: tuple[str, ...] = ()
+    owner: object = None
+    withdrawn: bool = False
+
+    def serves(self, workload: WorkloadName) -> bool:
+        return any((each.namespace, each.name) == workload for each in self.workloads)
+
+
+@dataclass(slots=True, eq=False)
+class Attachment:
+    """A proxy that is attached over `connection`, and what it last said."""
+
+    connection: object
+    report: ReportState | None = None
+
+
+class Registry:
+    """All of it. Every change is followed by a call of each subscriber."""
+
+    def __init__(self) -> None:
+        self._instances: dict[str, Instance] = {}
+        self._attachments: dict[str, Attachment] = {}
+        self._subscribers: list[Callable[[], None]] = []
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call `changed` after every change, for as long as the registry lives."""
+        self._subscribers.append(changed)
+
+    def _changed(self) -> None:
+        for changed in self._subscribers:
+            changed()
+
+    # --- declarations -------------------------------------------------------------------------------------------
+
+    def declare_host(self, host: Instance | None) -> None:
+        """The host's own proxy is to serve these workloads; None when this agent has no host proxy."""
+        if host is None:
+            self._instances.pop(HOST, None)
+        else:
+            self._instances[HOST] = host
+        self._changed()
+
+    def register(self, asked: RegisterWorkload, uid: int, owner: object) -> None:
+        """Declare the workload of a `meshd run` of user uid. The same instance again replaces what it declared."""
+        known = self._known(asked.instance)
+        if known is not None and known.uid != uid:
+            raise Unacceptable("this instance belongs to another user")
+        if known is None and self.registered >= MAX_REGISTRATIONS:
+            raise Unacceptable(f"this host has {MAX_REGISTRATIONS} registered workloads already", retry=True)
+        workload = ProxyWorkload(asked.namespace, asked.name, asked.ports, asked.upstreams)
+        self._instances[asked.instance] = Instance(
+            key=asked.instance,
+            uid=uid,
+            pid=asked.pid,
+            workloads=(workload,),
+            outbound=asked.outbound,
+            inbound=asked.inbound,
+            admin=asked.admin,
+            waiting_for=asked.waiting_for,
+            owner=owner,
+        )
+        self._changed()
+
+    def withdraw(self, owner: object) -> bool:
+        """No more callers for what owner registered. False: it had registered nothing."""
+        withdrawn = [instance for instance in self._instances.values() if instance.owner is owner]
+        for instance in withdrawn:
+            instance.withdrawn = True
+        if withdrawn:
+            self._changed()
+        return bool(withdrawn)
+
+    @property
+    def registered(self) -> int:
+        """How many `meshd run` have a workload here."""
+        return len(self._instances) - (HOST in self._instances)
+
+    # --- proxies ------------------------------------------------------------------------------------------------
+
+    def attach(self, key: str, uid: int, connection: object) -> Instance:
+        """A proxy of user uid is there for the instance; the last to attach is the one that counts."""
+        known = self._known(key)
+        if known is None:
+            raise Unacceptable("no workload is registered with this instance (yet)", retry=True)
+        if key != HOST and known.uid != uid:
+            raise Unacceptable("this instance belongs to another user")
+        self._attachments[known.key] = Attachment(connection)
+        self._changed()
+        return known
+
+    def report(self, key: str, connection: object, report: ReportState) -> None:
+        """How the proxy is; of no account when another has attached for the instance since."""
+        attachment = self._attachments.get(key)
+        if attachment is not None and attachment.connection is connection and attachment.report != report:
+            attachment.report = report
+            self._changed()
+
+    def gone(self, connection: object) -> None:
+        """The connection ended, and with it what it declared and the proxy that was attached over it."""
+        instances = [key for key, instance in self._instances.items() if instance.owner is connection]
+        attachments = [key for key, each in self._attachments.items() if each.connection is connection]
+        for key in instances:
+            del self._instances[key]
+        for key in attachments:
+            del self._attachments[key]
+        if instances or attachments:
+            self._changed()
+
+    # --- what is known ------------------------------------------------------------------------------------------
+
+    def instance(self, key: str) -> Instance | None:
+        """What is declared under a key that was already found good."""
+        return self._instances.get(key)
+
+    def instances(self) -> Iterator[Instance]:
+        return iter(self._instances.values())
+
+    def waiting_for(self, instance: Instance) -> tuple[str, ...]:
+        """What keeps the instance's workloads from being announced; empty when nothing does."""
+        attachment = self._attachments.get(instance.key)
+        if attachment is None:
+            return (*instance.waiting_for, NOT_ATTACHED)
+        if attachment.report is None:
+            return (*instance.waiting_for, NOT_REPORTED)
+        return instance.waiting_for + attachment.report.waiting_for
+
+    def is_announced(self, instance: Instance) -> bool:
+        return not instance.withdrawn and not self.waiting_for(instance)
+
+    def report_of(self, instance: Instance) -> ReportState | None:
+        attachment = self._attachments.get(instance.key)
+        return None if attachment is None else attachment.report
+
+    def certificate(self, instance: Instance, workload: ProxyWorkload) -> CertificateState:
+        """What the instance's proxy said of the workload's certificate."""
+        name = str(WorkloadName(workload.namespace, workload.name))
+        report = self.report_of(instance)
+        for state in report.certificates if report is not None else ():
+            if state.workload == name:
+                return state
+        return CertificateState(name, 0.0)
+
+    def _known(self, key: str) -> Instance | None:
+        """The instance of that key, found in a time that says nothing about any other's."""
+        found = None
+        for known, instance in self._instances.items():
+            if hmac.compare_digest(known.encode(), key.encode()):
+                found = instance
+        return found
+
+
+def reachable_at(listen: str) -> Address:
+    """Where on this host a listener that is bound to `listen` is reached."""
+    address = Address.parse(listen)
+    return address._replace(host="127.0.0.1") if address.host in ("0.0.0.0", "::", "") else address  # noqa: S104
