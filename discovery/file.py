@@ -24,7 +24,7 @@ from discovery.names import Authority
 from discovery.source import Answered, Close
 from discovery.watchers import Watchers
 from meshd.api.control import Health
-from meshd.api.documents import Workload
+from meshd.api.documents import Document, Workload
 from meshd.api.endpoints import EndpointSet
 from meshd.api.loading import ConfigurationError, Finding
 
@@ -68,6 +68,11 @@ class FileSource:
         """What is wrong now."""
         away = (Finding(str(self.path), self._away),) if self._away else ()
         return away + self._ledger.findings
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """What is in force."""
+        return self._ledger.documents
 
     @property
     def workloads(self) -> tuple[Workload, ...]:

@@ -24,11 +24,6 @@ class Ledger:
         self.findings: tuple[Finding, ...] = ()
 
     @property
-    def files(self) -> int:
-        """How many files have something in force."""
-        return len(self._in_force)
-
-    @property
     def documents(self) -> tuple[Document, ...]:
         return tuple(document for file in sorted(self._in_force) for document in self._in_force[file])
 
