@@ -1,0 +1,128 @@
+"""The agent's own settings: `/etc/meshd/meshd.yaml`, as types.
+
+    trustDomain: prod.example
+    node: vm1
+    ca: {url: "https://ca.example:4180", bundle: /etc/meshd/bundle.pem}
+
+Every field has a type, a default, a unit where it is a quantity, and a sentence; `docs/settings.md` is made from them
+(`meshd.agent.settings_page`). What reads the file, and what types cannot check, is in `meshd.agent.settings_file`.
+"""
+
+import socket
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from meshd.api.names import Address, is_label, is_trust_domain
+
+SETTINGS_FILE = "/etc/meshd/meshd.yaml"
+
+
+class CaSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The certificate authority that signs for this host's workloads."""
+
+    url: Annotated[str, Meta(description="Where the CA answers: an https URL, as in `https://ca.example:4180`.")] = (
+        "https://localhost:4180"
+    )
+    bundle: Annotated[
+        str,
+        Meta(description="File with the trust bundle (PEM): the roots that the CA and every peer must chain to."),
+    ] = "/etc/meshd/bundle.pem"
+    token_file: Annotated[
+        str,
+        Meta(description="File with the token that the CA knows this host by; when empty, `ca.token` in `stateDir`."),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith("https://"):
+            raise ValueError(f"{self.url!r} is not an https URL, as in https://ca.example:4180")
+
+
+class FileDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Services and workloads from documents in files."""
+
+    path: Annotated[
+        str,
+        Meta(description="A directory whose `*.yaml` and `*.yml` files hold the documents, or one such file."),
+    ] = "/etc/meshd/conf.d"
+
+
+class Discovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One back end; the first in the list that knows a service answers for it."""
+
+    file: Annotated[FileDiscovery, Meta(description="Documents in files, watched for changes.")]
+
+
+class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The host's proxy (`meshd-proxy.service`)."""
+
+    outbound: Annotated[
+        str, Meta(description="HOST:PORT on which it takes the applications' outgoing traffic; empty for none.")
+    ] = "127.0.0.1:4140"
+    inbound: Annotated[str, Meta(description="HOST:PORT on which it takes traffic from other proxies.")] = (
+        "0.0.0.0:4143"
+    )
+    admin: Annotated[str, Meta(description="HOST:PORT of `/metrics`, `/ready` and `/live`; empty for none.")] = (
+        "127.0.0.1:4191"
+    )
+    workers: Annotated[int, Meta(description="Worker processes; 1 is the only number that can be had.")] = 1
+
+    def __post_init__(self) -> None:
+        Address.parse(self.inbound)
+        for optional in (self.outbound, self.admin):
+            if optional:
+                Address.parse(optional)
+        if self.workers != 1:
+            raise ValueError(f"{self.workers} workers cannot be had: the proxy is one process, so `workers` is 1")
+
+
+class ControlSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The control API on the Unix socket."""
+
+    users: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Unix users, besides root and the agent's own, who may declare workloads (`meshd run`) in any "
+            "namespace and get certificates for them. Every local user may read the status."
+        ),
+    ] = ()
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The whole file."""
+
+    trust_domain: Annotated[
+        str,
+        Meta(description="The trust domain that every identity here is in, as in `prod.example`; the CA's own."),
+    ]
+    node: Annotated[
+        str, Meta(description="This host's name in the mesh, a DNS label; when empty, the host name's first label.")
+    ] = ""
+    state_dir: Annotated[str, Meta(description="Directory for what the agent keeps: its lock, the CA's token.")] = (
+        "/var/lib/meshd"
+    )
+    socket: Annotated[str, Meta(description="The Unix socket of the control API; its path has at most 107 bytes.")] = (
+        "/run/meshd/meshd.sock"
+    )
+    ca: Annotated[CaSettings, Meta(description="The certificate authority.")] = CaSettings()
+    discovery: Annotated[
+        tuple[Discovery, ...], Meta(description="Where services are learned from, in the order they are believed.")
+    ] = (Discovery(FileDiscovery()),)
+    proxy: Annotated[ProxySettings, Meta(description="The host's proxy.")] = ProxySettings()
+    control: Annotated[ControlSettings, Meta(description="Who may use the control API.")] = ControlSettings()
+
+    def __post_init__(self) -> None:
+        if not is_trust_domain(self.trust_domain):
+            raise ValueError(f"trustDomain {self.trust_domain!r} is not DNS labels joined by dots, as in prod.example")
+        if not is_label(self.node_name):
+            raise ValueError(f"the node name {self.node_name!r} is not a DNS label: set `node`")
+
+    @property
+    def node_name(self) -> str:
+        """`node`, or what stands for it when it is not set."""
+        return self.node or host_label()
+
+
+def host_label() -> str:
+    """The first label of the host name."""
+    return socket.gethostname().split(".")[0].lower()

@@ -1,0 +1,75 @@
+"""`docs/settings.md`, made from the types in `meshd.agent.settings`, so that it cannot say anything else than they do.
+
+python -m meshd.agent.settings_page > docs/settings.md
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+from meshd.agent.settings import SETTINGS_FILE, Settings
+
+_HEAD = f"""\
+# Settings of the agent
+
+The agent reads `{SETTINGS_FILE}` (`meshd agent --config FILE` for another). `meshd agent --check` says all that is
+wrong with it and with the documents beside it, and changes nothing. This page is made from the types that read the file
+(`python -m meshd.agent.settings_page`); [configuration.md](configuration.md) explains how it all fits together.
+
+On SIGHUP the file is read again: `control` and `proxy` are in force at once, the rest after a restart of the agent.
+
+| setting | type | default | meaning |
+|---|---|---|---|
+"""
+
+
+def settings_page() -> str:
+    """The page, as Markdown."""
+    root = inspect.type_info(Settings)
+    assert isinstance(root, inspect.StructType)
+    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in _rows(root, ""))
+
+
+def _rows(struct: inspect.StructType, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for field in struct.fields:
+        kind, description = _described(field.type)
+        path = f"`{prefix}{field.encode_name}`"
+        nested = _nested(kind)
+        if nested is None:
+            yield path, _type_name(kind), _default(field), description
+        else:
+            is_list = isinstance(kind, inspect.VarTupleType)
+            yield path, "list of mappings" if is_list else "mapping", _default(field) if is_list else "", description
+            yield from _rows(nested, f"{prefix}{field.encode_name}{'[]' if is_list else ''}.")
+
+
+def _described(kind: inspect.Type) -> tuple[inspect.Type, str]:
+    assert isinstance(kind, inspect.Metadata)
+    assert kind.extra_json_schema is not None
+    return kind.type, str(kind.extra_json_schema["description"])
+
+
+def _nested(kind: inspect.Type) -> inspect.StructType | None:
+    if isinstance(kind, inspect.VarTupleType):
+        kind = kind.item_type
+    return kind if isinstance(kind, inspect.StructType) else None
+
+
+def _type_name(kind: inspect.Type) -> str:
+    names: dict[type[inspect.Type], str] = {inspect.StrType: "text", inspect.IntType: "whole number"}
+    if isinstance(kind, inspect.VarTupleType):
+        return "list of texts"
+    return names[type(kind)]
+
+
+def _default(field: inspect.Field) -> str:
+    if field.required:
+        return "must be given"
+    default: Any = field.default if field.default is not inspect.NODEFAULT else field.default_factory()
+    return f"`{msgspec.json.encode(default).decode()}`"
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

@@ -1,0 +1,122 @@
+"""The settings file: the example, the defaults, and what is said about every mistake."""
+
+import pwd
+from pathlib import Path
+
+import pytest
+
+from meshd.agent.peer import Access
+from meshd.agent.settings import Settings
+from meshd.agent.settings_file import load_settings, read_bundle, read_token
+from meshd.agent.settings_page import settings_page
+from meshd.api.loading import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXAMPLE = """\
+# meshd.yaml
+trustDomain: prod.example
+node: vm1
+stateDir: /var/lib/meshd
+socket: /run/meshd/meshd.sock
+ca: {url: "https://ca.example:4180", bundle: /etc/meshd/bundle.pem}
+discovery: [{file: {path: /etc/meshd/conf.d}}]
+proxy: {outbound: "127.0.0.1:4140", inbound: "0.0.0.0:4143", admin: "127.0.0.1:4191", workers: 1}
+---
+apiVersion: meshd.io/v1
+kind: Workload
+metadata: {name: web, namespace: default}
+spec:
+  ports: [{port: 8080, protocol: auto}]
+  upstreams: [{service: api, listen: "127.0.0.1:9001"}]
+"""
+
+
+def load(tmp_path: Path, text: str) -> Settings:
+    file = tmp_path / "meshd.yaml"
+    file.write_text(text)
+    return load_settings(file)
+
+
+def test_the_example(tmp_path: Path) -> None:
+    settings = load(tmp_path, EXAMPLE)
+    assert (settings.trust_domain, settings.node_name) == ("prod.example", "vm1")
+    assert settings.ca.url == "https://ca.example:4180"
+
+
+def test_the_example_says_the_defaults_where_it_says_what_could_be_left_out(tmp_path: Path) -> None:
+    least = load(tmp_path, 'trustDomain: prod.example\nnode: vm1\nca: {url: "https://ca.example:4180"}')
+    assert least == load(tmp_path, EXAMPLE)
+
+
+def test_only_the_trust_domain_must_be_given(tmp_path: Path) -> None:
+    settings = load(tmp_path, "trustDomain: prod.example")
+    assert settings.ca.url == "https://localhost:4180"
+    assert settings.node_name
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds no settings"),
+        ("kind: Workload", "holds no settings"),
+        ("trustDomain: [", "line 1"),
+        ("- a", "expected `object`, got `array`"),
+        ("node: vm1", "missing the field `trustDomain`"),
+        ("trustDomain: x\ntrustDomain: y", "line 2, column 1: the key 'trustDomain' is written twice"),
+        ("trustDomain: Prod Example", "trustDomain 'Prod Example' is not DNS labels"),
+        ("trustDomain: x\n---\ntrustDomain: y", "document 2: settings are one document"),
+        ("trustDomain: x\nsockets: /run/x", "unknown field `sockets`"),
+        ("trustDomain: x\nnode: a.b", "the node name 'a.b' is not a DNS label"),
+        ("trustDomain: x\nca: {url: 'http://ca'}", "ca: 'http://ca' is not an https URL"),
+        ("trustDomain: x\nca: {url: 1}", "ca.url: expected `str`, got `int`"),
+        ("trustDomain: x\nproxy: {workers: 2}", "proxy: 2 workers cannot be had"),
+        ("trustDomain: x\nproxy: {inbound: '4143'}", "proxy: '4143' is not HOST:PORT"),
+        ("trustDomain: x\nproxy: {outbound: '::1:4140'}", "proxy: '::1:4140': an IPv6 address is written in brackets"),
+        ("trustDomain: x\ndiscovery: [{consul: {}}]", "discovery[0]: unknown field `consul`"),
+        ("trustDomain: x\ndiscovery: [{file: {path: 1}}]", "discovery[0].file.path: expected `str`"),
+        ("trustDomain: x\ncontrol: {users: [no-such-user]}", "control.users[0]: no user is called 'no-such-user'"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path}/meshd.yaml: ")
+    assert said in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"meshd\.yaml: cannot be read: No such file"):
+        load_settings(tmp_path / "meshd.yaml")
+
+
+def test_the_ca_s_files(tmp_path: Path) -> None:
+    bundle, token = tmp_path / "bundle.pem", tmp_path / "ca.token"
+    settings = load(tmp_path, f"trustDomain: x\nstateDir: {tmp_path}\nca: {{bundle: {bundle}}}")
+    with pytest.raises(ConfigurationError, match=r"meshd\.yaml: ca\.bundle: .*No such file.*: copy bundle\.pem"):
+        read_bundle(settings, "meshd.yaml")
+    with pytest.raises(ConfigurationError, match=r"meshd\.yaml: ca\.tokenFile: .*No such file.*: copy agent\.token"):
+        read_token(settings, "meshd.yaml")
+    bundle.write_text("nothing")
+    token.write_text("\n")
+    with pytest.raises(ConfigurationError, match="holds no certificate"):
+        read_bundle(settings, "meshd.yaml")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        read_token(settings, "meshd.yaml")
+    token.write_text("secret\n")
+    assert read_token(settings, "meshd.yaml") == "secret"
+
+
+def test_users_who_may_declare_workloads() -> None:
+    user = next(each for each in pwd.getpwall() if each.pw_uid != 0)
+    access, findings = Access.of([user.pw_name], "f")
+    assert findings == []
+    assert user.pw_uid in access.user_uids
+    assert user.pw_uid not in access.proxy_uids or user.pw_name == "meshd-proxy"
+    assert 0 in access.user_uids & access.proxy_uids
+
+
+def test_the_page_says_what_the_types_say() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), (
+        "docs/settings.md differs from the types: python -m meshd.agent.settings_page > docs/settings.md"
+    )
