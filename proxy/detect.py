@@ -11,7 +11,7 @@ A line that looks like a request of HTTP/1.x but is malformed is taken for HTTP,
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from proxy.sweep import Sweep
 
@@ -47,8 +47,7 @@ class Detecting(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._deadline = asyncio.get_running_loop().time() + TIMEOUT_S
         self._sweep.add(self)
 
@@ -70,8 +69,7 @@ class Detecting(asyncio.Protocol):
         if not self._data:
             return False
         self._decide("tcp")
-        protocol = self._transport.get_protocol()
-        assert isinstance(protocol, asyncio.Protocol)
+        protocol = cast(asyncio.Protocol, self._transport.get_protocol())
         return bool(protocol.eof_received())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature

@@ -8,7 +8,7 @@ a transport header, and reaches no port but those its workload declares. The app
 import asyncio
 import logging
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 from meshd.api.documents import WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
@@ -108,15 +108,15 @@ class _Opening(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         connection = transport.get_extra_info("ssl_object")
         try:
             peer = peer_identity(connection)
-            if peer.trust_domain != self._inbound.trust_domain:
-                raise IdentityMismatch(f"the peer is {peer}, of another trust domain")
         except IdentityMismatch as error:
             self._refuse(str(error))
+            return
+        if peer.trust_domain != self._inbound.trust_domain:
+            self._refuse(f"the peer is {peer}, of another trust domain")
             return
         context = connection.context
         assert isinstance(context, WorkloadContext)  # the server name chose it, or the handshake failed

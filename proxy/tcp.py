@@ -6,7 +6,7 @@ that breaks, or is cut short of its empty record, breaks the other: what was tru
 """
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 from proxy.connect import Dialer
 from proxy.destination import Destination, LiveEndpoint
@@ -53,11 +53,10 @@ class RelayEnd(asyncio.Protocol):
     # --- from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._tcp.opened += 1
         if self._opening:
-            transport.write(self._opening)
+            self.transport.write(self._opening)
 
     def data_received(self, data: bytes) -> None:
         self._tcp.read_bytes += len(data)

@@ -6,7 +6,7 @@ a connection on which anything was out of order is never used again.
 
 import asyncio
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 from proxy.destination import LiveEndpoint
 from proxy.errors import Failure
@@ -100,8 +100,7 @@ class ClientConnection(asyncio.Protocol):
     # --- from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._tcp.opened += 1
         self._sweep.add(self)
 

@@ -7,7 +7,7 @@ malformed the caller gets an answer and the connection ends: what follows could 
 
 import asyncio
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from proxy import errors
 from proxy.errors import Failure
@@ -80,8 +80,7 @@ class ServerConnection(asyncio.Protocol):
     # --- from the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._tcp.opened += 1
         self._since = monotonic()
         self._sweep.add(self)

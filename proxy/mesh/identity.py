@@ -133,7 +133,7 @@ class WorkloadIdentity:
 async def _make_key(identity: str) -> tuple[bytes, str]:
     """A new key and a request for it, both PEM, from the child that makes them."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-m", "proxy.mesh.keys", identity, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-I", "-m", "proxy.mesh.keys", "make", identity, stdout=asyncio.subprocess.PIPE
     )
     try:
         async with asyncio.timeout(CHILD_TIMEOUT_S):

@@ -1,8 +1,9 @@
-"""The short-lived child that makes a workload's private key: `python -m proxy.mesh.keys SPIFFE-ID`.
+"""The short-lived child that does what needs an X.509 library, so that the proxy need not hold one (8 MB).
 
-It prints the key (PKCS #8 PEM) and a certificate request for the identity (PEM) on its standard output, a pipe to the
-proxy, and ends. So the key is made where it is used and is never in a file, and the library that makes it (8 MB)
-is not resident in the proxy.
+    python -m proxy.mesh.keys make SPIFFE-ID    a new key (PKCS #8 PEM), and a certificate request for the identity
+    python -m proxy.mesh.keys life              from when to when the certificate on standard input is good (epoch s)
+
+What it prints goes through a pipe to the proxy: a key is made where it is used and is never in a file.
 """
 
 import sys
@@ -23,5 +24,17 @@ def make(identity: str) -> bytes:
     return private + request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def life(chain_pem: bytes) -> tuple[float, float]:
+    """The validity of the first certificate in chain_pem, in seconds since the epoch. ValueError for anything else."""
+    leaf = x509.load_pem_x509_certificate(chain_pem)
+    return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+
+
 if __name__ == "__main__":
-    sys.stdout.buffer.write(make(sys.argv[1]))
+    if sys.argv[1] == "make":
+        sys.stdout.buffer.write(make(sys.argv[2]))
+    else:
+        try:
+            print(*life(sys.stdin.buffer.read()))
+        except ValueError as error:
+            sys.exit(str(error))

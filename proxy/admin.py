@@ -1,0 +1,105 @@
+"""The admin port: `/metrics`, `/ready` and `/live`, as on Linkerd's.
+
+One request a connection, and nothing but GET and HEAD: it is for scrapers and supervisors, not for traffic.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+from proxy.http1.heads import BadHead, RequestHead, parse_request
+from proxy.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 5.0
+MAX_HEAD_BYTES: Final = 8 << 10
+
+TEXT: Final = "text/plain; charset=utf-8"
+PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Page:
+    """What a path answers: a status line's rest, a type and a body."""
+
+    __slots__ = ("body", "kind", "status")
+
+    def __init__(self, status: str, body: bytes, kind: str = TEXT) -> None:
+        self.status = status
+        self.body = body
+        self.kind = kind
+
+
+class Admin:
+    """The pages. `waiting_for` names what keeps the proxy from being ready; `metrics` renders the metrics."""
+
+    def __init__(self, waiting_for: Callable[[], tuple[str, ...]], metrics: Callable[[], bytes], sweep: Sweep) -> None:
+        self._waiting_for = waiting_for
+        self._metrics = metrics
+        self._sweep = sweep
+
+    def accept(self) -> asyncio.Protocol:
+        """The protocol for a connection that was accepted."""
+        return _Request(self.page, self._sweep)
+
+    def page(self, path: str) -> Page:
+        """What is at path."""
+        if path == "/live":
+            return Page("200 OK", b"live\n")
+        if path == "/ready":
+            waiting_for = self._waiting_for()
+            if waiting_for:
+                return Page("503 Service Unavailable", f"waiting for {', '.join(waiting_for)}\n".encode())
+            return Page("200 OK", b"ready\n")
+        if path == "/metrics":
+            return Page("200 OK", self._metrics(), PROMETHEUS)
+        return Page("404 Not Found", b"there is /metrics, /ready and /live\n")
+
+
+class _Request(asyncio.Protocol):
+    """One connection: one request, one page."""
+
+    def __init__(self, page: Callable[[str], Page], sweep: Sweep) -> None:
+        self._page = page
+        self._sweep = sweep
+        self._data = b""
+        self._deadline = 0.0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self._deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        self._sweep.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        end = self._data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._data) > MAX_HEAD_BYTES:
+                self._transport.abort()
+            return
+        try:
+            head = parse_request(self._data[:end])
+        except BadHead as error:
+            self._answer(Page(f"{error.status} Bad Request", error.reason.encode() + b"\n"), head_only=False)
+        else:
+            self._get(head, self._data.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1"))
+
+    def _get(self, head: RequestHead, path: str) -> None:
+        if head.method in (b"GET", b"HEAD"):
+            self._answer(self._page(path), head_only=head.method == b"HEAD")
+        else:
+            self._answer(Page("405 Method Not Allowed", b"GET or HEAD\n"), head_only=False)
+
+    def _answer(self, page: Page, *, head_only: bool) -> None:
+        head = f"HTTP/1.1 {page.status}\r\ncontent-type: {page.kind}\r\ncontent-length: {len(page.body)}\r\n"
+        self._transport.write(head.encode() + b"connection: close\r\n\r\n" + (b"" if head_only else page.body))
+        self._transport.close()
+
+    def sweep(self, now: float) -> None:
+        if now >= self._deadline:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._sweep.discard(self)

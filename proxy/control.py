@@ -1,0 +1,201 @@
+"""The proxy's end of the control API (`meshd.api.control`), on a Unix socket.
+
+It asks the agent for the configuration, for destinations and certificates, and tells it how the proxy is. When the
+agent is away everything goes on with what was said last, and the connection is tried again with back-off; once it is
+back, what was being followed is asked for anew. Its counterpart is the agent, or a cluster's controller.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from meshd.api.control import (
+    Answer,
+    Attach,
+    Call,
+    Cancel,
+    Certificate,
+    Destination,
+    ProxyConfiguration,
+    Refused,
+    ReportState,
+    ReportStats,
+    Request,
+    Response,
+    SignCertificate,
+    WatchDestination,
+)
+from meshd.api.endpoints import EndpointSet
+from meshd.api.frames import FramingError, LineReader, frame
+from proxy.mesh.identity import Sign, SigningFailed
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 5.0
+SIGN_TIMEOUT_S: Final = 30.0
+
+_READ_BYTES: Final = 256 << 10
+
+
+class AgentClient:
+    """See the module. It is a `proxy.resolve.Resolver`. `configured` gets each configuration of the agent."""
+
+    def __init__(
+        self, socket: str, instance: str, version: str, configured: Callable[[ProxyConfiguration], None]
+    ) -> None:
+        self._socket = socket
+        self._configured = configured
+        self._ids = itertools.count(1)
+        self._attach = Attach(version, instance)
+        self._watches: dict[int, tuple[WatchDestination, Callable[[EndpointSet | None], None]]] = {}
+        self._asked: dict[int, asyncio.Future[Response]] = {}
+        self._attached = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._state: ReportState | None = None
+        self._refusal = ""
+
+    @property
+    def connected(self) -> bool:
+        return self._writer is not None
+
+    # --- what the proxy asks and tells
+
+    def watch(self, authority: str, namespace: str, found: Callable[[EndpointSet | None], None]) -> Callable[[], None]:
+        """See `Resolver.watch`."""
+        number = next(self._ids)
+        body = WatchDestination(authority, namespace)
+        self._watches[number] = (body, found)
+        self._send(number, body)
+
+        def unwatch() -> None:
+            del self._watches[number]
+            self._send(number, Cancel())
+
+        return unwatch
+
+    def signer(self, workload: str) -> Sign:
+        """What gets certificates for a workload (NAMESPACE/NAME) from the agent."""
+
+        async def sign(csr_pem: str) -> Certificate:
+            answer = await self._ask(SignCertificate(workload, csr_pem))
+            if isinstance(answer, Certificate):
+                return answer
+            raise SigningFailed(answer.reason if isinstance(answer, Refused) else "the agent answered something else")
+
+        return sign
+
+    def report_state(self, state: ReportState) -> None:
+        """Tell how the proxy is; told again whenever the agent comes back."""
+        self._state = state
+        self._send(0, state)
+
+    def report_stats(self, stats: ReportStats) -> None:
+        self._send(0, stats)
+
+    async def _ask(self, body: Request) -> Response:
+        if self._writer is None:
+            raise SigningFailed(f"no agent answers at {self._socket}")
+        number = next(self._ids)
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        self._send(number, body)
+        try:
+            async with asyncio.timeout(SIGN_TIMEOUT_S):
+                return await answer
+        except TimeoutError as error:
+            raise SigningFailed(f"the agent at {self._socket} did not answer in {SIGN_TIMEOUT_S:.0f} s") from error
+        finally:
+            self._asked.pop(number, None)
+
+    def _send(self, number: int, body: Request) -> None:
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frame(Call(number, body)))
+
+    # --- the connection
+
+    async def run(self) -> None:
+        """Stay connected, for ever."""
+        pause = RETRY_MIN_S
+        complained = False
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._socket, limit=_READ_BYTES)
+            except OSError as error:
+                if not complained:
+                    log.warning(
+                        "no agent answers at %s (%s); going on with what is known", self._socket, error.strerror
+                    )
+                    complained = True
+            else:
+                if complained:
+                    log.info("the agent at %s is back", self._socket)
+                complained = False
+                if await self._converse(reader, writer):
+                    pause = RETRY_MIN_S
+                log.warning("lost the agent at %s; going on with what is known", self._socket)
+                complained = True
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(pause * 2, RETRY_MAX_S)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One connection, to its end. Whether the agent had anything to say on it."""
+        self._writer = writer
+        self._begin()
+        lines = LineReader(Answer)
+        spoken = False
+        try:
+            while data := await reader.read(_READ_BYTES):
+                for answer in lines.feed(data):
+                    spoken = True
+                    self._answered(answer)
+        except (OSError, FramingError) as error:
+            log.warning("the agent at %s: %s", self._socket, error)
+        finally:
+            self._writer = None
+            writer.close()
+            for asked in self._asked.values():
+                if not asked.done():
+                    asked.set_exception(SigningFailed(f"lost the agent at {self._socket}"))
+        return spoken
+
+    def _begin(self) -> None:
+        """Ask for all that is followed, on a new connection."""
+        self._attached = next(self._ids)
+        self._send(self._attached, self._attach)
+        for number, (body, _) in self._watches.items():
+            self._send(number, body)
+
+    def _answered(self, answer: Answer) -> None:
+        body = answer.body
+        if answer.id == self._attached:
+            self._attachment(body)
+        elif (watch := self._watches.get(answer.id)) is not None:
+            if isinstance(body, Destination):
+                watch[1](body.found)
+            elif isinstance(body, Refused):
+                log.warning("the agent does not look up %s: %s", watch[0].authority, body.reason)
+                if not body.retry:
+                    watch[1](None)
+        elif (asked := self._asked.get(answer.id)) is not None and not asked.done():
+            asked.set_result(body)
+
+    def _attachment(self, body: Response) -> None:
+        if isinstance(body, ProxyConfiguration):
+            self._refusal = ""
+            self._configured(body)
+            if self._state is not None:
+                self._send(0, self._state)
+        elif isinstance(body, Refused):
+            if body.reason != self._refusal:
+                self._refusal = body.reason
+                log.warning("the agent at %s does not take this proxy: %s; asking again", self._socket, body.reason)
+            asyncio.get_running_loop().call_later(1.0, self._attach_again, self._attached)
+
+    def _attach_again(self, refused: int) -> None:
+        if refused == self._attached and self._writer is not None:
+            self._attached = next(self._ids)
+            self._send(self._attached, self._attach)

@@ -1,0 +1,175 @@
+"""The proxy put together: a configuration in, running listeners out, changed in place when the configuration does.
+
+It is the only module that knows all the others. Who gives it the configuration, a file or an agent, is `proxy.main`'s
+business.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from meshd.api.control import ProxyConfiguration, ReportState
+from meshd.api.names import Identity, WorkloadName
+from meshd.api.problems import Problem
+from meshd.api.tasks import Tasks
+from proxy.admin import Admin
+from proxy.inbound import Inbound
+from proxy.listeners import Handler, Listeners
+from proxy.mesh.identity import Held, Sign, WorkloadIdentity
+from proxy.mesh.tls import ServerContexts, listener_context
+from proxy.metrics import Metrics
+from proxy.outbound import ForwardProxy, Outbound
+from proxy.resolve import Resolver
+from proxy.served import ServedWorkload
+from proxy.sockets import Sockets
+from proxy.stats import Stats
+from proxy.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+PATIENCE_FOR_CERTIFICATES_S: Final = 5.0
+"""How long the inbound listener waits for the certificates of all workloads before it opens with those there are."""
+
+
+class Proxy:
+    """See the module. `changed` is called when `waiting_for` or a certificate has changed."""
+
+    def __init__(self, sockets: Sockets, changed: Callable[[], None] = lambda: None) -> None:
+        self.id = secrets.token_hex(8)
+        self.stats = Stats()
+        self.connected = False
+        self._changed = changed
+        self._sweep = Sweep()
+        self._tasks = Tasks("proxy")
+        self.listeners = Listeners(sockets, self._tasks)
+        self._contexts: ServerContexts = {}
+        self._served: dict[WorkloadName, ServedWorkload] = {}
+        self._configuration: ProxyConfiguration | None = None
+        self._inbound: Inbound | None = None
+        self._callers: tuple[Outbound, ...] = ()
+        self._forward = ForwardProxy(lambda: self._callers, self.stats, self._sweep)
+        self._admin = Admin(self.waiting_for, Metrics(self.stats, self._state).page, self._sweep)
+        self._tls = listener_context(self._contexts)
+        self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._sweep.tick(monotonic())
+        self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)
+
+    # --- configuration
+
+    async def apply(
+        self,
+        wanted: ProxyConfiguration,
+        resolver: Resolver,
+        *,
+        held: dict[str, Held] | None = None,
+        signer: Callable[[str], Sign] | None = None,
+    ) -> None:
+        """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`."""
+        if self._inbound is None:
+            self._inbound = Inbound(wanted.trust_domain, self.stats, self._sweep, self._tasks)
+        elif wanted.trust_domain != self._inbound.trust_domain:
+            raise Problem(f"the trust domain became {wanted.trust_domain}: restart the proxy to change it")
+        before, self._configuration = self._configuration, wanted
+        self._move("outbound", before, wanted, self._forward)
+        self._move("admin", before, wanted, self._admin)
+        names = [WorkloadName(workload.namespace, workload.name) for workload in wanted.workloads]
+        for gone in self._served.keys() - set(names):
+            await self._served.pop(gone).close()
+        for name, workload in zip(names, wanted.workloads, strict=True):
+            served = self._served.get(name)
+            if served is None:
+                identity = Identity.of(wanted.trust_domain, name)
+                served = self._served[name] = ServedWorkload(
+                    identity, resolver, self._inbound, self.listeners, self._contexts, self._changed
+                )
+                if signer is not None:
+                    served.identity.trust(wanted.trust_bundle_pem)
+                    served.tasks.start(served.identity.renew_forever(signer(str(name))), "certificate")
+            served.identity.trust(wanted.trust_bundle_pem)
+            if held is not None and str(name) in held:
+                served.identity.install(held[str(name)])
+            served.update(workload)
+        self._callers = tuple(served.outbound for served in self._served.values())
+        self._tasks.start(self._open_inbound(before, wanted), "inbound")
+        self._changed()
+
+    def _move(self, what: str, before: ProxyConfiguration | None, wanted: ProxyConfiguration, handler: Handler) -> None:
+        """Open the listener of that name where it is wanted now, and close where it was."""
+        old, new = getattr(before, what, ""), getattr(wanted, what)
+        if old != new:
+            if old:
+                self.listeners.close(old)
+            if new:
+                self.listeners.open(new, handler)
+
+    async def _open_inbound(self, before: ProxyConfiguration | None, wanted: ProxyConfiguration) -> None:
+        """Open the inbound listener once there are certificates to show: until then connections wait in the kernel."""
+        old = before.inbound if before is not None else ""
+        if old and old != wanted.inbound:
+            self.listeners.close(old)
+        deadline = monotonic() + PATIENCE_FOR_CERTIFICATES_S
+        while self._configuration is wanted and wanted.inbound and wanted.inbound not in self.listeners.addresses:
+            held = [served.identity.held for served in self._served.values()]
+            if held and (all(held) or (any(held) and monotonic() > deadline)):
+                assert self._inbound is not None  # made by `apply`
+                self.listeners.open(wanted.inbound, self._inbound, self._tls)
+                self._changed()
+            else:
+                await asyncio.sleep(0.05)
+
+    # --- how it is
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """What keeps the proxy from being ready."""
+        if self._configuration is None:
+            return ("configuration",)
+        certificates = tuple(
+            f"certificate of {name}"
+            for name, served in self._served.items()
+            if self._configuration.inbound and not served.identity.held
+        )
+        inbound = self._configuration.inbound
+        unopened = (f"listener {inbound}",) if inbound and inbound not in self.listeners.addresses else ()
+        return (*certificates, *unopened, *self.listeners.waiting_for())
+
+    def state(self, pid: int) -> ReportState:
+        """What the agent is told."""
+        certificates = tuple(served.identity.state() for served in self._served.values())
+        return ReportState(pid, self.waiting_for(), certificates)
+
+    def _state(self) -> tuple[list[WorkloadIdentity], tuple[str, ...], bool]:
+        return [served.identity for served in self._served.values()], self.waiting_for(), self.connected
+
+    # --- the end
+
+    async def drain(self, timeout_s: float) -> int:
+        """Accept nothing more, finish what is under way for timeout_s at most; how many connections were cut."""
+        self.listeners.close_all()
+        self._forward.drain()
+        for served in self._served.values():
+            served.drain()
+        if self._inbound is not None:
+            self._inbound.drain()
+        deadline = monotonic() + timeout_s
+        while (left := self._open_connections()) and monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        return left
+
+    def _open_connections(self) -> int:
+        """Connections from callers: those with requests and those that relay."""
+        relays = sum(series.open for series in self.stats.tcp_series if series.relays and series.peer == "src")
+        requests = self._forward.open + sum(served.open for served in self._served.values())
+        return relays + requests + (0 if self._inbound is None else self._inbound.open)
+
+    async def close(self) -> None:
+        """End everything now."""
+        self._ticking.cancel()
+        self.listeners.close_all()
+        for served in self._served.values():
+            await served.close()
+        await self._tasks.cancel()

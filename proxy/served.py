@@ -1,0 +1,88 @@
+"""A workload that this proxy serves: its identity, its way out and its ports, from configuration to running parts."""
+
+import asyncio
+from collections.abc import Callable
+
+from meshd.api.control import ProxyWorkload
+from meshd.api.documents import Upstream, WorkloadPort
+from meshd.api.names import Identity, WorkloadName
+from meshd.api.tasks import Tasks
+from proxy.connect import CONNECT_TIMEOUT_S, LOCAL_TIMEOUT_S, Dialer
+from proxy.inbound import Inbound, LocalPort
+from proxy.listeners import Listeners
+from proxy.mesh.identity import WorkloadIdentity
+from proxy.mesh.tls import ServerContexts
+from proxy.outbound import Outbound, UpstreamListener
+from proxy.resolve import Destinations, Resolver
+
+
+class ServedWorkload:
+    """See the module. It lives until `close`; `update` changes its ports and upstreams in place."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        resolver: Resolver,
+        inbound: Inbound,
+        listeners: Listeners,
+        contexts: ServerContexts,
+        changed: Callable[[], None],
+    ) -> None:
+        self.name: WorkloadName = identity.workload
+        self.identity = WorkloadIdentity(identity, contexts, changed)
+        self.tasks = Tasks(str(self.name))
+        self._inbound = inbound
+        self._listeners = listeners
+        self._upstreams: dict[Upstream, UpstreamListener] = {}
+        loop = asyncio.get_running_loop()
+        stats, sweep = inbound.stats, inbound.sweep
+        dialer = Dialer(self.tasks, sweep, self.identity, CONNECT_TIMEOUT_S)
+        destinations = Destinations(self.name, resolver, stats, dialer, loop.call_later, listeners.own)
+        self.outbound = Outbound(str(self.name), destinations, dialer, stats, sweep, self.tasks)
+        self._local = Dialer(self.tasks, sweep, self.identity, LOCAL_TIMEOUT_S)
+        sweep.add(destinations)
+
+    def update(self, wanted: ProxyWorkload) -> None:
+        """Serve these ports and upstreams, and no others."""
+        self._update_ports(wanted.ports)
+        self._update_upstreams(wanted.upstreams)
+
+    def _update_ports(self, wanted: tuple[WorkloadPort, ...]) -> None:
+        ports = self._inbound.ports
+        by_number = {port.port: port for port in wanted}
+        for key, local in tuple(ports.items()):
+            if key[0] == self.name and by_number.get(key[1]) != local.port:
+                ports.pop(key).close()
+        for port in wanted:
+            if (self.name, port.port) not in ports:
+                ports[self.name, port.port] = LocalPort(self.name, port, self._local, self._inbound.stats)
+
+    def _update_upstreams(self, wanted: tuple[Upstream, ...]) -> None:
+        for upstream in tuple(self._upstreams):
+            if upstream not in wanted:
+                self._listeners.close(upstream.listen)
+                self._upstreams.pop(upstream).close()
+        for upstream in wanted:
+            if upstream not in self._upstreams:
+                listener = UpstreamListener(upstream, self.outbound)
+                self._upstreams[upstream] = listener
+                self._listeners.open(upstream.listen, listener)
+
+    def drain(self) -> None:
+        """Let each connection to an upstream end after the request under way."""
+        for listener in self._upstreams.values():
+            listener.drain()
+
+    @property
+    def open(self) -> int:
+        """HTTP connections to its upstreams."""
+        return sum(listener.open for listener in self._upstreams.values())
+
+    async def close(self) -> None:
+        """Serve it no more."""
+        self._update_ports(())
+        self._update_upstreams(())
+        self.identity.withdraw()
+        self._inbound.sweep.discard(self.outbound.destinations)
+        self.outbound.destinations.close()
+        await self.tasks.cancel()

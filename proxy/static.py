@@ -1,0 +1,212 @@
+"""A proxy with no agent: its configuration, services and certificates from one file (`meshd-proxy --config FILE`).
+
+    trustDomain: prod.example
+    trustBundle: bundle.pem            # needed with inbound, or with services whose endpoints are meshed
+    outbound: "127.0.0.1:4140"         # the forward proxy; leave out for none
+    inbound: "0.0.0.0:4143"
+    admin: "127.0.0.1:4191"
+    workloads:
+      - name: web
+        namespace: default
+        certificate: web.pem           # leaf first, then intermediates
+        key: web.key
+        ports: [{port: 8080, protocol: auto}]
+        upstreams: [{service: api, listen: "127.0.0.1:9001"}]
+    services:
+      - name: api
+        namespace: default
+        port: 80
+        endpoints: [{address: 192.0.2.5, port: 8080, workload: api, inboundPort: 4143, weight: 1, zone: a}]
+
+Paths are relative to the file. SIGHUP reads it all again; what is wrong then is logged, and the old stays in force.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
+from meshd.api.documents import Port, Protocol, ServiceEndpoint, Upstream, WorkloadPort
+from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
+from meshd.api.names import (
+    DEFAULT_NAMESPACE,
+    Address,
+    Identity,
+    InvalidName,
+    WorkloadName,
+    check_label,
+    is_trust_domain,
+)
+from proxy.mesh.identity import Held
+from proxy.resolve import Found
+
+
+class StaticWorkload(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A workload, and the files of its certificate (PEM, leaf first) and key (PEM); empty: it has none."""
+
+    name: str
+    namespace: str = DEFAULT_NAMESPACE
+    certificate: str = ""
+    key: str = ""
+    ports: tuple[WorkloadPort, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_label(self.name, "name")
+        check_label(self.namespace, "namespace")
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("`certificate` and `key` go together")
+
+
+class StaticService(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A service and its endpoints."""
+
+    name: str
+    port: Port
+    namespace: str = DEFAULT_NAMESPACE
+    protocol: Protocol = "auto"
+    endpoints: tuple[ServiceEndpoint, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_label(self.name, "name")
+        check_label(self.namespace, "namespace")
+
+
+class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The file; see the module."""
+
+    trust_domain: str
+    trust_bundle: str = ""
+    outbound: str = ""
+    inbound: str = ""
+    admin: str = ""
+    workloads: tuple[StaticWorkload, ...] = ()
+    services: tuple[StaticService, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not is_trust_domain(self.trust_domain):
+            raise ValueError(f"{self.trust_domain!r} is not a trust domain, as in prod.example")
+        for address in (self.outbound, self.inbound, self.admin):
+            if address:
+                Address.parse(address)
+
+
+class StaticWorld(Struct, frozen=True):
+    """What the file says, read and checked: the configuration, what each workload holds, and the services."""
+
+    configuration: ProxyConfiguration
+    held: dict[str, Held]
+    services: dict[tuple[str, str], EndpointSet]
+
+
+def load(file: Path) -> StaticWorld:
+    """Read the file and what it names. ConfigurationError."""
+    values = list(parse(read_text(file), str(file)))
+    if len(values) != 1:
+        raise ConfigurationError([Finding(str(file), f"expected one document, found {len(values)}")])
+    found: ProxyFile = convert(values[0][1], ProxyFile, str(file))
+    names = [f"{workload.namespace}/{workload.name}" for workload in found.workloads]
+    findings = [Finding(str(file), f"{name} is there twice", "workloads") for name in names if names.count(name) > 1]
+    beside = file.parent
+    bundle = _pem(beside, found.trust_bundle, file, "trustBundle") if found.trust_bundle else ""
+    meshed = found.inbound or any(endpoint.workload for service in found.services for endpoint in service.endpoints)
+    if meshed and not bundle:
+        findings.append(Finding(str(file), "needed with `inbound` or meshed endpoints, and not there", "trustBundle"))
+    if findings:
+        raise ConfigurationError(findings)
+    return StaticWorld(
+        ProxyConfiguration(
+            found.trust_domain,
+            bundle,
+            found.outbound,
+            found.inbound,
+            found.admin,
+            tuple(ProxyWorkload(one.namespace, one.name, one.ports, one.upstreams) for one in found.workloads),
+        ),
+        {
+            f"{one.namespace}/{one.name}": _held(one, index, beside, file)
+            for index, one in enumerate(found.workloads)
+            if one.certificate
+        },
+        {(one.namespace, one.name): _endpoints(one, index, found.trust_domain, file)
+         for index, one in enumerate(found.services)},
+    )  # fmt: skip
+
+
+def _pem(beside: Path, name: str, file: Path, path: str) -> str:
+    try:
+        return read_text(beside / name)
+    except ConfigurationError as error:
+        message = "; ".join(finding.message for finding in error.findings)
+        raise ConfigurationError([Finding(str(file), f"{beside / name}: {message}", path)]) from error
+
+
+def _held(workload: StaticWorkload, index: int, beside: Path, file: Path) -> Held:
+    path = f"workloads[{index}]"
+    chain = _pem(beside, workload.certificate, file, f"{path}.certificate")
+    key = _pem(beside, workload.key, file, f"{path}.key")
+    not_before, not_after = _life(chain, file, f"{path}.certificate")
+    if not_after < time.time():
+        ended = time.strftime("%FT%TZ", time.gmtime(not_after))
+        raise ConfigurationError([Finding(str(file), f"expired at {ended}", f"{path}.certificate")])
+    return Held(Certificate(chain, not_before, not_after), key.encode())
+
+
+def _life(chain: str, file: Path, path: str) -> tuple[float, float]:
+    """From when to when a certificate (PEM) is good; read by the child that knows X.509 (`proxy.mesh.keys`)."""
+    child = subprocess.run(
+        [sys.executable, "-I", "-m", "proxy.mesh.keys", "life"], input=chain.encode(), capture_output=True, check=False
+    )
+    if child.returncode != 0:
+        raise ConfigurationError([Finding(str(file), "not a certificate (PEM)", path)])
+    not_before, not_after = child.stdout.split()
+    return float(not_before), float(not_after)
+
+
+def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path) -> EndpointSet:
+    endpoints = []
+    for number, one in enumerate(service.endpoints):
+        try:
+            workload = WorkloadName.parse(one.workload, service.namespace) if one.workload else None
+        except InvalidName as error:
+            path = f"services[{index}].endpoints[{number}].workload"
+            raise ConfigurationError([Finding(str(file), str(error), path)]) from error
+        identity = str(Identity.of(trust_domain, workload)) if workload else ""
+        inbound_port = one.inbound_port if workload else 0
+        endpoints.append(
+            Endpoint(one.address, one.port, identity, inbound_port, service.protocol, one.weight, one.zone, one.labels)
+        )
+    name = ServiceName(service.name, service.namespace, service.port)
+    return EndpointSet(name, tuple(endpoints), service.protocol)
+
+
+class StaticResolver:
+    """The services of a file, a `proxy.resolve.Resolver`. Names are NAME or NAME.NAMESPACE, with or without port."""
+
+    def __init__(self, services: dict[tuple[str, str], EndpointSet]) -> None:
+        self._services = services
+        self._watches: dict[object, tuple[str, str, Found]] = {}
+
+    def watch(self, authority: str, namespace: str, found: Found) -> Callable[[], None]:
+        """See `Resolver.watch`."""
+        mark = object()
+        self._watches[mark] = (authority, namespace, found)
+        found(self._find(authority, namespace))
+        return lambda: self._watches.pop(mark) and None
+
+    def _find(self, authority: str, namespace: str) -> EndpointSet | None:
+        host, _, port = authority.partition(":")
+        name, _, space = host.partition(".")
+        service = self._services.get((space or namespace, name))
+        return service if service is not None and port in ("", str(service.service.port)) else None
+
+    def replace(self, services: dict[tuple[str, str], EndpointSet]) -> None:
+        """The file was read again."""
+        self._services = services
+        for authority, namespace, found in tuple(self._watches.values()):
+            found(self._find(authority, namespace))
