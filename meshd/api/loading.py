@@ -8,7 +8,6 @@ The counterpart is whoever holds the types (`meshd.api.documents`, the settings,
 nothing here knows what the values mean.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +15,12 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from meshd.api.faults import faults
+
 T = TypeVar("T")
 
 MAX_FILE_BYTES = 4 << 20
 """A configuration file beyond this is a mistake, and would hold the daemon up while it is parsed."""
-
-_AT = re.compile(r"(?s)(.*) - at `\$?\.?(.*)`")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -101,16 +100,9 @@ def _label(value: Any, number: int) -> str:
 
 
 def convert(value: Any, into: type[T] | Any, file: str, document: str = "") -> T:
-    """value as the type `into`; ConfigurationError with the path of what does not fit."""
+    """value as the type `into`; ConfigurationError with the path of each thing that does not fit."""
     try:
         return msgspec.convert(value, into)
     except msgspec.ValidationError as error:
-        raise ConfigurationError([_finding(str(error), file, document)]) from error
-
-
-def _finding(message: str, file: str, document: str) -> Finding:
-    found = _AT.fullmatch(message)
-    text, path = (message, "") if found is None else (found[1], found[2].replace("[...]", ".*"))
-    text = text.replace("Object missing required field", "missing the field")
-    text = text.replace("Object contains unknown field", "unknown field")
-    return Finding(file, text[0].lower() + text[1:], path, document)
+        findings = [Finding(file, message, path, document) for path, message in faults(value, into)]
+        raise ConfigurationError(findings) from error
