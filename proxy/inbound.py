@@ -73,10 +73,13 @@ class Inbound:
         self.sweep = sweep
         self.tasks = tasks
         self.ports: dict[tuple[WorkloadName, int], LocalPort] = {}
+        self.accepted = 0
+        self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
         self._open: set[ServerConnection] = set()
 
     def accept(self) -> asyncio.Protocol:
-        """The protocol for a connection whose TLS handshake is done."""
+        """The protocol for a connection that was accepted; it hears of it when the TLS handshake is done."""
+        self.accepted += 1
         return _Opening(self)
 
     def opened(self, connection: ServerConnection) -> ServerConnection:
@@ -120,6 +123,7 @@ class _Opening(asyncio.Protocol):
             return
         context = connection.context
         assert isinstance(context, WorkloadContext)  # the server name chose it, or the handshake failed
+        self._inbound.established += 1
         self._workload = context.workload
         self._peer = str(peer)
         self._deadline = monotonic() + HEADER_S

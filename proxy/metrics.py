@@ -8,7 +8,7 @@ What Linkerd has no word for: the label `workload` (one proxy may serve several 
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -31,14 +31,22 @@ _HTTP: Final = (
     "client_id", "server_id", "dst_service", "dst_namespace",
 )  # fmt: skip
 
-State = Callable[[], tuple[Iterable[WorkloadIdentity], tuple[str, ...], bool]]
-"""(identities, what the proxy waits for, whether the agent is connected)."""
+
+class State(NamedTuple):
+    """How the proxy is: its identities, what it waits for, whether the agent is connected, and of the connections to
+    its inbound listener how many were accepted and how many proved themselves a peer of the mesh."""
+
+    identities: tuple[WorkloadIdentity, ...]
+    waiting_for: tuple[str, ...]
+    connected: bool
+    accepted: int
+    established: int
 
 
 class Metrics:
     """The page."""
 
-    def __init__(self, stats: Stats, state: State) -> None:
+    def __init__(self, stats: Stats, state: Callable[[], State]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Traffic(stats))
         self._registry.register(_Proxy(state))
@@ -151,12 +159,12 @@ def _buckets(counts: list[int]) -> list[tuple[str, float]]:
 class _Proxy:
     """The proxy itself: its certificates, its readiness, its build."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: Callable[[], State]) -> None:
         self._state = state
         self._started = time.time()
 
     def collect(self) -> Iterator[Metric]:
-        identities, waiting_for, connected = self._state()
+        state = self._state()
         names = ("workload",)
         expires = GaugeMetricFamily(
             "control_identity_cert_expiration_timestamp_seconds", "When the certificate expires.", labels=names
@@ -167,15 +175,23 @@ class _Proxy:
         refreshes = CounterMetricFamily(
             "control_identity_cert_refreshes", "Renewals, and those that failed.", labels=(*names, "result")
         )
-        for identity in identities:
+        for identity in state.identities:
             workload = str(identity.identity.workload)
             expires.add_metric([workload], identity.state().not_after)
             refreshed.add_metric([workload], identity.refreshed_at)
             for result, count in identity.refreshes.items():
                 refreshes.add_metric([workload, result], count)
         yield from (expires, refreshed, refreshes)
-        yield GaugeMetricFamily("meshd_proxy_ready", "Whether the proxy is ready.", value=float(not waiting_for))
-        yield GaugeMetricFamily("meshd_control_connected", "Whether the agent answers.", value=float(connected))
+        yield GaugeMetricFamily("meshd_proxy_ready", "Whether the proxy is ready.", value=float(not state.waiting_for))
+        yield GaugeMetricFamily("meshd_control_connected", "Whether the agent answers.", value=float(state.connected))
+        yield CounterMetricFamily(
+            "meshd_inbound_accepted", "Connections to the inbound listener.", value=state.accepted
+        )
+        yield CounterMetricFamily(
+            "meshd_inbound_established",
+            "Those that completed mutual TLS as a peer of the mesh.",
+            value=state.established,
+        )
         build = GaugeMetricFamily("proxy_build_info", "The program.", labels=("version", "vendor"))
         build.add_metric([__version__, "meshd"], 1.0)
         yield build

@@ -18,9 +18,9 @@ from meshd.api.tasks import Tasks
 from proxy.admin import Admin
 from proxy.inbound import Inbound
 from proxy.listeners import Handler, Listeners
-from proxy.mesh.identity import Held, Sign, WorkloadIdentity
+from proxy.mesh.identity import Held, Sign
 from proxy.mesh.tls import ServerContexts, listener_context
-from proxy.metrics import Metrics
+from proxy.metrics import Metrics, State
 from proxy.outbound import ForwardProxy, Outbound
 from proxy.resolve import Resolver
 from proxy.served import ServedWorkload
@@ -142,8 +142,11 @@ class Proxy:
         certificates = tuple(served.identity.state() for served in self._served.values())
         return ReportState(pid, self.waiting_for(), certificates)
 
-    def _state(self) -> tuple[list[WorkloadIdentity], tuple[str, ...], bool]:
-        return [served.identity for served in self._served.values()], self.waiting_for(), self.connected
+    def _state(self) -> State:
+        identities = tuple(served.identity for served in self._served.values())
+        inbound = self._inbound
+        accepted, established = (0, 0) if inbound is None else (inbound.accepted, inbound.established)
+        return State(identities, self.waiting_for(), self.connected, accepted, established)
 
     # --- the end
 
