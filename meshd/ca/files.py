@@ -1,0 +1,139 @@
+"""The CA's state directory: what is where, and how it gets there.
+
+    root.key      the root's private key        issuer.key    the issuer's key and its certificate, which change
+    bundle.pem    the trust bundle: the root                  together and so are one file
+    ca.db         what was issued (`meshd.ca.store`)
+    agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
+
+A file is written whole or not at all (temporary file, fsync, rename); those with secrets are 0600, the directory is
+0700. While a CA is being made the directory holds `incomplete`: what an interrupted `init` left can be told from a CA
+that lost a file, and only the former is ever made anew.
+"""
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from meshd.api.problems import Problem
+
+
+class CaFiles:
+    """The files in one state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.root_key = directory / "root.key"
+        self.bundle = directory / "bundle.pem"
+        self.issuer = directory / "issuer.key"
+        self.database = directory / "ca.db"
+        self.agent_token = directory / "agent.token"
+        self._incomplete = directory / "incomplete"
+
+    def exist(self) -> bool:
+        """Whether a CA was made here, as far as its files tell."""
+        return not self._incomplete.exists() and any(file.exists() for file in self._all())
+
+    def check(self) -> None:
+        """Problem when there is no CA here."""
+        try:
+            entries = {entry.name for entry in os.scandir(self.directory)}
+        except OSError as error:
+            raise Problem(
+                f"{self.directory}: the CA's state directory cannot be read by uid {os.geteuid()}: {error.strerror}: "
+                "make the CA with `meshd ca init`, or give its directory with --state-dir"
+            ) from error
+        if self._incomplete.name in entries:
+            raise Problem(f"{self.directory}: making the CA here was interrupted: run `meshd ca init` again")
+        if self.bundle.name not in entries:
+            raise Problem(
+                f"{self.directory}: holds no CA ({self.bundle.name} is missing): make one with `meshd ca init`, or "
+                "restore the file from a copy"
+            )
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """Around making a CA: afterwards all of it is there. Problem when there is one, or it cannot be written."""
+        with _problems(self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.chmod(0o700)
+            if self.exist():
+                raise Problem(
+                    f"{self.directory}: there is a CA already, and a CA is never overwritten: choose another directory"
+                )
+            descriptor = os.open(self._incomplete, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for file in self._all():
+                    file.unlink(missing_ok=True)
+                yield
+                self._incomplete.unlink()
+                _sync_directory(self.directory)
+            finally:
+                os.close(descriptor)
+
+    def _all(self) -> list[Path]:
+        side = [self.database.with_name(self.database.name + suffix) for suffix in ("-wal", "-shm")]
+        return [self.root_key, self.bundle, self.issuer, self.database, *side, self.agent_token]
+
+
+def write(file: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put data in file, whole, surviving a loss of power once this returns. Problem when it cannot be written."""
+    with _problems(file), NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as made:
+        try:
+            os.fchmod(made.fileno(), mode)
+            made.write(data)
+            made.flush()
+            os.fsync(made.fileno())
+            Path(made.name).replace(file)
+        except BaseException:
+            with suppress(OSError):
+                Path(made.name).unlink()
+            raise
+        _sync_directory(file.parent)
+
+
+def read(file: Path) -> bytes:
+    """The content of a file of the CA; Problem when it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Problem(
+            f"{file}: cannot be read by uid {os.geteuid()}: {error.strerror}: restore it, or correct its owner"
+        ) from error
+
+
+def read_secret(file: Path) -> bytes:
+    """`read`, refusing a file that others than its owner could have read."""
+    with suppress(OSError):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o077:
+            raise Problem(
+                f"{file}: holds a private key, and its mode {mode:04o} lets others than its owner at it: "
+                f"see who may have read it, then `chmod 600 {file}`"
+            )
+    return read(file)
+
+
+@contextmanager
+def _problems(what: Path) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError as error:
+        raise Problem(f"{what}: another process is making a CA there") from error
+    except OSError as error:
+        raise Problem(
+            f"{what}: cannot be written by uid {os.geteuid()}: {error.strerror}: correct its owner or mode, or choose "
+            "another with --state-dir"
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

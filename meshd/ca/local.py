@@ -1,0 +1,48 @@
+"""A certificate source in the same process: the authority that an embedded agent holds for its user."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from meshd.api.control import Certificate
+from meshd.api.names import Identity
+from meshd.api.problems import Problem
+from meshd.ca.authority import Authority
+from meshd.ca.files import CaFiles
+
+
+class LocalCa:
+    """Signs with `authority`, in the caller's own time: some 0.3 ms of arithmetic and one fsync of the database."""
+
+    def __init__(self, authority: Authority, clock: Callable[[], float] = time.time) -> None:
+        self._authority, self._clock = authority, clock
+
+    @classmethod
+    def at(cls, directory: Path, trust_domain: str, clock: Callable[[], float] = time.time) -> Self:
+        """The CA in directory, which is made when there is none. Problem when it cannot be had or is of another
+        trust domain."""
+        if not CaFiles(directory).exist():
+            return cls(Authority.create(directory, trust_domain, clock()), clock)
+        authority = Authority.open(directory, clock())
+        if authority.trust_domain != trust_domain:
+            raise Problem(
+                f"{directory}: the CA there is of the trust domain {authority.trust_domain}, not {trust_domain}: "
+                "choose another directory"
+            )
+        return cls(authority, clock)
+
+    @property
+    def bundle(self) -> str:
+        """The trust bundle, PEM."""
+        return self._authority.bundle_pem
+
+    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+        self._authority.maintain(self._clock())
+        return self._authority.issue(csr_pem, identity, self._clock(), "local")
+
+    async def health(self) -> None:
+        self._authority.check(self._clock())
+
+    def close(self) -> None:
+        self._authority.close()

@@ -1,0 +1,189 @@
+"""What the CA asks of a request before it signs, and what it makes of it: one small object a rule.
+
+    authorise → modify → validate → enforce → (sign → store, in `meshd.ca.authority`)
+
+A check raises Refusal with a reason for the requester. A change returns the life that the leaf is to have. What a leaf
+says besides its identity, key and life is no one's to ask for (`meshd.ca.certificates`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from meshd.api.names import Identity
+from meshd.ca.certificates import LEAF_LIFE_S, Life
+from meshd.ca.source import Forbidden, Refusal, Unreachable
+from meshd.ca.wire import MAX_CSR_BYTES
+
+E = TypeVar("E", bound=x509.ExtensionType)
+
+LEAST_LIFE_S: Final = 600.0
+"""A leaf that would end sooner, because its issuer does, would be renewed without pause and hide why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for, by whom (as the log is to name it), and when."""
+
+    identity: Identity
+    csr: x509.CertificateSigningRequest
+    requester: str
+    now: float
+
+
+class Check(Protocol):
+    def __call__(self, asked: Asked) -> None:
+        """Returns when asked may pass; Refusal when not."""
+
+
+class Change(Protocol):
+    def __call__(self, asked: Asked, life: Life) -> Life:
+        """The life as it is to be; Refusal or Unreachable when there can be none."""
+
+
+def read_csr(csr_pem: str) -> x509.CertificateSigningRequest:
+    """The certificate request (PKCS #10) in PEM; Refusal when it is too large or is none."""
+    if len(csr_pem) > MAX_CSR_BYTES:
+        raise Refusal(f"the CSR is larger than {MAX_CSR_BYTES >> 10} KiB")
+    try:
+        return x509.load_pem_x509_csr(csr_pem.encode("ascii"))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Refusal("the CSR is not a certificate request in PEM") from error
+
+
+@dataclass(frozen=True, slots=True)
+class OfTrustDomain:
+    """Authorise: the CA speaks for one trust domain."""
+
+    trust_domain: str
+
+    def __call__(self, asked: Asked) -> None:
+        if asked.identity.trust_domain != self.trust_domain:
+            raise Forbidden(f"{asked.identity} is not of this CA's trust domain, {self.trust_domain}")
+
+
+def is_workload(asked: Asked) -> None:
+    """Authorise: all agents have one token, which says of none of them which host it is on."""
+    if asked.identity.host:
+        raise Forbidden(f"{asked.identity} is a host's identity, and the agents' token stands for workloads only")
+
+
+def begin_and_end(asked: Asked, life: Life) -> Life:  # noqa: ARG001 - a Change
+    """Modify: from a little before now, for as long as leaves live."""
+    return Life.starting(asked.now, LEAF_LIFE_S)
+
+
+def proves_its_key(asked: Asked) -> None:
+    """Validate: the requester has the private key (RFC 2986, section 4.2)."""
+    try:
+        valid = asked.csr.is_signature_valid
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise Refusal("the CSR is signed with a key or an algorithm that is not accepted") from error
+    if not valid:
+        raise Refusal("the CSR's signature does not fit its key")
+
+
+def has_strong_key(asked: Asked) -> None:
+    """Validate: ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits: above that it costs every peer dearly."""
+    try:
+        key = asked.csr.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Refusal("the CSR's key is of a kind that is not accepted") from error
+    match key:
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()) | ed25519.Ed25519PublicKey():
+            return
+        case rsa.RSAPublicKey(key_size=bits) if 2048 <= bits <= 8192:
+            return
+        case rsa.RSAPublicKey(key_size=bits):
+            found = f"RSA {bits}"
+        case ec.EllipticCurvePublicKey(curve=curve):
+            found = f"ECDSA {curve.name}"
+        case _:
+            found = type(key).__name__.removesuffix("PublicKey")
+    raise Refusal(f"the CSR's key is {found}: ECDSA P-256 or P-384, Ed25519, or RSA 2048 to 8192 is accepted")
+
+
+def names_only_itself(asked: Asked) -> None:
+    """Validate: the CSR names no one, or its identity and nothing besides."""
+    if list(asked.csr.subject):
+        raise Refusal("the CSR has a subject: an identity is a SPIFFE ID and has no other name, so leave it empty")
+    names = _extension(asked.csr, x509.SubjectAlternativeName)
+    if names is None:
+        return
+    expected = str(asked.identity)
+    for name in names:
+        if not isinstance(name, x509.UniformResourceIdentifier) or name.value != expected:
+            kind = type(name).__name__
+            raise Refusal(
+                f"the CSR asks for the alternative name {name.value!r} ({kind}): only {expected} may be there"
+            )
+    if len(list(names)) != 1:
+        raise Refusal(f"the CSR has {len(list(names))} alternative names: none, or {expected} once, may be there")
+
+
+def is_no_authority(asked: Asked) -> None:
+    """Validate: whoever asks to be a CA has the wrong counterpart."""
+    constraints = _extension(asked.csr, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:
+        raise Refusal("the CSR asks for a CA certificate: only leaves are issued")
+
+
+@dataclass(frozen=True, slots=True)
+class WithinIssuer:
+    """Enforce: a leaf ends no later than the issuer that signs it."""
+
+    issuer: Life
+
+    def __call__(self, asked: Asked, life: Life) -> Life:
+        if asked.now < self.issuer.not_before:
+            raise Unreachable("the CA's issuer is not valid yet: the clock of the CA's host is behind")
+        not_after = min(life.not_after, self.issuer.not_after)
+        if not_after < asked.now + LEAST_LIFE_S:
+            raise Unreachable("the CA's issuer is expired, or about to: see the log of the CA")
+        return Life(max(life.not_before, self.issuer.not_before), not_after)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The rules in the order they are asked; the first that refuses is the one heard of."""
+
+    authorise: Sequence[Check]
+    modify: Sequence[Change]
+    validate: Sequence[Check]
+    enforce: Sequence[Change]
+
+    def decide(self, asked: Asked) -> Life:
+        """The life of the leaf that may be signed; Refusal or Unreachable when none may."""
+        for check in self.authorise:
+            check(asked)
+        life = Life(asked.now, asked.now)
+        for change in self.modify:
+            life = change(asked, life)
+        for check in self.validate:
+            check(asked)
+        for change in self.enforce:
+            life = change(asked, life)
+        return life
+
+
+def rules(trust_domain: str, issuer: Life) -> Pipeline:
+    """The rules of a CA of trust_domain whose issuer lives so long."""
+    return Pipeline(
+        authorise=(OfTrustDomain(trust_domain), is_workload),
+        modify=(begin_and_end,),
+        validate=(proves_its_key, has_strong_key, names_only_itself, is_no_authority),
+        enforce=(WithinIssuer(issuer),),
+    )
+
+
+def _extension(csr: x509.CertificateSigningRequest, kind: type[E]) -> E | None:
+    try:
+        return csr.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise Refusal(f"the CSR's extensions cannot be read: {error}") from error

@@ -1,0 +1,33 @@
+"""The seam between those who need certificates and whatever signs them.
+
+`meshd.ca.local` signs in the same process, `meshd.ca.client` has a CA sign over HTTPS; one suite tests both. An error
+says whether to ask again: what was refused is refused the next time too, unless what is asked for changes.
+"""
+
+from typing import Protocol
+
+from meshd.api.control import Certificate
+from meshd.api.names import Identity
+
+
+class Refusal(Exception):
+    """The CA does not sign this; the message says why, for the one who asked."""
+
+
+class Forbidden(Refusal):
+    """What was asked for is not wrong in itself, but not for this requester, or not of this CA."""
+
+
+class Unreachable(Exception):
+    """The CA cannot be asked, or cannot sign now; the message says what is the matter. Asking later may succeed."""
+
+
+class CertificateSource(Protocol):
+    """Signs for the identities of one trust domain."""
+
+    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+        """A certificate of `identity` for the key that signed the CSR, stored by the CA before it is returned.
+        Refusal when it must not be had, Unreachable when it cannot be had now; no other error."""
+
+    async def health(self) -> None:
+        """Returns when the CA answers and would look at a request; Refusal or Unreachable when not."""

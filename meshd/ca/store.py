@@ -1,0 +1,129 @@
+"""What the CA issued, and the hashes of the tokens it knows, in SQLite.
+
+WAL with synchronous=FULL: what `add` returned from survives the process and the machine. Certificates that expired
+long ago are forgotten, so the database is as large as the mesh, not as old.
+"""
+
+import hashlib
+import hmac
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from meshd.api.problems import Problem
+from meshd.ca.source import Unreachable
+
+APPLICATION_ID = 0x6D657368
+"""'mesh': by this SQLite, and file(1), tell the database from any other."""
+
+KEEP_EXPIRED_S = 30 * 86400.0
+
+_SCHEMA = f"""
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = 1;
+CREATE TABLE issued (
+    serial TEXT PRIMARY KEY,      -- lower-case hexadecimal
+    identity TEXT NOT NULL,       -- SPIFFE ID; the names, for the CA's own server
+    requester TEXT NOT NULL,
+    not_before REAL NOT NULL,     -- seconds since the epoch, as all times here
+    not_after REAL NOT NULL,
+    issued_at REAL NOT NULL
+) STRICT;
+CREATE INDEX issued_not_after ON issued (not_after);
+CREATE TABLE tokens (hash TEXT PRIMARY KEY, made_at REAL NOT NULL) STRICT;
+"""
+
+
+class Issued(NamedTuple):
+    """A certificate that was issued; times in seconds since the epoch."""
+
+    serial: str
+    identity: str
+    requester: str
+    not_before: float
+    not_after: float
+    issued_at: float
+
+
+class Store:
+    """The database at one path."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path, self._connection = path, connection
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """A new, empty database; Problem when it cannot be made."""
+        try:
+            path.touch(0o600, exist_ok=False)
+            store = cls(path, _connect(path))
+            store._connection.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise Problem(f"{path}: the database cannot be made: {error}") from error
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The database at path; Problem when it is missing, damaged, or not the CA's."""
+        if not path.exists():
+            raise Problem(f"{path}: the CA's database is missing: restore it from a copy")
+        try:
+            connection = _connect(path)
+            found = connection.execute("PRAGMA application_id").fetchone()[0]
+            if found != APPLICATION_ID:
+                raise Problem(f"{path}: is not a CA's database: restore it from a copy")
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise Problem(f"{path}: the CA's database is damaged ({verdict}): restore it from a copy")
+        except sqlite3.Error as error:
+            raise Problem(
+                f"{path}: the CA's database cannot be used: {error}: check its owner, or restore it from a copy"
+            ) from error
+        return cls(path, connection)
+
+    def add(self, issued: Issued) -> None:
+        """Keep a record of a certificate; Unreachable when it cannot be kept (disk full, damaged)."""
+        try:
+            with self._connection:
+                self._connection.execute("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", issued)
+        except sqlite3.Error as error:
+            raise Unreachable(f"the CA cannot store what it signs ({self._path}: {error})") from error
+
+    def issued(self) -> list[Issued]:
+        """Every certificate on record, the latest last."""
+        rows = self._connection.execute("SELECT * FROM issued ORDER BY issued_at, rowid")
+        return [Issued(*row) for row in rows]
+
+    def forget_expired(self, now: float) -> int:
+        """Forget what expired more than KEEP_EXPIRED_S ago; how many that were."""
+        with self._connection:
+            return self._connection.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,)).rowcount
+
+    def add_token(self, token: str, now: float) -> None:
+        """Know token from now on. Only its hash is kept; it is random enough (256 bits) to need no salt."""
+        with self._connection:
+            self._connection.execute("INSERT INTO tokens VALUES (?, ?)", (_hash(token), now))
+
+    def knows_token(self, token: str) -> bool:
+        """Whether token is one that was added; takes the same time whatever part of it is right."""
+        given = _hash(token)
+        known = self._connection.execute("SELECT hash FROM tokens").fetchall()
+        return any(hmac.compare_digest(given, row[0]) for row in known)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=5.0)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection

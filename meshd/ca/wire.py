@@ -1,0 +1,45 @@
+"""The CA's HTTPS API: what is said over it. The server is `meshd.ca.api`, the client `meshd.ca.client`.
+
+    POST /v1/sign     SignRequest, `Authorization: Bearer TOKEN`  →  meshd.api.control.Certificate
+    GET  /v1/bundle                                               →  Bundle
+    GET  /v1/health                                               →  Health
+
+Bodies are JSON. A status other than 200 comes with an `Error`.
+"""
+
+from msgspec import Struct
+
+MAX_CSR_BYTES = 16 << 10
+"""A P-256 request takes 400 bytes, one of RSA 8192 takes 3,000."""
+
+MAX_BODY_BYTES = 2 * MAX_CSR_BYTES
+"""Of a request: the CSR with its newlines escaped, and the rest."""
+
+MAX_ANSWER_BYTES = 256 << 10
+
+
+class SignRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate of `identity` (a SPIFFE ID) for the key that signed the CSR (PEM)."""
+
+    csr_pem: str
+    identity: str
+
+
+class Bundle(Struct, frozen=True):
+    """The roots that everything in the trust domain chains to (PEM)."""
+
+    trust_domain: str
+    bundle_pem: str
+
+
+class Health(Struct, frozen=True):
+    """The CA is well; `now` is its clock, in seconds since the epoch."""
+
+    trust_domain: str
+    now: float
+
+
+class Error(Struct, frozen=True):
+    """Why not, for a person to read."""
+
+    error: str
