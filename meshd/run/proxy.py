@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 READY_WITHIN_S = 30.0
 LOOK_AGAIN_S = 0.02
 
+END_WITHIN_S = 2.0
+"""How long a proxy may take to end after its drain is over."""
+
 RESTART_FIRST_S = 0.05
 RESTART_MOST_S = 5.0
 SETTLED_AFTER_S = 10.0
@@ -33,9 +36,13 @@ SETTLED_AFTER_S = 10.0
 class Proxy:
     """Lives from `start` to `stop`."""
 
-    def __init__(self, listeners: Listeners, control: Path, instance: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, listeners: Listeners, control: Path, instance: str, environment: Mapping[str, str], drain_s: float
+    ) -> None:
         self._listeners = listeners
-        self._argv = (programs.proxy(), "--control", str(control))
+        self._drain_s = drain_s
+        options = ("--control", str(control), "--drain-timeout", f"{drain_s:g}", "--log-level", "warning")
+        self._argv = (programs.proxy(), *options)
         self._environment = {**environment, "MESHD_INSTANCE": instance}
         self._child: Child | None = None
         self._tasks = Tasks("proxy")
@@ -52,11 +59,11 @@ class Proxy:
             raise Problem(f"the proxy was not ready within {READY_WITHIN_S:g} s: {waits_for}") from error
         self._tasks.start(self._keep(), "keep")
 
-    async def stop(self, drain_s: float) -> None:
-        """Drain for drain_s, then end it."""
+    async def stop(self) -> None:
+        """Let it drain; end it when it does not end by itself."""
         await self._tasks.cancel()
-        if self._child is not None and not await self._child.stop(drain_s):
-            log.warning("the proxy did not drain within %g s and was killed", drain_s)
+        if self._child is not None and not await self._child.stop(self._drain_s + END_WITHIN_S):
+            log.warning("the proxy did not end when it had drained, and was killed")
 
     def kill(self) -> None:
         """End a drain that is under way: nobody waits for it any more."""

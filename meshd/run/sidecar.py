@@ -82,7 +82,7 @@ class Sidecar:
         instance = secrets.token_hex(16)
         self._listeners = Listeners(plan.outbound, plan.inbound, plan.admin, plan.upstreams)
         self._registration = Registration(agent, self._entry(instance))
-        self._proxy = Proxy(self._listeners, agent.socket, instance, environment)
+        self._proxy = Proxy(self._listeners, agent.socket, instance, environment, plan.drain_s)
 
     async def run(self) -> int:
         """The command's exit status as a shell counts it, or of the signal that ended the start. Problem when the
@@ -180,5 +180,5 @@ class Sidecar:
             await self._registration.withdraw()
         # From here on the proxy alone holds its listeners: when it stops accepting, callers are refused, not kept.
         self._listeners.close()
-        await self._proxy.stop(self._plan.drain_s)
+        await self._proxy.stop()
         await self._registration.close()
