@@ -30,7 +30,7 @@ What to try next:
     help="How long requests are sent.",
 )
 @click.option(
-    "--rate", type=click.IntRange(1, 2000), default=100, show_default=True, help="Requests a second, from the outside."
+    "--rate", type=click.IntRange(1, 2000), default=200, show_default=True, help="Requests a second, from the outside."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end, and progress on stderr.")
 def command(duration: float, rate: int, as_json: bool) -> None:
