@@ -38,8 +38,13 @@ class Session(Protocol):
 class Connection(asyncio.Protocol):
     """The server's end of one connection. `accept` makes its session, or None: the connection is one too many."""
 
-    def __init__(self, accept: Callable[["Connection", Peer], Session | None], closed: Callable[["Connection"], None]):
-        self._accept, self._closed = accept, closed
+    def __init__(
+        self,
+        accept: Callable[["Connection", Peer], Session | None],
+        closed: Callable[["Connection"], None],
+        stall_s: float = STALL_S,
+    ) -> None:
+        self._accept, self._closed, self._stall_s = accept, closed, stall_s
         self._reader = LineReader(Call, MAX_CALL_BYTES)
         self._calls: deque[Call] = deque()
         self._answers: deque[Answer] = deque()
@@ -92,7 +97,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._full = True
-        self._stalled = asyncio.get_running_loop().call_later(STALL_S, self._cut_off)
+        self._stalled = asyncio.get_running_loop().call_later(self._stall_s, self._cut_off)
 
     def resume_writing(self) -> None:
         self._full = False
@@ -130,7 +135,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(frame(message))
 
     def _cut_off(self) -> None:
-        log.warning("control API: %s has not read its answers for %.0f s: cut off", self.peer, STALL_S)
+        log.warning("control API: %s has not read its answers for %.0f s: cut off", self.peer, self._stall_s)
         self._transport.abort()
 
     def _not_stalled(self) -> None:

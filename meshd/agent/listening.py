@@ -57,13 +57,21 @@ def _remove_dead(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise Problem(f"{path}: is in the way, and is not a socket: move it, or choose another `socket`")
+    if answers(path):
+        raise Problem(f"{path}: an agent is already running there: stop it first, or choose another `socket`")
+    path.unlink(missing_ok=True)
+
+
+def answers(path: Path) -> bool:
+    """Whether a process listens at path, be it too busy to accept at once. OSError when that cannot be known."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        answer = probe.connect_ex(os.fspath(path))
-    if answer == errno.ECONNREFUSED:
-        path.unlink(missing_ok=True)
-    elif answer != errno.ENOENT:
-        raise Problem(f"{path}: an agent is already running there: stop it first, or choose another `socket`")
+        error = probe.connect_ex(os.fspath(path))
+    if error in (errno.ECONNREFUSED, errno.ENOENT):
+        return False
+    if error in (0, errno.EAGAIN):
+        return True
+    raise OSError(error, os.strerror(error), os.fspath(path))
 
 
 def _listen(path: Path) -> socket.socket:

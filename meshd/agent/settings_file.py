@@ -9,6 +9,7 @@ The documents are `discovery.file`'s to read. A file without settings, or with t
 
 from pathlib import Path
 
+from meshd.agent.clock import TrustPeriod
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
@@ -42,8 +43,11 @@ def load_settings(file: Path) -> Settings:
 def read_bundle(settings: Settings, file: str) -> str:
     """The trust bundle that the settings name, PEM."""
     text = _read(Path(settings.ca.bundle), file, "ca.bundle", "copy bundle.pem of the CA there")
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ConfigurationError([Finding(settings.ca.bundle, "holds no certificate (PEM): copy bundle.pem of the CA")])
+    try:
+        TrustPeriod(text)
+    except ValueError as error:
+        message = "holds no certificates (PEM): copy bundle.pem of the CA there"
+        raise ConfigurationError([Finding(settings.ca.bundle, message)]) from error
     return text
 
 

@@ -4,7 +4,6 @@ python -m meshd.agent.settings_page > docs/settings.md
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 from msgspec import inspect
@@ -67,8 +66,8 @@ def _type_name(kind: inspect.Type) -> str:
 def _default(field: inspect.Field) -> str:
     if field.required:
         return "must be given"
-    default: Any = field.default if field.default is not inspect.NODEFAULT else field.default_factory()
-    return f"`{msgspec.json.encode(default).decode()}`"
+    assert field.default is not msgspec.NODEFAULT  # an empty mapping or list alone would be made by a factory
+    return f"`{msgspec.json.encode(field.default).decode()}`"
 
 
 if __name__ == "__main__":

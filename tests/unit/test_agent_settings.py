@@ -99,7 +99,7 @@ def test_the_ca_s_files(tmp_path: Path) -> None:
         read_token(settings, "meshd.yaml")
     bundle.write_text("nothing")
     token.write_text("\n")
-    with pytest.raises(ConfigurationError, match="holds no certificate"):
+    with pytest.raises(ConfigurationError, match="holds no certificates"):
         read_bundle(settings, "meshd.yaml")
     with pytest.raises(ConfigurationError, match="is empty"):
         read_token(settings, "meshd.yaml")

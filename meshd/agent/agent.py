@@ -1,0 +1,125 @@
+"""The running agent: what is known, the server before it, and what keeps it current. Started whole, stopped whole.
+
+host        `meshd agent`: settings in a file, the mesh's CA, the host's proxy     (`meshd.agent.host`)
+embedded    what `meshd run` starts for its user: nothing to set, a CA of its own  (`meshd.agent.embedded`)
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from discovery.chain import Chain
+from discovery.file import FileSource
+from meshd.agent.certificates import Signer
+from meshd.agent.clock import TrustPeriod
+from meshd.agent.core import Core
+from meshd.agent.listening import ControlSocket
+from meshd.agent.local import LocalSource
+from meshd.agent.peer import Access
+from meshd.agent.registry import HOST, Instance, Registry
+from meshd.agent.server import ControlServer
+from meshd.agent.settings import ProxySettings
+from meshd.api.control import ProxyWorkload
+from meshd.api.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """An agent at `socket`, which it takes at once: what cannot be had is a Problem from the constructor.
+
+    `files` are the document sources in the order in which they are believed; this host's own workloads come after
+    them. `proxy` is the host's proxy, None when this agent has none.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        trust_domain: str,
+        mode: Literal["host", "embedded"],
+        socket: Path,
+        access: Access,
+        signer: Signer,
+        files: Sequence[FileSource],
+        proxy: ProxySettings | None,
+    ) -> None:
+        self.registry = Registry()
+        self._files, self._proxy = files, proxy
+        self._notices: tuple[str, ...] = ()
+        self._trust_period = TrustPeriod(signer.trust_bundle_pem)
+        local = LocalSource(self.registry, trust_domain, time.time())
+        self.core = Core(
+            node=node,
+            trust_domain=trust_domain,
+            mode=mode,
+            registry=self.registry,
+            discovery=Chain((*files, local)),
+            signer=signer,
+            access=access,
+            troubles=self._troubles,
+        )
+        self._server = ControlServer(self.core, ControlSocket(socket))
+        self._socket = socket
+        self._tasks = Tasks("agent")
+
+    async def start(self) -> None:
+        """Read the documents and follow them, then answer on the socket."""
+        loop = asyncio.get_running_loop()
+        for source in self._files:
+            source.load()
+            source.follow(loop)
+            source.subscribe(self._declare_host)
+        self._declare_host()
+        if clock := self._trust_period.trouble(self.core.clock()):
+            log.error("%s", clock)
+        self._tasks.start(self.core.signer.probe(), "probe CA")
+        await self._server.start()
+        log.info(
+            "agent of %s in %s answers at %s (%s)", self.core.node, self.core.trust_domain, self._socket, self.core.mode
+        )
+
+    async def stop(self) -> None:
+        """Give the socket up first, so that a successor can have it, then end what is open."""
+        await self._server.close()
+        await self._tasks.cancel()
+        for source in self._files:
+            source.close()
+
+    # --- reload -------------------------------------------------------------------------------------------------
+
+    def reload(self, access: Access, proxy: ProxySettings | None, notices: Iterable[str]) -> None:
+        """What may change while running: who may do what, the host's proxy, what the operator is to be told."""
+        self.core.access, self._proxy, self._notices = access, proxy, tuple(notices)
+        for source in self._files:
+            source.load()
+        self._declare_host()
+
+    def _declare_host(self) -> None:
+        if self._proxy is None:
+            return
+        workloads: dict[tuple[str, str], ProxyWorkload] = {}
+        for source in self._files:
+            for document in source.workloads:
+                name, spec = document.metadata, document.spec
+                workload = ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams)
+                workloads.setdefault((name.namespace, name.name), workload)
+        self.registry.declare_host(
+            Instance(
+                key=HOST,
+                uid=0,
+                pid=0,
+                workloads=tuple(workloads.values()),
+                outbound=self._proxy.outbound,
+                inbound=self._proxy.inbound,
+                admin=self._proxy.admin,
+            )
+        )
+
+    def _troubles(self) -> tuple[str, ...]:
+        clock = self._trust_period.trouble(self.core.clock())
+        findings = (str(finding) for source in self._files for finding in source.findings)
+        return (*filter(None, [clock]), *self._notices, *findings)

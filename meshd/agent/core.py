@@ -1,0 +1,86 @@
+"""What the agent knows and can do, with no socket about it: the sessions of the control API act on this.
+
+    registry      workloads and proxies of this host
+    discovery     where services are
+    signer        certificates
+    accounts      what each proxy counted
+
+Times: `clock` is the wall's, for what people read; `monotonic` is for windows and ages.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from discovery.chain import Chain
+from meshd.agent.certificates import Signer
+from meshd.agent.peer import Access
+from meshd.agent.registry import HOST, Registry
+from meshd.agent.traffic import Account
+from meshd.api.control import ProxyConfiguration
+from meshd.api.names import Identity, WorkloadName
+
+Changed = Callable[[], None]
+
+
+@dataclass(slots=True, eq=False)
+class Core:
+    """`troubles` gives what is wrong with the configuration, a line each."""
+
+    node: str
+    trust_domain: str
+    mode: Literal["host", "embedded"]
+    registry: Registry
+    discovery: Chain
+    signer: Signer
+    access: Access
+    troubles: Callable[[], tuple[str, ...]]
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    pid: int = field(default_factory=os.getpid)
+    started_at: float = 0.0
+    accounts: dict[str, Account] = field(default_factory=dict)
+    _followers: dict[object, Changed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started_at = self.clock()
+        self.registry.subscribe(self.changed)
+
+    def identity(self, workload: WorkloadName) -> Identity:
+        return Identity.of(self.trust_domain, workload)
+
+    def follow(self, changed: Changed) -> Changed:
+        """Call `changed` when a proxy's configuration may differ, until what is returned is called."""
+        follower = object()
+        self._followers[follower] = changed
+        return lambda: self._followers.pop(follower, None) and None
+
+    def changed(self) -> None:
+        """Something that proxies are told of may differ."""
+        present = {instance.key for instance in self.registry.instances()}
+        self.accounts = {key: account for key, account in self.accounts.items() if key in present}
+        for changed in list(self._followers.values()):
+            changed()
+
+    def account(self, key: str) -> Account:
+        """What the proxies of an instance that is present counted."""
+        return self.accounts.setdefault(key, Account())
+
+    def configuration(self, key: str) -> ProxyConfiguration | None:
+        """What the proxy of an instance is to be; None while the instance is not declared."""
+        instance = self.registry.instance(key)
+        if instance is None:
+            return None
+        return ProxyConfiguration(
+            trust_domain=self.trust_domain,
+            trust_bundle_pem=self.signer.trust_bundle_pem,
+            outbound=instance.outbound,
+            inbound=instance.inbound,
+            admin=instance.admin,
+            workloads=instance.workloads,
+        )
+
+    def may_attach_host(self) -> bool:
+        return self.registry.instance(HOST) is not None

@@ -1,0 +1,231 @@
+"""One connection's calls, and what they may do: the control API's meaning (`meshd.api.control`).
+
+Everybody on this host may read the status. All else is for the users that `Access` names, and certificates are signed
+only for the workloads of the proxy that attached over the very connection. Nothing that a session holds outlives its
+connection.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from discovery.names import Authority
+from meshd.agent.certificates import NotSigned
+from meshd.agent.core import Core
+from meshd.agent.peer import Peer
+from meshd.agent.registration import check_registration
+from meshd.agent.registry import HOST, Instance, Unacceptable
+from meshd.agent.status import build_status
+from meshd.api.control import (
+    Attach,
+    Call,
+    Cancel,
+    Destination,
+    Done,
+    GetStatus,
+    Refused,
+    Registered,
+    RegisterWorkload,
+    ReportState,
+    ReportStats,
+    Request,
+    Response,
+    SignCertificate,
+    WatchDestination,
+    WithdrawWorkload,
+)
+from meshd.api.endpoints import EndpointSet
+from meshd.api.names import InvalidName, WorkloadName
+from meshd.api.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+MAX_WATCHES = 8192
+"""Watches that one connection may have open: the destinations that one proxy knows at a time."""
+
+MAX_SIGNING = 16
+"""Certificates that one connection may have on their way."""
+
+
+class Outbox(Protocol):
+    """Where a session's answers go; `meshd.agent.connection` says what each promises."""
+
+    def answer(self, call_id: int, body: Response) -> None: ...
+
+    def update(self, call_id: int, body: Response) -> None: ...
+
+    def forget(self, call_id: int) -> None: ...
+
+
+class ControlSession:
+    """What one connection has registered, attached and watches."""
+
+    def __init__(self, core: Core, peer: Peer, outbox: Outbox, tasks: Tasks) -> None:
+        self._core, self._peer, self._outbox, self._tasks = core, peer, outbox, tasks
+        self._watches: dict[int, Callable[[], None]] = {}
+        self._attached: str | None = None
+        self._registered: WorkloadName | None = None
+        self._signing = 0
+
+    def handle(self, call: Call) -> None:
+        try:
+            self._check_access(call.body)
+            self._handle(call.id, call.body)
+        except Unacceptable as error:
+            log.warning("refused %s to %s: %s", type(call.body).__name__, self._peer, error)
+            self._outbox.answer(call.id, Refused(str(error), error.retry))
+
+    def closed(self) -> None:
+        for close in self._watches.values():
+            close()
+        self._watches.clear()
+        self._core.registry.gone(self)
+        if self._registered is not None:
+            log.info("workload %s is gone (%s)", self._registered, self._peer)
+
+    def _check_access(self, body: Request) -> None:
+        access, peer = self._core.access, self._peer
+        if isinstance(body, GetStatus | Cancel):
+            return
+        if not (access.may_declare(peer) or access.may_be_host_proxy(peer)):
+            raise Unacceptable(f"uid {peer.uid} may only read the status: add the user to control.users in meshd.yaml")
+
+    def _handle(self, call_id: int, body: Request) -> None:
+        match body:
+            case RegisterWorkload():
+                self._register(call_id, body)
+            case WithdrawWorkload():
+                self._withdraw(call_id)
+            case Attach():
+                self._attach(call_id, body)
+            case WatchDestination():
+                self._watch(call_id, body)
+            case Cancel():
+                self._cancel(call_id)
+            case SignCertificate():
+                self._sign(call_id, body)
+            case ReportState():
+                self._core.registry.report(self._attachment(), self, body)
+            case ReportStats():
+                self._account(body)
+            case GetStatus():
+                self._outbox.answer(call_id, build_status(self._core, body.window_s))
+
+    # --- workloads ----------------------------------------------------------------------------------------------
+
+    def _register(self, call_id: int, asked: RegisterWorkload) -> None:
+        if not self._core.access.may_declare(self._peer):
+            raise Unacceptable(f"uid {self._peer.uid} may not declare workloads: add the user to control.users")
+        name = check_registration(asked)
+        self._core.registry.register(asked, self._peer.uid, self)
+        if self._registered != name:
+            log.info("workload %s registered by %s, inbound at %s", name, self._peer, asked.inbound)
+        self._registered = name
+        self._outbox.answer(call_id, Registered(str(self._core.identity(name))))
+
+    def _withdraw(self, call_id: int) -> None:
+        if not self._core.registry.withdraw(self):
+            raise Unacceptable("nothing is registered over this connection")
+        log.info("workload %s withdrew: no more callers are sent to it", self._registered)
+        self._outbox.answer(call_id, Done())
+
+    # --- proxies ------------------------------------------------------------------------------------------------
+
+    def _attach(self, call_id: int, asked: Attach) -> None:
+        self._check_new_watch(call_id)
+        if self._attached is not None:
+            raise Unacceptable("this connection has attached already")
+        if asked.instance == HOST:
+            self._check_host_proxy()
+        instance = self._core.registry.attach(asked.instance, self._peer.uid, self)
+        self._attached = instance.key
+        told = None
+
+        def tell() -> None:
+            nonlocal told
+            configuration = self._core.configuration(instance.key)
+            if configuration is not None and configuration != told:
+                told = configuration
+                self._outbox.update(call_id, configuration)
+
+        self._watches[call_id] = self._core.follow(tell)
+        tell()
+
+    def _check_host_proxy(self) -> None:
+        if not self._core.may_attach_host():
+            raise Unacceptable("this agent has no host proxy: it is the one that `meshd run` started for its user")
+        if not self._core.access.may_be_host_proxy(self._peer):
+            raise Unacceptable(
+                f"uid {self._peer.uid} may not be the host's proxy: root, the agent's user, or meshd-proxy"
+            )
+
+    def _attachment(self) -> str:
+        if self._attached is None:
+            raise Unacceptable("attach first")
+        return self._attached
+
+    def _served(self) -> Instance:
+        instance = self._core.registry.instance(self._attachment())
+        if instance is None:
+            raise Unacceptable("the workload of this proxy is not registered at present", retry=True)
+        return instance
+
+    def _account(self, report: ReportStats) -> None:
+        instance = self._served()
+        own = {f"{workload.namespace}/{workload.name}" for workload in instance.workloads}
+        rows = tuple(row for row in report.rows if row.workload in own)
+        try:
+            self._core.account(instance.key).take(ReportStats(report.proxy, rows), self._core.monotonic())
+        except ValueError as error:
+            raise Unacceptable(str(error)) from error
+
+    def _sign(self, call_id: int, asked: SignCertificate) -> None:
+        instance = self._served()
+        try:
+            workload = WorkloadName.parse(asked.workload)
+        except InvalidName as error:
+            raise Unacceptable(str(error)) from error
+        if not instance.serves(workload):
+            raise Unacceptable(f"{workload} is not a workload of this proxy")
+        if self._signing >= MAX_SIGNING:
+            raise Unacceptable("too many certificates are on their way already", retry=True)
+        self._signing += 1
+        self._tasks.start(self._signed(call_id, asked.csr_pem, workload), f"sign {workload}")
+
+    async def _signed(self, call_id: int, csr_pem: str, workload: WorkloadName) -> None:
+        try:
+            certificate = await self._core.signer.sign(csr_pem, self._core.identity(workload))
+        except NotSigned as error:
+            self._outbox.answer(call_id, Refused(str(error), error.retry))
+        else:
+            self._outbox.answer(call_id, certificate)
+        finally:
+            self._signing -= 1
+
+    # --- destinations -------------------------------------------------------------------------------------------
+
+    def _watch(self, call_id: int, asked: WatchDestination) -> None:
+        self._check_new_watch(call_id)
+        try:
+            authority = Authority.parse(asked.authority, asked.namespace)
+        except InvalidName:
+            self._outbox.update(call_id, Destination(None))
+            self._watches[call_id] = lambda: None
+            return
+
+        def found(endpoints: EndpointSet | None) -> None:
+            self._outbox.update(call_id, Destination(endpoints))
+
+        self._watches[call_id] = self._core.discovery.watch(authority, found)
+
+    def _check_new_watch(self, call_id: int) -> None:
+        if call_id in self._watches:
+            raise Unacceptable(f"the id {call_id} is that of an open watch")
+        if len(self._watches) >= MAX_WATCHES:
+            raise Unacceptable(f"this connection has {MAX_WATCHES} watches open already", retry=True)
+
+    def _cancel(self, call_id: int) -> None:
+        close = self._watches.pop(call_id, None)
+        if close is not None:
+            close()
+            self._outbox.forget(call_id)

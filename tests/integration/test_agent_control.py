@@ -1,0 +1,417 @@
+"""The control API of a real agent on a real socket: what each call does, and what a peer cannot do."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
+
+from meshd.agent.agent import Agent
+from meshd.agent.connection import MAX_CALL_BYTES
+from meshd.agent.settings import ProxySettings
+from meshd.api.control import (
+    LATENCY_BOUNDS_MS,
+    Attach,
+    Cancel,
+    Certificate,
+    CertificateState,
+    Destination,
+    Done,
+    GetStatus,
+    ProxyConfiguration,
+    Refused,
+    Registered,
+    RegisterWorkload,
+    ReportState,
+    ReportStats,
+    SignCertificate,
+    Status,
+    Traffic,
+    WatchDestination,
+    WithdrawWorkload,
+)
+from meshd.api.documents import Upstream, WorkloadPort
+from meshd.api.endpoints import Endpoint
+from tests.support import aio
+from tests.support.agents import local_agent
+from tests.support.control import ControlClient
+from tests.support.waiting import eventually
+
+WEB = RegisterWorkload(
+    instance="0123456789abcdef" * 2,
+    namespace="default",
+    name="web",
+    ports=(WorkloadPort(8080),),
+    upstreams=(Upstream("api", "127.0.0.1:9001"),),
+    outbound="127.0.0.1:40001",
+    inbound="127.0.0.1:40002",
+    admin="127.0.0.1:40003",
+    pid=4711,
+)
+IDENTITY = "spiffe://mesh.local/ns/default/sa/web"
+READY = ReportState(pid=4712, waiting_for=(), certificates=(CertificateState("default/web", 2e9),))
+
+
+class Clients:
+    """Connections to one agent, closed at the end."""
+
+    def __init__(self, agent: Agent, socket: Path) -> None:
+        self.agent, self.socket = agent, socket
+        self._open: list[ControlClient] = []
+
+    async def connect(self) -> ControlClient:
+        client = await ControlClient.connect(self.socket)
+        self._open.append(client)
+        return client
+
+    async def workload(self, asked: RegisterWorkload = WEB) -> tuple[ControlClient, ControlClient]:
+        """A registered workload's connection, and that of its proxy, which is ready."""
+        run, proxy = await self.connect(), await self.connect()
+        assert isinstance(await run.call(asked), Registered)
+        assert isinstance(await proxy.call(Attach("0.1", asked.instance)), ProxyConfiguration)
+        proxy.say(READY)
+        return run, proxy
+
+    async def close(self) -> None:
+        for client in self._open:
+            await client.close()
+
+
+@asynccontextmanager
+async def mesh(directory: Path, proxy: ProxySettings | None = None) -> AsyncIterator[Clients]:
+    async with local_agent(directory, proxy=proxy) as agent:
+        clients = Clients(agent, directory / "meshd.sock")
+        try:
+            yield clients
+        finally:
+            await clients.close()
+
+
+async def endpoints(client: ControlClient, watch: int, number: int) -> tuple[Endpoint, ...]:
+    """Those of the number-th answer to a watch."""
+    answer = await client.answer(watch, number)
+    assert isinstance(answer, Destination)
+    assert answer.found is not None
+    return answer.found.endpoints
+
+
+def refused(answer: object) -> str:
+    assert isinstance(answer, Refused), answer
+    return answer.reason
+
+
+def csr() -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def test_a_workload_from_registration_to_its_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            caller, run, proxy = await clients.connect(), await clients.connect(), await clients.connect()
+            watch = caller.say(WatchDestination("web", "default"))
+            assert await caller.answer(watch) == Destination(None)
+
+            assert await run.call(WEB) == Registered(IDENTITY)
+            assert await endpoints(caller, watch, 2) == ()
+
+            configuration = await proxy.call(Attach("0.1", WEB.instance))
+            assert isinstance(configuration, ProxyConfiguration)
+            assert (configuration.trust_domain, configuration.inbound) == ("mesh.local", WEB.inbound)
+            assert configuration.trust_bundle_pem.startswith("-----BEGIN CERTIFICATE-----")
+            (workload,) = configuration.workloads
+            assert (workload.namespace, workload.name) == ("default", "web")
+            assert (workload.ports, workload.upstreams) == (WEB.ports, WEB.upstreams)
+
+            certificate = await proxy.call(SignCertificate("default/web", csr()))
+            assert isinstance(certificate, Certificate)
+            leaf = x509.load_pem_x509_certificate(certificate.chain_pem.encode())
+            names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            assert names.get_values_for_type(x509.UniformResourceIdentifier) == [IDENTITY]
+
+            proxy.say(READY)
+            (endpoint,) = await endpoints(caller, watch, 3)
+            assert (endpoint.address, endpoint.port, endpoint.inbound_port) == ("127.0.0.1", 8080, 40002)
+            assert endpoint.identity == IDENTITY
+
+            assert await run.call(WithdrawWorkload()) == Done()
+            assert await endpoints(caller, watch, 4) == ()
+            await run.close()
+            assert await caller.answer(watch, 5) == Destination(None)
+
+    aio.run(main())
+
+
+def test_status_shows_workloads_edges_and_health(tmp_path: Path) -> None:
+    def row(direction: str, requests: int) -> Traffic:
+        return Traffic(
+            direction="inbound" if direction == "inbound" else "outbound",
+            workload="default/web",
+            peer="spiffe://mesh.local/ns/default/sa/api",
+            service="8080" if direction == "inbound" else "api.default:80",
+            protocol="http",
+            tls=True,
+            requests=requests,
+            successes=requests,
+            failures=0,
+            latency_buckets=(requests, *(0 for _ in LATENCY_BOUNDS_MS)),
+            latency_sum_ms=1.0,
+            open_connections=1,
+            read_bytes=1,
+            write_bytes=1,
+        )
+
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            _, proxy = await clients.workload()
+            proxy.say(ReportStats("a", ()))
+            proxy.say(
+                ReportStats("a", (row("inbound", 10), row("outbound", 20), replace(row("inbound", 5), workload="x/y")))
+            )
+            status = await proxy.call(GetStatus())
+            assert isinstance(status, Status)
+            assert (status.trust_domain, status.mode, status.pid) == ("mesh.local", "embedded", os.getpid())
+            assert status.ca.healthy
+            assert [health.healthy for health in status.discovery] == [True, True]
+            assert status.configuration == ()
+            (workload,) = status.workloads
+            assert (workload.identity, workload.pid, workload.waiting_for) == (IDENTITY, 4711, ())
+            assert (workload.certificate_not_after, workload.golden.requests) == (2e9, 10)
+            (edge,) = status.edges
+            assert (edge.source, edge.service, edge.golden.requests) == ("default/web", "api.default:80", 20)
+            assert edge.source_identity == IDENTITY
+            assert WEB.instance not in str(status)
+
+    aio.run(main())
+
+
+def test_a_watch_follows_documents_and_ends_when_cancelled(tmp_path: Path) -> None:
+    document = "apiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: api}}\nspec: {{port: {}}}\n"
+
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client = await clients.connect()
+            watch = client.say(WatchDestination("api", "default"))
+            await client.answer(watch)
+            (tmp_path / "conf.d" / "api.yaml").write_text(document.format(80))
+            assert "port=80" in str(await client.answer(watch, 2))
+            assert "open watch" in refused(await client.answer(client.say(WatchDestination("x", "y"), watch), 3))
+            client.say(Cancel(), watch)
+            (tmp_path / "conf.d" / "api.yaml").write_text(document.format(81))
+            again = client.say(WatchDestination("api", "default"))
+            await eventually(lambda: len(client.heard.get(again, [])) == 1, "the new watch")
+            await eventually(lambda: str(client.heard[again][-1]).count("port=81"), "the new port")
+            assert len(client.heard[watch]) == 3
+
+    aio.run(main())
+
+
+def test_documents_go_before_registered_workloads(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            (tmp_path / "conf.d" / "web.yaml").write_text(
+                "apiVersion: meshd.io/v1\nkind: Service\nmetadata: {name: web}\n"
+                "spec: {port: 80, endpoints: [{address: 192.0.2.9, port: 1}]}\n"
+            )
+            _, proxy = await clients.workload()
+            watch = proxy.say(WatchDestination("web", "default"))
+            await eventually(lambda: "192.0.2.9" in str(proxy.heard.get(watch)), "the document's endpoint")
+            other = proxy.say(WatchDestination("web:8080", "default"))
+            await eventually(lambda: "127.0.0.1" in str(proxy.heard.get(other)), "the workload's endpoint")
+
+    aio.run(main())
+
+
+@pytest.mark.parametrize("authority", ["", "a b", "web:0", "http://web", "x" * 300])
+def test_what_is_no_authority_leads_nowhere(tmp_path: Path, authority: str) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client = await clients.connect()
+            assert await client.call(WatchDestination(authority, "default")) == Destination(None)
+
+    aio.run(main())
+
+
+def test_what_is_refused_to_one_who_has_not_attached(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client = await clients.connect()
+            assert "attach first" in refused(await client.call(SignCertificate("default/web", csr())))
+            assert "attach first" in refused(await client.call(READY))
+            assert "attach first" in refused(await client.call(ReportStats("a", ())))
+            assert "nothing is registered" in refused(await client.call(WithdrawWorkload()))
+            assert "no host proxy" in refused(await client.call(Attach("0.1", "")))
+            not_yet = await client.call(Attach("0.1", WEB.instance))
+            assert isinstance(not_yet, Refused)
+            assert not_yet.retry
+
+    aio.run(main())
+
+
+def test_a_proxy_gets_certificates_for_its_own_workload_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            await clients.workload(replace(WEB, instance="f" * 32, name="other"))
+            run, proxy = await clients.workload()
+            assert "not a workload of this proxy" in refused(await proxy.call(SignCertificate("default/other", csr())))
+            assert "workload name 'W'" in refused(await proxy.call(SignCertificate("default/W", csr())))
+            nonsense = await proxy.call(SignCertificate("default/web", "nonsense"))
+            assert isinstance(nonsense, Refused)
+            assert not nonsense.retry
+            await run.close()
+            await eventually(lambda: clients.agent.registry.registered == 1, "the workload is gone")
+            gone = await proxy.call(SignCertificate("default/web", csr()))
+            assert isinstance(gone, Refused)
+            assert gone.retry
+
+    aio.run(main())
+
+
+def test_a_proxy_hears_when_its_workload_is_declared_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            run, proxy = await clients.connect(), await clients.connect()
+            await run.call(WEB)
+            attached = proxy.say(Attach("0.1", WEB.instance))
+            await proxy.answer(attached)
+            await run.call(replace(WEB, waiting_for=("port 8080",)))
+            await run.call(replace(WEB, ports=(WorkloadPort(8081),)))
+            changed = await proxy.answer(attached, 2)
+            assert isinstance(changed, ProxyConfiguration)
+            assert changed.workloads[0].ports == (WorkloadPort(8081),)
+
+    aio.run(main())
+
+
+def test_the_host_s_proxy_serves_the_workloads_of_the_documents(tmp_path: Path) -> None:
+    document = "apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {name: web}\nspec: {ports: [{port: 8080}]}\n"
+
+    async def main() -> None:
+        async with mesh(tmp_path, ProxySettings(inbound="0.0.0.0:4143")) as clients:
+            proxy = await clients.connect()
+            attached = proxy.say(Attach("0.1", ""))
+            first = await proxy.answer(attached)
+            assert isinstance(first, ProxyConfiguration)
+            assert (first.outbound, first.workloads) == ("127.0.0.1:4140", ())
+            (tmp_path / "conf.d" / "web.yaml").write_text(document)
+            second = await proxy.answer(attached, 2)
+            assert isinstance(second, ProxyConfiguration)
+            assert [workload.name for workload in second.workloads] == ["web"]
+            assert isinstance(await proxy.call(SignCertificate("default/web", csr())), Certificate)
+            proxy.say(READY)
+            found = await proxy.call(WatchDestination("web", "default"))
+            assert isinstance(found, Destination)
+            assert found.found is not None
+            assert [(each.address, each.inbound_port) for each in found.found.endpoints] == [("127.0.0.1", 4143)]
+
+    aio.run(main())
+
+
+@pytest.mark.parametrize("line", [b"\n", b"{}\n", b'{"id":1,"body":{"type":"nothing"}}\n', b"\xff\n", b'{"id":"x"}\n'])
+def test_what_is_no_message_ends_the_connection_with_a_word(tmp_path: Path, line: bytes) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client, other = await clients.connect(), await clients.connect()
+            client.write(line)
+            assert "not a message of the control API" in refused(await client.answer(0))
+            await client.closed()
+            assert isinstance(await other.call(GetStatus()), Status)
+
+    aio.run(main())
+
+
+def test_a_line_without_end_is_cut_off(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client = await clients.connect()
+            client.write(b"x" * (MAX_CALL_BYTES + 1))
+            assert "a line of more than" in refused(await client.answer(0))
+            await client.closed()
+
+    aio.run(main())
+
+
+def test_one_who_asks_without_reading_holds_up_only_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            other = await clients.connect()
+            reader, writer = await asyncio.open_unix_connection(clients.socket)
+            ask = b'{"id":1,"body":{"type":"get-status"}}\n' * 1000
+            written = 0
+            try:
+                async with asyncio.timeout(0.5):
+                    while True:  # until the agent no longer reads
+                        writer.write(ask)
+                        await writer.drain()
+                        written += 1000
+            except TimeoutError:
+                pass
+            assert isinstance(await other.call(GetStatus()), Status)
+            for _ in range(written):  # nothing was lost, and reading goes on
+                await reader.readline()
+            writer.transport.abort()
+
+    aio.run(main())
+
+
+# --- who the peer is ----------------------------------------------------------------------------------------------
+
+AS_NOBODY = """
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as agent:
+    agent.connect(sys.argv[1])
+    lines = agent.makefile("rb")
+    for call in sys.argv[2:]:
+        agent.sendall(call.encode() + b"\\n")
+        print(lines.readline().decode(), end="")
+"""
+
+
+def as_nobody(socket: Path, *calls: str) -> Coroutine[None, None, list[str]]:
+    async def speak() -> list[str]:
+        speaking = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", AS_NOBODY, str(socket), *calls, stdout=subprocess.PIPE, cwd="/"
+        )
+        output, _ = await speaking.communicate()
+        return output.decode().splitlines()
+
+    return speak()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_reads_the_status_and_nothing_else() -> None:
+    instance = WEB.instance
+    register_workload = (
+        f'{{"id":4,"body":{{"type":"register-workload","instance":"{"e" * 32}","namespace":"default","name":"web",'
+        '"ports":[],"upstreams":[],"outbound":"","inbound":"127.0.0.1:1","admin":"","pid":1}}'
+    )
+
+    async def main(directory: Path) -> None:
+        async with mesh(directory) as clients:
+            await clients.workload()
+            status, attach, watch, register = await as_nobody(
+                clients.socket,
+                '{"id":1,"body":{"type":"get-status"}}',
+                f'{{"id":2,"body":{{"type":"attach","version":"1","instance":"{instance}"}}}}',
+                '{"id":3,"body":{"type":"watch-destination","authority":"web","namespace":"default"}}',
+                register_workload,
+            )
+            assert '"type":"status"' in status
+            for answer in (attach, watch, register):
+                assert '"type":"refused"' in answer
+                assert "uid 65534 may only read the status" in answer
+
+    with TemporaryDirectory() as directory:  # pytest's own are closed to other users
+        Path(directory).chmod(0o755)
+        aio.run(main(Path(directory)))

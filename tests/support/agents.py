@@ -1,0 +1,36 @@
+"""An agent inside the test, with a certificate authority of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from discovery.file import FileSource
+from meshd.agent.agent import Agent
+from meshd.agent.certificates import Signer
+from meshd.agent.peer import Access
+from meshd.agent.settings import ProxySettings
+from meshd.ca.local import LocalCa
+
+
+@asynccontextmanager
+async def local_agent(directory: Path, proxy: ProxySettings | None = None) -> AsyncIterator[Agent]:
+    """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's."""
+    documents = directory / "conf.d"
+    documents.mkdir()
+    ca = LocalCa.at(directory / "ca", "mesh.local")
+    agent = Agent(
+        node="test",
+        trust_domain="mesh.local",
+        mode="embedded" if proxy is None else "host",
+        socket=directory / "meshd.sock",
+        access=Access.of((), "")[0],
+        signer=Signer(ca, ca.bundle, "embedded"),
+        files=[FileSource(documents, "mesh.local")],
+        proxy=proxy,
+    )
+    await agent.start()
+    try:
+        yield agent
+    finally:
+        await agent.stop()
+        ca.close()

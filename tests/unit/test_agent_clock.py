@@ -1,0 +1,50 @@
+"""A clock that cannot be right is said to be wrong."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshd.agent.clock import TrustPeriod
+
+MADE = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def root(made: datetime, life: timedelta) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(made)
+        .not_valid_after(made + life)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        (-1, "says 2026-02-28 12:00 UTC, which is before the CA's root was made (2026-03-01 12:00 UTC): set the clock"),
+        (0, ""),
+        (25, ""),
+        (31, "every root in the trust bundle has expired, the last at 2026-03-31 12:00 UTC"),
+    ],
+)
+def test_the_roots_say_when_now_can_be(days: int, said: str) -> None:
+    bundle = root(MADE, timedelta(days=10)) + root(MADE + timedelta(days=5), timedelta(days=25))
+    found = TrustPeriod(bundle).trouble((MADE + timedelta(days=days)).timestamp())
+    assert said in found
+    assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize("text", ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_what_is_no_bundle(text: str) -> None:
+    with pytest.raises(ValueError, match=r"PEM|parsing"):
+        TrustPeriod(text)
