@@ -5,6 +5,7 @@ a connection on which anything was out of order is never used again.
 """
 
 import asyncio
+from functools import partial
 from time import monotonic
 from typing import Final, cast
 
@@ -23,7 +24,8 @@ MESH_IDLE_S: Final = 60.0
 MAX_IDLE: Final = 1000
 """Idle connections kept to one endpoint."""
 
-responses = HeadTable(parse_response)
+_from_applications = HeadTable(parse_response)
+_from_proxies = HeadTable(partial(parse_response, from_proxy=True))
 
 
 class ClientConnection(asyncio.Protocol):
@@ -34,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
         self._idle_s = MESH_IDLE_S if live.endpoint.identity else PLAIN_IDLE_S
+        self._heads = _from_proxies if live.endpoint.identity else _from_applications
         self._sweep = sweep
         self._tcp = tcp
         self._opening = opening
@@ -125,10 +128,10 @@ class ClientConnection(asyncio.Protocol):
                     self._broken(f"a response head of more than {MAX_HEAD_BYTES} bytes")
                 return
             raw = data[:end]
-            head = responses.get(raw)
+            head = self._heads.get(raw)
             if head is None:
                 try:
-                    head = responses.parse(raw)
+                    head = self._heads.parse(raw)
                 except BadHead as error:
                     self._broken(error.reason)
                     return

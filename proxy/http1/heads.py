@@ -43,7 +43,7 @@ _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"upgrade", b"transfer-encoding")
 )
 _OURS = frozenset((b"l5d-client-id", b"l5d-proxy-error", b"l5d-proxy-connection", b"l5d-proxy-unsent"))
-"""Fields that proxies of the mesh vouch for: a request may not bring its own."""
+"""Fields that proxies of the mesh vouch for: a request may not bring its own, nor an application's answer."""
 
 _TOLD_APART = _HOP_BY_HOP | _OURS | {b"host", b"content-length", b"expect"}
 _NOT_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"trailer"))
@@ -122,9 +122,12 @@ class ResponseHead:
 class _Fields:
     """The field lines of a head: those that go on, and what the others say about framing and the connection."""
 
-    __slots__ = ("authority", "connection", "dropped", "expects", "kept", "length", "te_trailers", "unsent")
+    __slots__ = (
+        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "te_trailers", "unsent"
+    )  # fmt: skip
 
-    def __init__(self, lines: list[bytes]) -> None:
+    def __init__(self, lines: list[bytes], from_proxy: bool = False) -> None:
+        self.from_proxy = from_proxy
         self.kept: list[bytes] = []
         self.authority: bytes | None = None
         self.connection: list[bytes] = []
@@ -164,6 +167,8 @@ class _Fields:
                 raise BadHead("an Expect other than 100-continue", 417)
             self.expects = True
             self.kept.append(line)
+        elif name == b"l5d-proxy-error" and self.from_proxy:
+            self.kept.append(line)
         else:
             self.dropped = True
             self._for_this_hop(name, value)
@@ -178,7 +183,7 @@ class _Fields:
         elif name == b"te":
             self.te_trailers = b"trailers" in value.lower()
         elif name == b"l5d-proxy-unsent":
-            self.unsent = True
+            self.unsent = self.from_proxy
 
     def _frame(self, length: int) -> None:
         if self.length is not None:
@@ -228,10 +233,10 @@ def parse_request(head: bytes) -> RequestHead:
     lines = _lines(head)
     parts = lines[0].split(b" ")
     if len(parts) != 3:
-        raise BadHead("a request line that is not METHOD TARGET VERSION")
+        raise BadHead("a request line that is not _METHOD _TARGET VERSION")
     method, target, version = parts
     if _METHOD.fullmatch(method) is None or _TARGET.fullmatch(target) is None:
-        raise BadHead("a request line that is not METHOD TARGET VERSION")
+        raise BadHead("a request line that is not _METHOD _TARGET VERSION")
     if version == b"HTTP/1.1":
         minor = 1
     elif version == b"HTTP/1.0":
@@ -278,7 +283,7 @@ def _route(method: bytes, target: bytes, host: bytes | None, minor: int) -> tupl
         raise BadHead("an absolute target without a host")
     if host and _AUTHORITY.fullmatch(host) is None:
         raise BadHead("a Host that is not HOST or HOST:PORT")
-    return authority.decode("ascii"), form, absolute
+    return authority.decode("ascii").lower(), form, absolute
 
 
 def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, fields: _Fields, minor: int) -> bytes:
@@ -288,6 +293,8 @@ def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, field
     if host:
         # An absolute target overrules Host, and Host is to say the same (RFC 9112, section 3.2.2).
         kept = [b"Host: " + host.encode("ascii"), *(line for line in kept if line[:5].lower() != b"host:")]
+    elif fields.authority is None and method != b"CONNECT":
+        kept = [b"Host:", *kept]  # HTTP/1.0 may be without one, HTTP/1.1 may not (RFC 9110, section 7.2)
     lines = [b"%b %b HTTP/1.1" % (method, form), *kept]
     if fields.length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
@@ -296,14 +303,15 @@ def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, field
     return b"\r\n".join(lines) + b"\r\n"
 
 
-def parse_response(head: bytes) -> ResponseHead:
-    """The response whose head, up to but without the empty line, is `head`. BadHead where it is none."""
+def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
+    """The response whose head, up to but without the empty line, is `head`. BadHead where it is none. What it says
+    of a proxy's doing is believed where it comes `from_proxy`, one of the mesh that proved itself."""
     lines = _lines(head)
     found = _STATUS_LINE.fullmatch(lines[0])
     if found is None:
         raise BadHead("a status line that is not HTTP/1.x STATUS REASON")
     minor, status = int(found[1]), int(found[2])
-    fields = _Fields(lines)
+    fields = _Fields(lines, from_proxy)
     if minor == 0 and fields.length == CHUNKED:
         raise BadHead("Transfer-Encoding in HTTP/1.0")
     length = UNTIL_CLOSE if fields.length is None else fields.length
