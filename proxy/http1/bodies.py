@@ -113,6 +113,8 @@ class ChunkedReader:
         if stop < 0:
             if len(data) - start > MAX_SIZE_LINE_BYTES:
                 raise BadBody("a chunk-size line that is too long")
+            if b"\n" in data[start:]:
+                raise BadBody("a chunk-size line that ends with a bare LF")
             self._pending = data[at:]
             return -1
         found = _SIZE_LINE.fullmatch(data, start, stop)
@@ -133,6 +135,8 @@ class ChunkedReader:
             if stop < 0:
                 if len(data) - at > MAX_TRAILER_BYTES:
                     raise BadBody("a trailer section that is too long")
+                if b"\n\n" in data[at:]:
+                    raise BadBody("trailers: a bare LF")
                 self._pending = data[at:]
                 return len(data)
         try:
