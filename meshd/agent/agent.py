@@ -14,7 +14,6 @@ from typing import Literal
 from discovery.chain import Chain
 from discovery.file import FileSource
 from meshd.agent.certificates import Signer
-from meshd.agent.clock import TrustPeriod
 from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
 from meshd.agent.local import LocalSource
@@ -50,7 +49,6 @@ class Agent:
         self.registry = Registry()
         self._files, self._proxy = files, proxy
         self._notices: tuple[str, ...] = ()
-        self._trust_period = TrustPeriod(signer.trust_bundle_pem)
         local = LocalSource(self.registry, trust_domain, time.time())
         self.core = Core(
             node=node,
@@ -74,8 +72,8 @@ class Agent:
             source.follow(loop)
             source.subscribe(self._declare_host)
         self._declare_host()
-        if clock := self._trust_period.trouble(self.core.clock()):
-            log.error("%s", clock)
+        for trouble in self.core.signer.troubles():
+            log.error("%s", trouble)
         self._tasks.start(self.core.signer.probe(), "probe CA")
         await self._server.start()
         log.info(
@@ -120,6 +118,5 @@ class Agent:
         )
 
     def _troubles(self) -> tuple[str, ...]:
-        clock = self._trust_period.trouble(self.core.clock())
         findings = (str(finding) for source in self._files for finding in source.findings)
-        return (*filter(None, [clock]), *self._notices, *findings)
+        return (*self.core.signer.troubles(), *self._notices, *findings)

@@ -8,10 +8,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
+from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
 from meshd.ca.source import CertificateSource, Refusal, Unreachable
@@ -39,13 +40,24 @@ class Signer:
     def __init__(
         self, source: CertificateSource, trust_bundle_pem: str, name: str, clock: Callable[[], float] = time.time
     ) -> None:
-        self.trust_bundle_pem = trust_bundle_pem
-        self._source, self._clock = source, clock
+        self._clock_trouble = ""
+        self._clock = clock
         self._health = Health(name, healthy=True)
+        self.use(source, trust_bundle_pem)
+
+    def use(self, source: CertificateSource, trust_bundle_pem: str) -> None:
+        """Sign through source from now on, for proxies that believe the roots of trust_bundle_pem. ValueError when
+        that is no bundle."""
+        self._trust_period = TrustPeriod(trust_bundle_pem)
+        self._source, self.trust_bundle_pem = source, trust_bundle_pem
 
     def health(self) -> Health:
         """`since` is 0 until the CA was first heard from, or found to be away."""
         return self._health
+
+    def troubles(self) -> Iterator[str]:
+        """What is wrong with this host's time, for as long as it is."""
+        yield from filter(None, (self._trust_period.trouble(self._clock()), self._clock_trouble))
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         """A certificate of identity for the CSR's key; NotSigned when there is none."""
@@ -58,6 +70,7 @@ class Signer:
             self._is_away(str(error))
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
         self._is_well()
+        self._compare_clocks(certificate)
         return certificate
 
     async def probe(self) -> None:
@@ -74,6 +87,12 @@ class Signer:
                 self._is_well()
             pause_s = PROBE_EVERY_S if self._health.healthy else min(pause_s * 2, PROBE_EVERY_S)
             await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - spread, not secret
+
+    def _compare_clocks(self, issued: Certificate) -> None:
+        trouble = clocks_apart(issued, self._clock())
+        if trouble and not self._clock_trouble:
+            log.error("%s", trouble)
+        self._clock_trouble = trouble
 
     def _is_away(self, reason: str) -> None:
         if self._health.healthy:

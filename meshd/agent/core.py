@@ -55,7 +55,11 @@ class Core:
         """Call `changed` when a proxy's configuration may differ, until what is returned is called."""
         follower = object()
         self._followers[follower] = changed
-        return lambda: self._followers.pop(follower, None) and None
+
+        def leave() -> None:
+            self._followers.pop(follower, None)
+
+        return leave
 
     def changed(self) -> None:
         """Something that proxies are told of may differ."""

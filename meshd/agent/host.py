@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from msgspec.structs import replace
 
@@ -19,6 +19,9 @@ from meshd.api.loading import ConfigurationError
 from meshd.ca.client import CaClient
 
 log = logging.getLogger(__name__)
+
+FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery")
+"""What an agent is for as long as it runs."""
 
 
 def sources(file: Path, settings: Settings) -> list[FileSource]:
@@ -55,7 +58,7 @@ def check(file: Path) -> Checked:
 async def run_host(file: Path) -> None:
     """Run until SIGTERM. Problem or ConfigurationError when it cannot start."""
     settings = load_settings(file)
-    bundle, token = read_bundle(settings, str(file)), read_token(settings, str(file))
+    ca = _Ca.of(settings, file)
     lock = StateLock(Path(settings.state_dir))
     try:
         agent = Agent(
@@ -64,32 +67,52 @@ async def run_host(file: Path) -> None:
             mode="host",
             socket=Path(settings.socket),
             access=Access.of(settings.control.users, str(file))[0],
-            signer=Signer(CaClient(settings.ca.url, bundle, token), bundle, settings.ca.url),
+            signer=Signer(ca.client(), ca.bundle, settings.ca.url),
             files=sources(file, settings),
             proxy=settings.proxy,
         )
-        await serve(agent, _Reload(file, settings, agent).__call__, asyncio.Event())
+        await serve(agent, _Reload(file, settings, ca, agent).reload, asyncio.Event())
     finally:
         lock.release()
 
 
+class _Ca(NamedTuple):
+    """How the CA is asked, and what its files hold."""
+
+    url: str
+    bundle: str
+    token: str
+
+    @classmethod
+    def of(cls, settings: Settings, file: Path) -> Self:
+        return cls(settings.ca.url, read_bundle(settings, str(file)), read_token(settings, str(file)))
+
+    def client(self) -> CaClient:
+        return CaClient(self.url, self.bundle, self.token)
+
+
 class _Reload:
-    """SIGHUP: the settings again, and every document."""
+    """SIGHUP: settings, the CA's files, and every document again. All of the new settings or none."""
 
-    def __init__(self, file: Path, settings: Settings, agent: Agent) -> None:
-        self._file, self._settings, self._agent = file, settings, agent
+    def __init__(self, file: Path, settings: Settings, ca: _Ca, agent: Agent) -> None:
+        self._file, self._settings, self._ca, self._agent = file, settings, ca, agent
 
-    def __call__(self) -> None:
+    def reload(self) -> None:
         notices = []
         try:
-            new = load_settings(self._file)
-            if replace(new, proxy=self._settings.proxy, control=self._settings.control) != self._settings:
-                notices.append(f"{self._file}: changed, and in part in force only after a restart of the agent")
-            self._settings = replace(self._settings, proxy=new.proxy, control=new.control)
+            settings = load_settings(self._file)
+            ca = _Ca.of(settings, self._file)
         except ConfigurationError as error:
-            notices += [f"{finding} (the settings before stay in force)" for finding in error.findings]
+            notices = [f"{finding} (the settings before stay in force)" for finding in error.findings]
+        else:
+            fixed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
+            notices = [f"{self._file}: {name} has changed: restart the agent for it to be in force" for name in fixed]
+            self._settings = replace(settings, **{name: getattr(self._settings, name) for name in fixed})
+            if ca != self._ca:
+                self._ca = ca
+                self._agent.core.signer.use(ca.client(), ca.bundle)
         for notice in notices:
             log.error("%s", notice)
-        settings = self._settings
-        self._agent.reload(Access.of(settings.control.users, str(self._file))[0], settings.proxy, notices)
-        log.info("SIGHUP: settings and documents read again")
+        access, _ = Access.of(self._settings.control.users, str(self._file))
+        self._agent.reload(access, self._settings.proxy, notices)
+        log.info("settings and documents read again")

@@ -17,7 +17,8 @@ The agent reads `{SETTINGS_FILE}` (`meshd agent --config FILE` for another). `me
 wrong with it and with the documents beside it, and changes nothing. This page is made from the types that read the file
 (`python -m meshd.agent.settings_page`); [configuration.md](configuration.md) explains how it all fits together.
 
-On SIGHUP the file is read again: `control` and `proxy` are in force at once, the rest after a restart of the agent.
+On SIGHUP the file is read again, with the CA's files that it names: `ca`, `proxy` and `control` are in force at once,
+the rest after a restart of the agent. When anything in it is wrong, all of it stays as it was.
 
 | setting | type | default | meaning |
 |---|---|---|---|

@@ -7,7 +7,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from meshd.agent.clock import TrustPeriod
+from meshd.agent.clock import TrustPeriod, clocks_apart
+from meshd.api.control import Certificate
 
 MADE = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -48,3 +49,13 @@ def test_the_roots_say_when_now_can_be(days: int, said: str) -> None:
 def test_what_is_no_bundle(text: str) -> None:
     with pytest.raises(ValueError, match=r"PEM|parsing"):
         TrustPeriod(text)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"),
+    [(60, ""), (0, ""), (300, ""), (-1, "at least 1 s behind the CA's"), (301, "some 301 s ahead of the CA's")],
+)
+def test_a_new_certificate_says_what_the_ca_s_clock_says(ahead_s: float, said: str) -> None:
+    found = clocks_apart(Certificate("", not_before=1e9, not_after=2e9), 1e9 + ahead_s)
+    assert said in found
+    assert bool(found) == bool(said)
