@@ -34,6 +34,7 @@ class _Watch:
         self._heard: dict[int, EndpointSet | None] = {}
         self._told: list[EndpointSet | None] = []  # empty: nothing yet, which is not the same as None
         self._closing = [sources[place].watch(authority, self._hears(place)) for place in self._places]
+        self._decide()  # where there are no sources, nobody else does
 
     def _hears(self, place: int) -> Answered:
         def heard(found: EndpointSet | None) -> None:

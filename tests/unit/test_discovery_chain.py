@@ -1,0 +1,102 @@
+"""Several sources as one: the order in which they are believed, and what a source that is slow to answer holds back."""
+
+import pytest
+
+from discovery.chain import Chain
+from discovery.names import Authority
+from discovery.source import Answered, Close
+from meshd.api.control import Health
+from meshd.api.endpoints import EndpointSet, ServiceName
+
+WEB = Authority.parse("web", "default")
+
+
+def known_by(source: str) -> EndpointSet:
+    """An answer that says whose it is."""
+    return EndpointSet(ServiceName(source, "default", 80))
+
+
+class Remote:
+    """A source that answers when the test lets it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.watching: list[Answered] = []
+
+    def watch(self, authority: Authority, answered: Answered) -> Close:
+        assert authority == WEB
+        self.watching.append(answered)
+        return lambda: self.watching.remove(answered)
+
+    def health(self) -> Health:
+        return Health(self.name, healthy=True)
+
+    def finds(self) -> None:
+        for answered in self.watching:
+            answered(known_by(self.name))
+
+    def finds_nothing(self) -> None:
+        for answered in self.watching:
+            answered(None)
+
+
+class Followed:
+    """A chain of two, and what the one watch over it was told, by the name of the source."""
+
+    def __init__(self) -> None:
+        self.first, self.second = Remote("first"), Remote("second")
+        self.told: list[str | None] = []
+        self.chain = Chain((self.first, self.second))
+        self.close = self.chain.watch(WEB, lambda found: self.told.append(found and found.service.name))
+
+
+@pytest.fixture
+def followed() -> Followed:
+    return Followed()
+
+
+def test_the_first_that_knows_answers(followed: Followed) -> None:
+    followed.first.finds()
+    followed.second.finds()
+    assert followed.told == ["first"]
+
+
+def test_a_source_that_has_not_answered_holds_back_those_after_it(followed: Followed) -> None:
+    followed.second.finds()
+    assert followed.told == []
+    followed.first.finds_nothing()
+    assert followed.told == ["second"]
+
+
+def test_nothing_is_known_only_when_no_source_knows(followed: Followed) -> None:
+    followed.first.finds_nothing()
+    assert followed.told == []
+    followed.second.finds_nothing()
+    assert followed.told == [None]
+
+
+def test_the_answer_moves_with_what_sources_learn(followed: Followed) -> None:
+    followed.first.finds_nothing()
+    followed.second.finds()
+    followed.first.finds()
+    followed.first.finds_nothing()
+    followed.second.finds_nothing()
+    assert followed.told == ["second", "first", "second", None]
+
+
+def test_the_same_answer_is_not_told_again(followed: Followed) -> None:
+    followed.first.finds()
+    followed.first.finds()
+    followed.second.finds_nothing()
+    assert followed.told == ["first"]
+
+
+def test_closing_closes_every_source_s_watch(followed: Followed) -> None:
+    followed.close()
+    assert (followed.first.watching, followed.second.watching) == ([], [])
+
+
+def test_no_sources_know_nothing() -> None:
+    told: list[EndpointSet | None] = []
+    Chain(()).watch(WEB, told.append)
+    assert told == [None]
