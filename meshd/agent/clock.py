@@ -1,8 +1,8 @@
 """Whether this host's clock can be right.
 
 Certificates are good between two times, so a clock that is far off makes every connection fail, each with a message of
-its own. The trust bundle's roots say when now can be; each new certificate says what the CA's clock says, being good from
-a minute or so before it was issued.
+its own. The trust bundle's roots say when now can be; each new certificate says what the CA's clock says, since it is
+good from a minute or so before it was issued.
 """
 
 from datetime import UTC, datetime

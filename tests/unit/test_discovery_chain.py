@@ -47,7 +47,10 @@ class Followed:
         self.first, self.second = Remote("first"), Remote("second")
         self.told: list[str | None] = []
         self.chain = Chain((self.first, self.second))
-        self.close = self.chain.watch(WEB, lambda found: self.told.append(found and found.service.name))
+        self.close = self.chain.watch(WEB, self._hears)
+
+    def _hears(self, found: EndpointSet | None) -> None:
+        self.told.append(None if found is None else found.service.name)
 
 
 @pytest.fixture
