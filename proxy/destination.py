@@ -26,6 +26,9 @@ MAX_WAITING: Final = 10_000
 BENCH_MIN_S: Final = 0.1
 BENCH_MAX_S: Final = 60.0
 """How long an endpoint that refused a connection is left alone; doubled at each failure, with jitter. Linkerd's."""
+LOCAL_BENCH_MAX_S: Final = 0.5
+"""The longest that an application beside the proxy is left alone: to try costs nothing there, and when it is back after
+a restart its callers have `proxy.inbound.PATIENCE_S` to find it so."""
 
 
 class LiveEndpoint:
@@ -79,6 +82,7 @@ class Destination:
         make: Callable[[Endpoint], LiveEndpoint],
         call_later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float] = monotonic,
+        bench_max_s: float = BENCH_MAX_S,
     ) -> None:
         self.name = name
         self.known: bool | None = None
@@ -87,6 +91,7 @@ class Destination:
         self._make = make
         self._call_later = call_later
         self._clock = clock
+        self._bench_max_s = bench_max_s
         self._live: dict[tuple[str, int, str, int], LiveEndpoint] = {}
         self._ready: list[LiveEndpoint] = []
         self._waiting: deque[Waiter] = deque()
@@ -99,7 +104,7 @@ class Destination:
         self._live = {}
         for endpoint in () if found is None else found.endpoints:
             key = (endpoint.address, endpoint.port, endpoint.identity, endpoint.inbound_port)
-            live = before.pop(key, None) or self._make(endpoint)
+            live = self._live.get(key) or before.pop(key, None) or self._make(endpoint)
             live.endpoint = endpoint
             live.weight = endpoint.weight
             self._live[key] = live
@@ -127,9 +132,12 @@ class Destination:
 
     def failed(self, live: LiveEndpoint) -> None:
         """No connection to it could be had: leave it alone for a while."""
-        live.bench_s = min(max(live.bench_s * 2, BENCH_MIN_S), BENCH_MAX_S)
+        now = self._clock()
+        if live.benched_until > now:
+            return  # one of many tries that failed together, and were one failure
+        live.bench_s = min(max(live.bench_s * 2, BENCH_MIN_S), self._bench_max_s)
         pause = live.bench_s * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-        live.benched_until = self._clock() + pause
+        live.benched_until = now + pause
         self._refresh()
         self._call_later(pause, self._unbench)
 

@@ -15,7 +15,7 @@ from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
 from meshd.api.tasks import Tasks
 from proxy.connect import Dialer
-from proxy.destination import Destination, LiveEndpoint
+from proxy.destination import LOCAL_BENCH_MAX_S, Destination, LiveEndpoint
 from proxy.detect import take_over
 from proxy.errors import Failure
 from proxy.exchange import Route
@@ -45,7 +45,8 @@ class LocalPort:
         self.target = f"{port.address}:{port.port}"
         self._stats = stats
         loop = asyncio.get_running_loop()
-        self.destination = Destination(f"{workload}:{port.port}", self._live, loop.call_later)
+        name = f"{workload}:{port.port}"
+        self.destination = Destination(name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S)
         service = ServiceName(workload.name, workload.namespace, port.port)
         self.destination.update(EndpointSet(service, (Endpoint(port.address, port.port),)))
 

@@ -1,0 +1,251 @@
+"""A destination: endpoints come and go, are benched and tried again, and whoever waits for one is told."""
+
+from collections.abc import Callable
+
+import pytest
+
+from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from proxy.destination import BENCH_MAX_S, BENCH_MIN_S, MAX_WAITING, Destination, LiveEndpoint
+from proxy.stats import HttpTraffic, Labels, TcpTraffic
+
+LABELS = Labels("outbound")
+
+
+class Time:
+    """A clock that stands still, and timers that ring when it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> object:
+        self._timers.append((self.now + delay, call))
+        return call
+
+    def advance(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := [timer for timer in self._timers if timer[0] <= end]:
+            first = min(due, key=lambda timer: timer[0])
+            self._timers.remove(first)
+            self.now = first[0]
+            first[1]()
+        self.now = end
+
+
+class Waiter:
+    def __init__(self) -> None:
+        self.resumed = 0
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+
+class Pooled:
+    """An idle connection."""
+
+    reused = True
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def made(time: Time, *endpoints: Endpoint, bench_max_s: float = BENCH_MAX_S) -> Destination:
+    def make(endpoint: Endpoint) -> LiveEndpoint:
+        traffic = HttpTraffic(LABELS), TcpTraffic(LABELS, "dst", False), TcpTraffic(LABELS, "dst", True)
+        return LiveEndpoint(endpoint, time.now, *traffic)
+
+    destination = Destination("api", make, time.call_later, time.clock, bench_max_s)
+    if endpoints:
+        destination.update(found(*endpoints))
+    return destination
+
+
+def found(*endpoints: Endpoint) -> EndpointSet:
+    return EndpointSet(ServiceName("api", "default", 80), endpoints)
+
+
+A, B = Endpoint("192.0.2.1", 80), Endpoint("192.0.2.2", 80)
+
+
+def test_known_says_what_discovery_said() -> None:
+    destination = made(Time())
+    known = [destination.known]
+    for answer in (None, found()):
+        destination.update(answer)
+        known.append(destination.known)
+    assert known == [None, False, True]
+    assert destination.pick(100.0) is None
+    assert destination.pick_least() is None
+
+
+def test_a_failed_endpoint_is_benched_twice_as_long_each_time_up_to_a_limit() -> None:
+    time = Time()
+    destination = made(time, A)
+    pause = BENCH_MIN_S
+    for _ in range(14):
+        live = destination.pick(time.now)
+        assert live is not None
+        destination.failed(live)
+        assert destination.pick(time.now) is None
+        time.advance(pause * 0.89)
+        assert destination.pick(time.now) is None, "jitter is a tenth at most"
+        time.advance(pause * 0.22)
+        assert destination.pick(time.now) is live
+        pause = min(pause * 2, BENCH_MAX_S)
+    assert pause == BENCH_MAX_S
+
+
+def test_many_failures_at_once_are_one() -> None:
+    """Requests that were all under way to an application that restarts must not bench it for a minute."""
+    time = Time()
+    destination = made(time, A)
+    live = destination.pick(time.now)
+    assert live is not None
+    for _ in range(32):
+        destination.failed(live)
+    time.advance(BENCH_MIN_S * 1.2)
+    assert destination.pick(time.now) is live
+
+
+def test_the_longest_bench_is_the_destination_s_own() -> None:
+    time = Time()
+    destination = made(time, A, bench_max_s=0.5)
+    for _ in range(10):
+        live = destination.pick(time.now)
+        assert live is not None
+        destination.failed(live)
+        time.advance(0.6)
+
+
+def test_a_success_ends_the_bench_and_wakes() -> None:
+    time = Time()
+    destination = made(time, A)
+    live = destination.pick(time.now)
+    assert live is not None
+    destination.failed(live)
+    waiter = Waiter()
+    assert destination.wait(waiter)
+    destination.succeeded(live)
+    assert waiter.resumed == 1
+    assert destination.pick(time.now) is live
+    destination.failed(live)
+    time.advance(BENCH_MIN_S * 1.2)
+    assert destination.pick(time.now) is live, "the pause begins anew"
+
+
+def test_those_who_wait_are_woken_by_an_endpoint_or_by_there_being_no_such_service() -> None:
+    time = Time()
+    destination = made(time)
+    first, second, gone = Waiter(), Waiter(), Waiter()
+    for waiter in (first, gone):
+        assert destination.wait(waiter)
+    destination.leave(gone)
+    destination.leave(gone)
+    destination.update(found())
+    assert first.resumed == 0
+    destination.update(found(A))
+    assert (first.resumed, gone.resumed) == (1, 0)
+    destination.update(found())
+    assert destination.wait(second)
+    destination.update(None)
+    assert second.resumed == 1
+
+
+def test_a_bench_that_ends_wakes() -> None:
+    time = Time()
+    destination = made(time, A)
+    live = destination.pick(time.now)
+    assert live is not None
+    destination.failed(live)
+    waiter = Waiter()
+    destination.wait(waiter)
+    time.advance(BENCH_MIN_S * 1.2)
+    assert waiter.resumed == 1
+
+
+def test_only_so_many_may_wait() -> None:
+    destination = made(Time())
+    assert all(destination.wait(Waiter()) for _ in range(MAX_WAITING))
+    assert not destination.wait(Waiter())
+
+
+def test_a_swap_keeps_what_was_learnt_and_retires_what_left() -> None:
+    time = Time()
+    destination = made(time, A, B)
+    one, other = destination.endpoints
+    one.ewma.observe(1.0, time.now)
+    kept, left = Pooled(), Pooled()
+    one.idle.append(kept)  # type: ignore[arg-type]
+    other.idle.append(left)  # type: ignore[arg-type]
+    heavier = Endpoint("192.0.2.1", 80, weight=3)
+    destination.update(found(heavier))
+    assert destination.endpoints == (one,)
+    assert one.weight == 3
+    assert one.ewma.estimate(time.now) == 1.0
+    assert (kept.closed, left.closed) == (False, True)
+    assert other.retired
+    assert not one.retired
+
+
+def test_another_identity_at_the_same_address_is_another_endpoint() -> None:
+    destination = made(Time(), A)
+    (before,) = destination.endpoints
+    destination.update(found(Endpoint("192.0.2.1", 80, identity="spiffe://a/ns/b/sa/c", inbound_port=4143)))
+    assert before.retired
+    assert destination.endpoints != (before,)
+
+
+def test_an_endpoint_that_is_listed_twice_is_one() -> None:
+    destination = made(Time(), A, A)
+    (one,) = destination.endpoints
+    destination.update(found(A, A))
+    assert destination.endpoints == (one,)
+    assert not one.retired
+
+
+def test_a_benched_endpoint_stays_benched_across_a_swap() -> None:
+    time = Time()
+    destination = made(time, A)
+    (live,) = destination.endpoints
+    destination.failed(live)
+    destination.update(found(A, B))
+    assert all(destination.pick(time.now) is destination.endpoints[1] for _ in range(20))
+
+
+def test_weights_divide_the_load() -> None:
+    destination = made(Time(), Endpoint("192.0.2.1", 80, weight=4), B)
+    heavy, light = destination.endpoints
+    heavy.ewma.pending, light.ewma.pending = 2, 0
+    assert heavy.load(100.0) == pytest.approx(light.load(100.0) * 3 / 4)
+    heavy.open, light.open = 2, 0
+    assert destination.pick_least() is heavy
+
+
+def test_it_is_idle_when_nothing_is_open_pending_or_waiting() -> None:
+    time = Time()
+    destination = made(time, A)
+    (live,) = destination.endpoints
+    assert not destination.idle(time.now + 59, 60)
+    assert destination.idle(time.now + 60, 60)
+    live.ewma.pending = 1
+    assert not destination.idle(time.now + 60, 60)
+    live.ewma.pending, live.open = 0, 1
+    assert not destination.idle(time.now + 60, 60)
+    live.open = 0
+    destination.wait(Waiter())
+    assert not destination.idle(time.now + 60, 60)
+
+
+def test_a_closed_destination_lets_go_of_everything() -> None:
+    destination = made(Time(), A)
+    (live,) = destination.endpoints
+    pooled = Pooled()
+    live.idle.append(pooled)  # type: ignore[arg-type]
+    destination.close()
+    assert pooled.closed
+    assert live.retired
+    assert destination.pick(100.0) is None
