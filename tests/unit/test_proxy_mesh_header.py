@@ -1,0 +1,85 @@
+"""The transport header and the records behind it, however their bytes are cut."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.mesh.header import MAX_HEADER_BYTES, BadTransportHeader, TransportHeader, decode, encode
+from proxy.mesh.records import END, MAX_RECORD_BYTES, BadRecord, RecordReader, length_of
+
+HEADERS = st.builds(
+    TransportHeader,
+    st.integers(1, 65535),
+    st.sampled_from(["http/1.1", "tcp"]),
+    st.text(st.characters(codec="utf-8"), max_size=40),
+)
+
+
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + body
+
+
+@given(HEADERS, st.binary(max_size=20))
+def test_a_header_comes_back_with_the_bytes_after_it_and_not_before_it_is_whole(
+    header: TransportHeader, after: bytes
+) -> None:
+    data = encode(header)
+    assert decode(data + after) == (header, after)
+    assert all(decode(data[:end]) is None for end in range(len(data)))
+
+
+def test_a_field_of_a_later_version_is_ignored() -> None:
+    assert decode(framed(b'{"port": 1, "protocol": "tcp", "priority": 3}')) == (TransportHeader(1, "tcp"), b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        framed(b""),
+        framed(b"{}"),
+        framed(b"[]"),
+        framed(b"\xff\xfe"),
+        framed(b'{"port": 0, "protocol": "tcp"}'),
+        framed(b'{"port": 65536, "protocol": "tcp"}'),
+        framed(b'{"port": "80", "protocol": "tcp"}'),
+        framed(b'{"port": 80, "protocol": "h9"}'),
+        framed(b'{"port": 80, "protocol": "tcp", "service": "%b"}' % (b"x" * 513)),
+        (MAX_HEADER_BYTES + 1).to_bytes(4, "big"),
+    ],
+)
+def test_what_is_no_header(data: bytes) -> None:
+    with pytest.raises(BadTransportHeader):
+        decode(data)
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=6), st.lists(st.integers(0, 1000), max_size=10))
+def test_records_however_they_are_cut(pieces: list[bytes], places: list[int]) -> None:
+    encoded = b"".join(length_of(piece) + piece for piece in pieces) + END
+    ends = sorted({place % (len(encoded) + 1) for place in places} | {0, len(encoded)})
+    reader = RecordReader()
+    payload = b""
+    for start, end in pairwise(ends):
+        assert not reader.ended
+        payload += reader.feed(encoded[start:end])
+    assert payload == b"".join(pieces)
+    assert reader.ended
+
+
+def test_nothing_may_come_after_the_end() -> None:
+    reader = RecordReader()
+    reader.feed(END)
+    with pytest.raises(BadRecord):
+        reader.feed(b"x")
+    with pytest.raises(BadRecord):
+        RecordReader().feed(END + length_of(b"x") + b"x")
+
+
+def test_a_length_beyond_any_read_is_refused() -> None:
+    with pytest.raises(BadRecord):
+        RecordReader().feed((MAX_RECORD_BYTES + 1).to_bytes(4, "big"))
