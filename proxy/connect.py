@@ -17,6 +17,7 @@ from proxy.destination import Destination, LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.client import ClientConnection
+from proxy.http2.client import Http2Client
 from proxy.mesh.header import MeshProtocol, TransportHeader, encode
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, peer_identity
 from proxy.sweep import Sweep
@@ -54,16 +55,49 @@ class Dialer:
         self._timeout_s = timeout_s
 
     def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
-        """The exchange's connection: an idle one, or a new one."""
-        if live.idle:
+        """The exchange's connection: an idle one or one that has room, or a new one.
+
+        To another proxy all requests go as streams of HTTP/2; to any other endpoint as they were made.
+        """
+        if exchange.head.h2 or live.endpoint.identity:
+            self._connect_shared(exchange, live)
+        elif live.idle:
             exchange.connected(live.idle.pop())
         else:
             self._tasks.start(self._connect(exchange, live), f"connect {live.endpoint.address}:{live.endpoint.port}")
 
+    def _connect_shared(self, exchange: Exchange, live: LiveEndpoint) -> None:
+        for connection in live.shared:
+            if connection.room > 0:
+                exchange.connected(connection.stream())
+                return
+        if live.opening is not None:
+            live.opening.append(exchange)
+        else:
+            live.opening = [exchange]
+            self._tasks.start(self._open_shared(live, exchange.route.destination), f"connect {live.endpoint.address}")
+
+    async def _open_shared(self, live: LiveEndpoint, destination: Destination) -> None:
+        """Open one connection for all that wait; those it has no room for open the next."""
+        opening = self._opening(live.endpoint, "h2", destination.name)
+        client = Http2Client(live, self._sweep, live.tcp, opening)
+        failure = await self.dial(destination, live, lambda: client)
+        waiting, live.opening = live.opening or [], None
+        if failure is None and not live.retired:
+            live.shared.append(client)
+        for exchange in waiting:
+            if failure is not None:
+                exchange.not_connected(failure)
+            elif client.room > 0:
+                exchange.connected(client.stream())
+            else:
+                self._connect_shared(exchange, live)
+        if live.retired and failure is None:
+            client.close()
+
     async def _connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
         destination = exchange.route.destination
-        opening = self._opening(live.endpoint, "http/1.1", destination.name)
-        client = ClientConnection(live, self._sweep, live.tcp, opening)
+        client = ClientConnection(live, self._sweep, live.tcp)
         failure = await self.dial(destination, live, lambda: client)
         if failure is not None:
             exchange.not_connected(failure)

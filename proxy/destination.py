@@ -7,18 +7,23 @@ there is one or until its own patience ends. It opens no connection; `proxy.conn
 Destinations are per workload because connections are: each is opened with the caller's certificate.
 """
 
+from __future__ import annotations
+
 import random
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from meshd.api.documents import Protocol as PortProtocol
 from meshd.api.endpoints import Endpoint, EndpointSet
 from proxy import balance
 from proxy.balance import PeakEwma
-from proxy.seams import Client
+from proxy.seams import Client, Shared
 from proxy.stats import HttpTraffic, TcpTraffic
+
+if TYPE_CHECKING:
+    from proxy.exchange import Exchange
 
 MAX_WAITING: Final = 10_000
 """Requests that may wait on one destination; further ones are shed at once. Linkerd's queue."""
@@ -35,7 +40,8 @@ class LiveEndpoint:
     """An endpoint as this proxy knows it: what it measured, and the connections it holds open to it."""
 
     __slots__ = (
-        "bench_s", "benched_until", "endpoint", "ewma", "http", "idle", "open", "relayed", "retired", "tcp", "weight"
+        "bench_s", "benched_until", "endpoint", "ewma", "http", "idle", "open", "opening", "relayed", "retired",
+        "shared", "tcp", "weight",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, now: float, http: HttpTraffic, tcp: TcpTraffic, relayed: TcpTraffic) -> None:
@@ -47,6 +53,8 @@ class LiveEndpoint:
         self.tcp = tcp
         self.relayed = relayed
         self.idle: list[Client] = []
+        self.shared: list[Shared] = []  # connections that carry many requests at once
+        self.opening: list[Exchange] | None = None  # who waits for one of those, while it is being opened
         self.open = 0  # opaque connections that are open or being opened
         self.benched_until = 0.0
         self.bench_s = 0.0
@@ -64,6 +72,14 @@ class LiveEndpoint:
         for connection in tuple(self.idle):
             connection.close()
         self.idle.clear()
+        for shared in tuple(self.shared):
+            self.unshare(shared)
+            shared.close()
+
+    def unshare(self, connection: Shared) -> None:
+        """connection takes no more requests."""
+        if connection in self.shared:
+            self.shared.remove(connection)
 
 
 class Waiter(Protocol):

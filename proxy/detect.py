@@ -2,7 +2,7 @@ r"""What a connection speaks, from its first bytes.
 
     GET / HTTP/1.1\r\n    → http
     \x16\x03\x01…         → tcp (TLS of the application's own passes through)
-    PRI * HTTP/2.0\r\n    → tcp (opaque, as anything that is not HTTP/1.x)
+    PRI * HTTP/2.0\r\n    → http2 (by prior knowledge, RFC 9113, section 3.3)
     (nothing)             → tcp, when the caller says nothing for `TIMEOUT_S`: in such protocols the server speaks first
 
 A line that looks like a request of HTTP/1.x but is malformed is taken for HTTP, and refused as such.
@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Final, Literal, cast
 
+from proxy.http2.frames import PREFACE
 from proxy.sweep import Sweep
 
 TIMEOUT_S: Final = 10.0
@@ -23,25 +24,31 @@ MAX_LINE_BYTES: Final = 16 << 10
 _BEGINS = re.compile(rb"\r?\n?[A-Za-z][!#$%&'*+\-.^_`|~0-9A-Za-z]{0,31}(?: |$)")
 _REQUEST_LINE = re.compile(rb"\r?\n?[^\r\n]* HTTP/1\.[0-9]\r?")
 
-Detected = Literal["http", "tcp"]
+Detected = Literal["http1", "http2", "tcp"]
 
 
 def detect(data: bytes) -> Detected | None:
     """What a connection that began with data speaks; None: more is needed to tell."""
+    if PREFACE.startswith(data[:24]) and data:
+        return "http2" if len(data) >= 24 else None
     if _BEGINS.match(data) is None:
         return None if data in (b"", b"\r", b"\r\n") else "tcp"
     end = data.find(b"\n", 2)
     if end < 0:
         return "tcp" if len(data) > MAX_LINE_BYTES else None
-    return "http" if _REQUEST_LINE.fullmatch(data, 0, end) else "tcp"
+    return "http1" if _REQUEST_LINE.fullmatch(data, 0, end) else "tcp"
 
 
 class Detecting(asyncio.Protocol):
-    """A connection whose protocol is not known yet; `decided` is told, with the bytes read so far, and takes over."""
+    """A connection whose protocol is not known yet; `decided` is told, with the bytes read so far, and takes over.
+    Not `opaque`: it is HTTP, and the question is which version."""
 
-    def __init__(self, sweep: Sweep, decided: Callable[[asyncio.Transport, Detected, bytes], None]) -> None:
+    def __init__(
+        self, sweep: Sweep, decided: Callable[[asyncio.Transport, Detected, bytes], None], *, opaque: bool
+    ) -> None:
         self._sweep = sweep
         self._decided = decided
+        self._opaque = opaque
         self._data = b""
         self._deadline = 0.0
         self._transport: asyncio.Transport
@@ -52,8 +59,13 @@ class Detecting(asyncio.Protocol):
         self._sweep.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self._data += data
-        found = detect(self._data)
+        self._data = data = self._data + data
+        if self._opaque:
+            found = detect(data)
+        elif PREFACE.startswith(data[:24]):
+            found = "http2" if len(data) >= 24 else None
+        else:
+            found = "http1"
         if found is not None:
             self._decide(found)
 
@@ -63,12 +75,12 @@ class Detecting(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         if now >= self._deadline:
-            self._decide("tcp")
+            self._decide("tcp" if self._opaque else "http1")
 
     def eof_received(self) -> bool:
         if not self._data:
             return False
-        self._decide("tcp")
+        self._decide("tcp" if self._opaque else "http1")
         protocol = cast(asyncio.Protocol, self._transport.get_protocol())
         return bool(protocol.eof_received())
 

@@ -13,6 +13,7 @@ connection before it saw the request. In all cases only while the whole body is 
 
 import asyncio
 import logging
+import re
 from time import monotonic
 from typing import Final
 
@@ -171,7 +172,7 @@ class Exchange:
             return
         self._responding = True
         if done:
-            self._finish(head.status, now)
+            self._finish(head.status, now, head.forward if self.head.grpc else b"")
         else:
             self._first_at = now
         self.caller.respond(head, length, payload, done, whole)
@@ -179,19 +180,21 @@ class Exchange:
     def respond_more(self, status: int, payload: bytes, done: bool, trailers: bytes) -> None:
         """More of the answer's body has come."""
         if done:
-            self._finish(status, monotonic())
+            self._finish(status, monotonic(), trailers)
         self.caller.respond_more(payload, done, trailers)
 
-    def _finish(self, status: int, now: float) -> None:
+    def _finish(self, status: int, now: float, trailers: bytes) -> None:
+        """The answer is whole. For gRPC the outcome is in its trailers, which may be its head."""
         self._over = True
         self._leave_endpoint()
         assert self._counted is not None  # counted when it was sent
-        self._counted.record(status, now - self.started)
+        self._counted.record(status, now - self.started, _grpc_status(trailers) if self.head.grpc else "")
 
     # --- when something goes wrong
 
-    def lost(self, failure: Failure, error: BaseException | None) -> None:
-        """The endpoint's connection ended, or spoke nonsense, before the answer was whole."""
+    def lost(self, failure: Failure, error: BaseException | None, *, unsent: bool = False) -> None:
+        """The endpoint's connection ended, or spoke nonsense, before the answer was whole. `unsent`: the endpoint says
+        that it did nothing for the request."""
         if self._over:
             return
         if error is not None:
@@ -205,13 +208,14 @@ class Exchange:
             self._counted.record(502, now - self.started)
             self.route.stats.count_error(self.route.labels.direction, "http", failure.value.label)
             self.caller.abort()
-        elif client is not None and client.reused and self._may_replay() and failure is Failure.CLOSED:
+        elif client is not None and failure is Failure.CLOSED and self._may_replay(client, unsent):
             self._retry(failure, now)
         else:
             self._fail(failure, now, unsent=False)
 
-    def _may_replay(self) -> bool:
-        return self.head.method in IDEMPOTENT and self.replayable and self._body_ended and self._tries < MAX_TRIES
+    def _may_replay(self, client: Client, unsent: bool) -> bool:
+        safe = unsent or (client.reused and self.head.method in IDEMPOTENT)
+        return safe and self.replayable and self._body_ended and self._tries < MAX_TRIES
 
     def _retry(self, failure: Failure, now: float) -> None:
         """Try again; wait for an endpoint if there is none, but no longer than the route's patience."""
@@ -281,3 +285,12 @@ class Exchange:
         if self.live is not None:
             self.live.ewma.pending -= 1
             self.live = None
+
+
+_GRPC_STATUS = re.compile(rb"(?:^|\r\n)grpc-status:[ \t]*([0-9]{1,3})[ \t]*\r\n")
+
+
+def _grpc_status(lines: bytes) -> str:
+    """The status that trailers (field lines, each with its CRLF) tell; "2" (UNKNOWN) where they tell none."""
+    found = _GRPC_STATUS.search(lines)
+    return "2" if found is None else found[1].decode()

@@ -20,7 +20,8 @@ from proxy.detect import take_over
 from proxy.errors import Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
-from proxy.http1.server import ServerConnection
+from proxy.http1.server import Drained, ServerConnection
+from proxy.http2.server import Http2Server
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
 from proxy.mesh.tls import IdentityMismatch, WorkloadContext, peer_identity
 from proxy.stats import Labels, Stats, TcpTraffic
@@ -76,18 +77,19 @@ class Inbound:
         self.ports: dict[tuple[WorkloadName, int], LocalPort] = {}
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
-        self._open: set[ServerConnection] = set()
+        self._open: set[Http2Server] = set()
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted; it hears of it when the TLS handshake is done."""
         self.accepted += 1
         return _Opening(self)
 
-    def opened(self, connection: ServerConnection) -> ServerConnection:
+    def opened(self, connection: Http2Server) -> Http2Server:
+        """connection itself, kept until it is closed."""
         self._open.add(connection)
         return connection
 
-    def closed(self, connection: ServerConnection) -> None:
+    def closed(self, connection: Http2Server) -> None:
         self._open.discard(connection)
 
     def drain(self) -> None:
@@ -180,7 +182,7 @@ class _LocalService:
         extra = b"l5d-client-id: " + labels.peer.encode() + b"\r\n"
         stats = inbound.stats
         self._route = Route(local.destination, local.dialer, stats, extra, PATIENCE_S, labels, stats.http(labels))
-        self.connection = ServerConnection(self, tcp, inbound.sweep)
+        self.connection = Http2Server(self, tcp, inbound.sweep)
 
     def route(self, head: RequestHead) -> Route | Failure:  # noqa: ARG002 - all requests go one way
         return self._route
@@ -191,5 +193,5 @@ class _LocalService:
     def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
         self._inbound.stats.count_error("inbound", "http", "unexpected")
 
-    def closed(self, connection: ServerConnection) -> None:
-        self._inbound.closed(connection)
+    def closed(self, connection: Drained) -> None:  # noqa: ARG002 - there is but one
+        self._inbound.closed(self.connection)

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from meshd import __version__
 from meshd.api.control import LATENCY_BOUNDS_MS
 from proxy.mesh.identity import WorkloadIdentity
-from proxy.stats import Labels, Stats, TcpTraffic
+from proxy.stats import Labels, Responses, Stats, TcpTraffic, is_success
 
 LINKERD_BOUNDS_MS: Final = (
     1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 100, 200, 300, 400, 500, 1000, 2000, 3000, 4000, 5000, 10000, 20000, 30000,
@@ -94,7 +94,7 @@ class _Traffic:
     def _http(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("request", "Requests.", labels=_HTTP)
         classified = CounterMetricFamily(
-            "response", "Responses that have ended.", labels=(*_HTTP, "status_code", "classification")
+            "response", "Responses that have ended.", labels=(*_HTTP, "status_code", "classification", "grpc_status")
         )
         latency = HistogramMetricFamily(
             "response_latency_ms", "From a request's head to its answer's end, in ms.", labels=(*_HTTP, "status_code")
@@ -104,10 +104,14 @@ class _Traffic:
                 continue
             values = _values(traffic.labels)
             requests.add_metric(values, traffic.requests)
-            for status, responses in traffic.responses.items():
-                code = str(status)
-                classified.add_metric([*values, code, "success" if status < 500 else "failure"], sum(responses.buckets))
-                latency.add_metric([*values, code], _buckets(responses.buckets), responses.sum_ms)
+            by_status: dict[int, list[Responses]] = {}
+            for (status, grpc), responses in traffic.responses.items():
+                by_status.setdefault(status, []).append(responses)
+                outcome = "success" if is_success(status, grpc) else "failure"
+                classified.add_metric([*values, str(status), outcome, grpc], sum(responses.buckets))
+            for status, several in by_status.items():
+                counts = [sum(column) for column in zip(*(one.buckets for one in several), strict=True)]
+                latency.add_metric([*values, str(status)], _buckets(counts), sum(one.sum_ms for one in several))
         yield from (requests, classified, latency)
 
     def _tcp(self) -> Iterator[Metric]:

@@ -7,6 +7,7 @@ says where it goes, in an absolute target or a CONNECT.
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 from meshd.api.documents import Upstream
 from meshd.api.tasks import Tasks
@@ -15,11 +16,14 @@ from proxy.detect import Detected, Detecting, take_over
 from proxy.errors import Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
-from proxy.http1.server import ServerConnection
+from proxy.http1.server import Drained, ServerConnection
+from proxy.http2.server import Http2Server
 from proxy.resolve import PATIENCE_S, Destinations
 from proxy.stats import Labels, Stats, TcpTraffic
 from proxy.sweep import Sweep
 from proxy.tcp import RelayEnd, join, open_end, relay
+
+C = TypeVar("C", bound=Drained)
 
 
 class Outbound:
@@ -41,16 +45,17 @@ class _Connections:
 
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
-        self._open: set[ServerConnection] = set()
+        self._open: set[Drained] = set()
 
-    def opened(self, connection: ServerConnection) -> ServerConnection:
+    def opened(self, connection: C) -> C:
+        """connection itself, kept until it is closed."""
         self._open.add(connection)
         return connection
 
     def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
         self._stats.count_error("outbound", "http", "unexpected")
 
-    def closed(self, connection: ServerConnection) -> None:
+    def closed(self, connection: Drained) -> None:
         self._open.discard(connection)
 
     def drain(self) -> None:
@@ -80,17 +85,20 @@ class UpstreamListener(_Connections):
         speaks = self._upstream.protocol
         if speaks == "auto":
             speaks = self._followed.route.destination.protocol
-        if speaks == "http":
-            return self._http()
         if speaks == "tcp":
-            return _Relayed(self._relayed, self._relay)
-        return Detecting(self._outbound.sweep, self._detected)
-
-    def _http(self) -> ServerConnection:
-        return self.opened(ServerConnection(self, self._http_tcp, self._outbound.sweep))
+            return self._serving("tcp")
+        return Detecting(self._outbound.sweep, self._detected, opaque=speaks == "auto")
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
-        take_over(transport, self._http() if found == "http" else _Relayed(self._relayed, self._relay), data)
+        take_over(transport, self._serving(found), data)
+
+    def _serving(self, found: Detected) -> asyncio.Protocol:
+        sweep = self._outbound.sweep
+        if found == "http1":
+            return self.opened(ServerConnection(self, self._http_tcp, sweep))
+        if found == "http2":
+            return self.opened(Http2Server(self, self._http_tcp, sweep))
+        return _Relayed(self._relayed, self._relay)
 
     def _relay(self, end: RelayEnd) -> None:
         outbound, destination = self._outbound, self._followed.route.destination
@@ -130,7 +138,11 @@ class ForwardProxy(_Connections):
         self._tcp = stats.tcp(Labels("outbound"), "src")
 
     def accept(self) -> asyncio.Protocol:
-        return self.opened(ServerConnection(self, self._tcp, self._sweep))
+        return Detecting(self._sweep, self._detected, opaque=False)
+
+    def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
+        kind = Http2Server if found == "http2" else ServerConnection
+        take_over(transport, self.opened(kind(self, self._tcp, self._sweep)), data)
 
     def route(self, head: RequestHead) -> Route | Failure:
         callers = self._callers()

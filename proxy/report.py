@@ -7,7 +7,7 @@ callers.
 from typing import Literal, NamedTuple
 
 from meshd.api.control import LATENCY_BOUNDS_MS, Traffic
-from proxy.stats import HttpTraffic, Labels, Stats, TcpTraffic
+from proxy.stats import HttpTraffic, Labels, Stats, TcpTraffic, is_success
 
 
 class _Edge(NamedTuple):
@@ -30,9 +30,9 @@ class _Row:
 
     def add_http(self, traffic: HttpTraffic) -> None:
         self.requests += traffic.requests
-        for status, responses in traffic.responses.items():
+        for (status, grpc_status), responses in traffic.responses.items():
             count = sum(responses.buckets)
-            if status < 500:
+            if is_success(status, grpc_status):
                 self.successes += count
             else:
                 self.failures += count

@@ -61,6 +61,19 @@ class Client(Protocol):
         """End an idle connection."""
 
 
+class Shared(Protocol):
+    """A connection that carries many requests at once. `room`: how many more it takes now."""
+
+    @property
+    def room(self) -> int: ...
+
+    def stream(self) -> Client:
+        """Where the next request may go out."""
+
+    def close(self) -> None:
+        """Take no more requests, and end with the last of them."""
+
+
 class Connector(Protocol):
     """What opens connections to endpoints."""
 

@@ -44,21 +44,30 @@ class Responses:
         self.sum_ms = 0.0
 
 
+GRPC_FAILURES = frozenset(("2", "4", "7", "13", "14", "15"))
+"""UNKNOWN, DEADLINE_EXCEEDED, PERMISSION_DENIED, INTERNAL, UNAVAILABLE, DATA_LOSS: Linkerd's failures."""
+
+
+def is_success(status: int, grpc_status: str) -> bool:
+    """Whether a response counts as a success, as Linkerd classifies: under 500, and of gRPC its status decides."""
+    return status < 500 and grpc_status not in GRPC_FAILURES
+
+
 class HttpTraffic:
-    """Requests and responses of one label set. A response under 500 is a success, as Linkerd classifies."""
+    """Requests and responses of one label set, the responses by status and, of gRPC, by its status too ("" else)."""
 
     __slots__ = ("labels", "requests", "responses")
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.requests = 0
-        self.responses: dict[int, Responses] = {}
+        self.responses: dict[tuple[int, str], Responses] = {}
 
-    def record(self, status: int, seconds: float) -> None:
+    def record(self, status: int, seconds: float, grpc_status: str = "") -> None:
         """Count a response that ended `seconds` after its request began."""
-        responses = self.responses.get(status)
+        responses = self.responses.get((status, grpc_status))
         if responses is None:
-            responses = self.responses[status] = Responses()
+            responses = self.responses[status, grpc_status] = Responses()
         latency_ms = seconds * 1000.0
         responses.buckets[bisect_left(LATENCY_BOUNDS_MS, latency_ms)] += 1
         responses.sum_ms += latency_ms

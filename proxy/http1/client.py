@@ -5,7 +5,6 @@ a connection on which anything was out of order is never used again.
 """
 
 import asyncio
-from functools import partial
 from time import monotonic
 from typing import Final, cast
 
@@ -17,29 +16,23 @@ from proxy.http1.heads import CHUNKED, MAX_HEAD_BYTES, UNTIL_CLOSE, BadHead, Hea
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
-PLAIN_IDLE_S: Final = 3.0
+IDLE_S: Final = 3.0
 """How long a connection to an application is kept idle: less than the 5 s after which common servers close theirs."""
-MESH_IDLE_S: Final = 60.0
-"""The same to another proxy, which keeps its side for longer (`proxy.http1.server.IDLE_S`)."""
 MAX_IDLE: Final = 1000
 """Idle connections kept to one endpoint."""
 
-_from_applications = HeadTable(parse_response)
-_from_proxies = HeadTable(partial(parse_response, from_proxy=True))
+responses = HeadTable(parse_response)
 
 
 class ClientConnection(asyncio.Protocol):
-    """See the module. `opening` is sent before the first request: the transport header, on a mesh connection."""
+    """See the module."""
 
-    def __init__(self, live: LiveEndpoint, sweep: Sweep, tcp: TcpTraffic, opening: bytes = b"") -> None:
+    def __init__(self, live: LiveEndpoint, sweep: Sweep, tcp: TcpTraffic) -> None:
         self.live = live
         self.reused = False
         self.idle_since = 0.0
-        self._idle_s = MESH_IDLE_S if live.endpoint.identity else PLAIN_IDLE_S
-        self._heads = _from_proxies if live.endpoint.identity else _from_applications
         self._sweep = sweep
         self._tcp = tcp
-        self._opening = opening
         self._exchange: Exchange | None = None
         self._buffer = b""
         self._body: BodyReader | None = None
@@ -61,8 +54,6 @@ class ClientConnection(asyncio.Protocol):
             self._chunked = head.length == CHUNKED
             data += self._framed(payload, ended, trailers)
         self._sent_all = ended
-        if self._opening:
-            data, self._opening = self._opening + data, b""
         self._tcp.written_bytes += len(data)
         self._transport.write(data)
 
@@ -128,10 +119,10 @@ class ClientConnection(asyncio.Protocol):
                     self._broken(f"a response head of more than {MAX_HEAD_BYTES} bytes")
                 return
             raw = data[:end]
-            head = self._heads.get(raw)
+            head = responses.get(raw)
             if head is None:
                 try:
-                    head = self._heads.parse(raw)
+                    head = responses.parse(raw)
                 except BadHead as error:
                     self._broken(error.reason)
                     return
@@ -241,5 +232,5 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.caller.release()
 
     def sweep(self, now: float) -> None:
-        if self._exchange is None and self.reused and now - self.idle_since > self._idle_s:
+        if self._exchange is None and self.reused and now - self.idle_since > IDLE_S:
             self._transport.close()

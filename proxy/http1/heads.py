@@ -28,12 +28,12 @@ CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 """A response's length where its body ends with the connection (RFC 9112, section 6.3, rule 8)."""
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
-_TARGET = re.compile(rb"[!-~\x80-\xff]+")
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}")
+TARGET = re.compile(rb"[!-~\x80-\xff]+")
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]*)([^#]*)")
-_AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
+AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+DIGITS = re.compile(rb"[0-9]{1,18}")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
 
 _FIELD_BYTES = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
@@ -42,10 +42,10 @@ _FIELD_BYTES = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x2
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"upgrade", b"transfer-encoding")
 )
-_OURS = frozenset((b"l5d-client-id", b"l5d-proxy-error", b"l5d-proxy-connection", b"l5d-proxy-unsent"))
+OURS = frozenset((b"l5d-client-id", b"l5d-proxy-error", b"l5d-proxy-connection", b"l5d-proxy-unsent"))
 """Fields that proxies of the mesh vouch for: a request may not bring its own, nor an application's answer."""
 
-_TOLD_APART = _HOP_BY_HOP | _OURS | {b"host", b"content-length", b"expect"}
+_TOLD_APART = _HOP_BY_HOP | OURS | {b"host", b"content-length", b"expect"}
 _NOT_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"trailer"))
 """Fields that `Connection` may not name: to drop them would change where the message goes or where it ends."""
 
@@ -68,11 +68,13 @@ class RequestHead:
     `length` is that of its body: 0 where there is none, `CHUNKED` where it is chunked. `authority` is the host and
     port it is for, from an absolute target or else from Host. `forward` is the head as it goes on, without the empty
     line, so that fields can be added; `absolute` tells whether it came in absolute form, as to a forward proxy.
-    `plain`: the head is the whole request, and asks for an answer rather than a tunnel.
+    `plain`: the head is the whole request, and asks for an answer rather than a tunnel. `h2`: it was made in HTTP/2,
+    and is to arrive so; `grpc`: it calls gRPC. `block` is the head as HTTP/2 has it, once that was asked for.
     """
 
     __slots__ = (
-        "absolute", "authority", "expects_continue", "forward", "keep_alive", "length", "method", "minor", "plain"
+        "absolute", "authority", "block", "expects_continue", "forward", "grpc", "h2", "keep_alive", "length", "method",
+        "minor", "plain",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +90,9 @@ class RequestHead:
         self.absolute = absolute
         self.forward = forward
         self.plain = length == 0 and method != b"CONNECT"
+        self.h2 = False
+        self.grpc = False
+        self.block: bytes | None = None
 
 
 class ResponseHead:
@@ -99,7 +104,7 @@ class ResponseHead:
     that the request never reached the application.
     """
 
-    __slots__ = ("forward", "keep_alive", "length", "minor", "status", "unsent", "verbatim")
+    __slots__ = ("block", "forward", "keep_alive", "length", "minor", "status", "unsent", "verbatim")
 
     def __init__(
         self, status: int, minor: int, length: int, keep_alive: bool, forward: bytes, verbatim: bool, unsent: bool
@@ -111,6 +116,7 @@ class ResponseHead:
         self.forward = forward
         self.verbatim = verbatim
         self.unsent = unsent
+        self.block: bytes | None = None
 
     def body_length(self, method: bytes) -> int:
         """The length of the body that follows, as the answer to `method` (RFC 9112, section 6.3, rules 1 and 2)."""
@@ -158,7 +164,7 @@ class _Fields:
             self.authority = value
             self.kept.append(line)
         elif name == b"content-length":
-            if _DIGITS.fullmatch(value) is None:
+            if DIGITS.fullmatch(value) is None:
                 raise BadHead("Content-Length is not a number")
             self._frame(int(value))
             self.kept.append(line)
@@ -212,7 +218,7 @@ def _checked_name(raw: bytes, colon: bytes) -> bytes:
     """The field name in lower case; remembered, since fields have few names and many values."""
     if raw[:1] in (b" ", b"\t"):
         raise BadHead("a folded header field")
-    if not colon or _TOKEN.fullmatch(raw) is None:
+    if not colon or TOKEN.fullmatch(raw) is None:
         raise BadHead("a header field whose name is not a token")
     if len(_names) >= 1024:
         _names.clear()
@@ -233,10 +239,10 @@ def parse_request(head: bytes) -> RequestHead:
     lines = _lines(head)
     parts = lines[0].split(b" ")
     if len(parts) != 3:
-        raise BadHead("a request line that is not _METHOD _TARGET VERSION")
+        raise BadHead("a request line that is not METHOD TARGET VERSION")
     method, target, version = parts
-    if _METHOD.fullmatch(method) is None or _TARGET.fullmatch(target) is None:
-        raise BadHead("a request line that is not _METHOD _TARGET VERSION")
+    if METHOD.fullmatch(method) is None or TARGET.fullmatch(target) is None:
+        raise BadHead("a request line that is not METHOD TARGET VERSION")
     if version == b"HTTP/1.1":
         minor = 1
     elif version == b"HTTP/1.0":
@@ -277,11 +283,11 @@ def _route(method: bytes, target: bytes, host: bytes | None, minor: int) -> tupl
             form = b"*" if method == b"OPTIONS" and not form else b"/" + form
     else:
         raise BadHead("a target in none of the forms of RFC 9112, section 3.2")
-    if authority and _AUTHORITY.fullmatch(authority) is None:
+    if authority and AUTHORITY.fullmatch(authority) is None:
         raise BadHead("a host that is not HOST or HOST:PORT")
     if absolute and not authority:
         raise BadHead("an absolute target without a host")
-    if host and _AUTHORITY.fullmatch(host) is None:
+    if host and AUTHORITY.fullmatch(host) is None:
         raise BadHead("a Host that is not HOST or HOST:PORT")
     return authority.decode("ascii").lower(), form, absolute
 

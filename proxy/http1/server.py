@@ -52,8 +52,15 @@ class Service(Protocol):
     def refused(self, status: int, reason: str) -> None:
         """A request was malformed, and answered so."""
 
-    def closed(self, connection: "ServerConnection") -> None:
+    def closed(self, connection: "Drained") -> None:
         """The connection has ended, or is no longer an HTTP connection."""
+
+
+class Drained(Protocol):
+    """A connection from a caller, of any version of HTTP, as its listener keeps it."""
+
+    def drain(self) -> None:
+        """End after the requests under way."""
 
 
 class ServerConnection(asyncio.Protocol):

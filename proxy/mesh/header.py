@@ -2,10 +2,10 @@
 
     length (32 bits, big-endian) · a JSON object of that many bytes, 4096 at most
 
-    {"port": 8080, "protocol": "http/1.1", "service": "api.default:80"}
+    {"port": 8080, "protocol": "h2", "service": "api.default:80"}
 
-`port` is the workload's port that is asked for, `protocol` what follows: `http/1.1` its messages, `tcp` opaque bytes
-as `proxy.mesh.records`. A field that the receiver does not know is ignored, so that one may be added; a protocol that
+`port` is the workload's port that is asked for, `protocol` what follows: `h2` HTTP/2, `tcp` opaque bytes as
+`proxy.mesh.records`. A field that the receiver does not know is ignored, so that one may be added; a protocol that
 it does not know is refused.
 """
 
@@ -17,7 +17,7 @@ MAX_HEADER_BYTES: Final = 4096
 
 ALPN: Final = "meshd/1"
 
-MeshProtocol = Literal["http/1.1", "tcp"]
+MeshProtocol = Literal["h2", "tcp"]
 
 
 class TransportHeader(msgspec.Struct, frozen=True):

@@ -1,0 +1,249 @@
+"""A connection to an endpoint that speaks HTTP/2: many exchanges at once, each a stream.
+
+Its counterparts are the exchanges that have its streams, and the endpoint's set of shared connections, which it is in
+for as long as it takes new ones.
+"""
+
+from functools import partial
+from typing import Final
+
+from proxy.destination import LiveEndpoint
+from proxy.errors import Failure
+from proxy.exchange import Exchange
+from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
+from proxy.http2 import heads
+from proxy.http2.connection import Http2Connection
+from proxy.http2.engine import ProtocolError, Stream
+from proxy.http2.fields import CompressionError, Field, FieldDecoder, FieldsTooLarge
+from proxy.http2.frames import Code
+from proxy.http2.memo import BlockReader, SharedHeads
+from proxy.stats import TcpTraffic
+from proxy.sweep import Sweep
+
+IDLE_S: Final = 60.0
+MAX_STREAMS: Final = 256
+"""Streams on one connection; beyond it another is opened, even where the peer allows more."""
+
+_from_applications: SharedHeads[ResponseHead] = SharedHeads()
+_from_proxies: SharedHeads[ResponseHead] = SharedHeads()
+
+
+class Http2Client(Http2Connection):
+    """See the module. `opening` is sent first: the transport header, on a mesh connection."""
+
+    def __init__(self, live: LiveEndpoint, sweep: Sweep, tcp: TcpTraffic, opening: bytes = b"") -> None:
+        super().__init__(True, tcp, sweep)
+        self._live = live
+        self._decoder = FieldDecoder()
+        proxy = bool(live.endpoint.identity)
+        shared = _from_proxies if proxy else _from_applications
+        self._reader = BlockReader(self._decoder, shared, partial(heads.response, from_proxy=proxy))
+        self._idle_since = 0.0
+        if opening:
+            self.out.append(opening)
+
+    @property
+    def room(self) -> int:
+        """How many more streams may be opened now."""
+        if self.going_away or self.exhausted or self.transport.is_closing():
+            return 0
+        return min(self.peer_max_streams, MAX_STREAMS) - len(self.streams)
+
+    def stream(self) -> "ClientStream":
+        """A stream for an exchange; it takes its number when it is sent."""
+        return ClientStream(self)
+
+    def close(self) -> None:
+        """End it when its streams have ended: it is no longer wanted for new ones."""
+        if not self.going_away:
+            self.go_away(final=True)
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if not self.streams:
+            self._flush()
+            self.transport.close()
+
+    # --- from the engine
+
+    def read(self, block: bytes) -> ResponseHead:
+        """The response's head that block holds. BadHead; ProtocolError."""
+        try:
+            return self._reader.read(block)
+        except CompressionError as error:
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+        except FieldsTooLarge as error:
+            raise BadHead("a head that is too large") from error
+
+    def fields(self, block: bytes) -> list[Field]:
+        """The fields of a block that is no response's head."""
+        try:
+            return self._decoder.decode(block)
+        except (CompressionError, FieldsTooLarge) as error:
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+
+    def on_stray_block(self, block: bytes) -> None:
+        """Keep the dynamic table in step."""
+        self.fields(block)
+
+    def on_stream(self, number: int, block: bytes, ended: bool) -> None:  # noqa: ARG002 - the engine's signature
+        raise ProtocolError(Code.PROTOCOL_ERROR, "a stream that the server opened")
+
+    def on_goaway(self, code: int) -> None:  # noqa: ARG002 - the engine's signature
+        self._live.unshare(self)
+        self._close_if_idle()
+
+    def on_capacity(self) -> None:
+        if self.going_away:
+            self._close_if_idle()
+
+    def lost(self) -> None:
+        self._live.unshare(self)
+        for stream in tuple(self.streams.values()):
+            stream.on_reset(Code.CONNECT_ERROR, False)
+        self.streams.clear()
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        if self.streams or not self._idle_since:
+            self._idle_since = now
+        elif now - self._idle_since > IDLE_S:
+            self._live.unshare(self)
+            self.close()
+
+
+class ClientStream(Stream):
+    """A request to an endpoint; a `proxy.seams.Client`."""
+
+    __slots__ = ("_exchange", "_left", "_responding", "_status", "reused")
+
+    def __init__(self, engine: Http2Client) -> None:
+        super().__init__(engine, 0)
+        self.reused = engine.used
+        self._exchange: Exchange | None = None
+        self._left = UNTIL_CLOSE
+        self._responding = False
+        self._status = 0
+
+    # --- from the exchange
+
+    def send(self, exchange: Exchange, extra: bytes, payload: bytes, ended: bool, trailers: bytes) -> None:
+        engine = self.engine
+        self.number = engine.next_number()
+        self.send_window = engine.peer_window
+        engine.open(self)
+        self._exchange = exchange
+        block = heads.request_block(exchange.head)
+        if extra:
+            block += heads.line_block(extra)
+        over = ended and not payload and not trailers
+        self.send_headers(block, over)
+        if not over:
+            self.send_more(payload, ended, trailers)
+
+    def send_more(self, payload: bytes, ended: bool, trailers: bytes) -> None:
+        if not trailers:
+            if payload or ended:
+                self.send_data(payload, ended)
+            return
+        if payload:
+            self.send_data(payload, False)
+        self.send_headers(heads.line_block(trailers), True)
+
+    def cancel(self) -> None:
+        self._exchange = None
+        self.reset(Code.CANCEL)
+
+    def close(self) -> None:
+        """It was never sent: there is nothing to end."""
+
+    # --- from the engine
+
+    def on_headers(self, block: bytes, ended: bool) -> None:
+        connection = self.engine
+        assert isinstance(connection, Http2Client)
+        exchange = self._exchange
+        if self._responding:
+            fields = connection.fields(block)
+            try:
+                lines = heads.trailers(fields)
+            except BadHead as error:
+                self._broken(error.reason)
+                return
+            if not ended or self._left > 0:
+                self._broken("trailers that do not end the message, or come before its end")
+            else:
+                self._end(b"", lines)
+            return
+        try:
+            head = connection.read(block)
+        except BadHead as error:
+            self._broken(error.reason)
+            return
+        if exchange is None:
+            return
+        if head.status < 200:
+            if ended or head.status == 101:
+                self._broken("an interim answer that ends the stream, or 101")
+            else:
+                exchange.interim(head)
+            return
+        self._responding = True
+        self._status = head.status
+        length = head.body_length(exchange.head.method)
+        self._left = length
+        if ended:
+            if length > 0:
+                self._broken("a content-length on a message that has no content")
+                return
+            self._exchange = None
+            self._stop()
+        exchange.respond(head, 0 if ended else CHUNKED if length == UNTIL_CLOSE else length, b"", ended, None)
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if not self._responding:
+            self._broken("content before a head")
+            return
+        if self._left >= 0:
+            self._left -= len(data)
+            if self._left < 0 or (ended and self._left):
+                self._broken("content that is not as long as content-length says")
+                return
+        if ended:
+            self._end(data, b"")
+        elif data:
+            exchange.respond_more(self._status, data, False, b"")
+
+    def _end(self, data: bytes, trailers: bytes) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._stop()
+        if exchange is not None:
+            exchange.respond_more(self._status, data, True, trailers)
+
+    def _stop(self) -> None:
+        """The answer is whole: what is left of the request is not wanted."""
+        if not self.local_ended:
+            self.reset(Code.NO_ERROR)
+
+    def _broken(self, reason: str) -> None:
+        exchange, self._exchange = self._exchange, None
+        self.reset(Code.PROTOCOL_ERROR)
+        if exchange is not None:
+            exchange.lost(Failure.BAD_RESPONSE, ConnectionError(reason))
+
+    def on_reset(self, code: int, unprocessed: bool) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            error = ConnectionError(f"the stream was reset with code {code}")
+            exchange.lost(Failure.CLOSED, error, unsent=unprocessed)
+
+    def on_full(self) -> None:
+        if self._exchange is not None:
+            self._exchange.caller.hold()
+
+    def on_room(self) -> None:
+        if self._exchange is not None:
+            self._exchange.caller.release()

@@ -1,0 +1,86 @@
+"""What both ends of an HTTP/2 connection share: an `Engine` on a transport, one write a loop turn."""
+
+import asyncio
+import logging
+from typing import Final, cast
+
+from proxy.http2.engine import Engine, ProtocolError
+from proxy.stats import TcpTraffic
+from proxy.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+MAX_UNSENT_BYTES: Final = 16 << 20
+"""What may wait for a peer that does not read. Content is held long before; this bounds what is not content."""
+
+
+class Http2Connection(Engine, asyncio.Protocol):
+    """See the module. The owner implements the engine's hooks, and `lost`."""
+
+    def __init__(self, client: bool, tcp: TcpTraffic, sweep: Sweep) -> None:
+        super().__init__(client)
+        self._tcp = tcp
+        self._sweep = sweep
+        self._loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+
+    def lost(self) -> None:
+        """The connection is over."""
+        raise NotImplementedError
+
+    # --- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        self._tcp.opened += 1
+        self._sweep.add(self)
+        self.begin()
+
+    def data_received(self, data: bytes) -> None:
+        self._tcp.read_bytes += len(data)
+        try:
+            self.receive(data)
+        except ProtocolError as error:
+            log.debug("ended an HTTP/2 connection: %s", error)
+            self.fail(error)
+            self._flush()
+            self.transport.close()
+            self.broken(error)
+
+    def broken(self, error: ProtocolError) -> None:
+        """The peer broke the protocol; the connection is closing."""
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tcp.close(exc)
+        self._sweep.discard(self)
+        self.lost()
+
+    def pause_writing(self) -> None:
+        self.pause()
+
+    def resume_writing(self) -> None:
+        self.unpause()
+
+    # --- from the engine
+
+    def wake(self) -> None:
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        out = self.out
+        if not out or self.transport.is_closing():
+            out.clear()
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self._tcp.written_bytes += len(data)
+        self.transport.write(data)
+        if self.paused and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
+
+    def sweep(self, now: float) -> None:  # noqa: ARG002 - the owners look at the clock
+        """See `proxy.sweep.Swept`."""
+        self.calm()

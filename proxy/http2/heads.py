@@ -1,0 +1,233 @@
+r"""Fields of HTTP/2 to the heads that exchanges know, and back (RFC 9113, section 8).
+
+A head is kept in the form of HTTP/1.1 (`proxy.http1.heads`): `forward` is what an HTTP/1.1 endpoint gets, so whatever
+could be read there as something else is refused here: CR, LF and NUL in a value, a name that is no token, fields that
+frame an HTTP/1.1 message or speak of its connection, an `:authority` that a `host` contradicts.
+
+    :method GET, :path /x, :authority api  ↔  GET /x HTTP/1.1\r\nHost: api\r\n
+
+What a head looks like as a block is computed once and kept on it (`request_block`, `response_block`). A request that
+was made in HTTP/1.1 says so to the proxy on the far side, in `l5d-orig-proto` as between Linkerd's proxies, so that it
+comes out as it went in.
+"""
+
+import re
+from typing import Final
+
+from proxy.http1.heads import (
+    AUTHORITY,
+    CHUNKED,
+    DIGITS,
+    METHOD,
+    OURS,
+    TARGET,
+    TOKEN,
+    UNTIL_CLOSE,
+    BadHead,
+    RequestHead,
+    ResponseHead,
+)
+from proxy.http2.fields import Field, encode
+
+_VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
+_PSEUDO_REQUEST: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
+_FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
+"""Fields of an HTTP/1.1 connection; in HTTP/2 they make a message malformed (RFC 9113, section 8.2.2)."""
+
+_SPECIAL: Final = frozenset((b"content-length", b"host", b"te", b"cookie", b"l5d-orig-proto"))
+
+_names: set[bytes] = set()
+
+
+def _check_name(name: bytes) -> None:
+    if TOKEN.fullmatch(name) is None or name != name.lower():
+        raise BadHead("a field name that is not a lower-case token")
+    if name in _FORBIDDEN:
+        raise BadHead(f"{name.decode()} in HTTP/2")
+    if len(_names) < 1024:
+        _names.add(name)
+
+
+class _Fields:
+    """The fields of a message: pseudo-fields apart, the others as HTTP/1.1 lines."""
+
+    __slots__ = ("cookies", "host", "length", "lines", "original", "pseudo", "te_trailers")
+
+    def __init__(self, fields: list[Field], known: frozenset[bytes], drop: frozenset[bytes]) -> None:
+        self.pseudo: dict[bytes, bytes] = {}
+        self.lines: list[bytes] = []
+        self.cookies: list[bytes] = []
+        self.host: bytes | None = None
+        self.length: int | None = None
+        self.te_trailers = False
+        self.original = b""
+        regular = False
+        for name, value in fields:
+            if _VALUE.fullmatch(value) is None:
+                raise BadHead("a field value with a control character, or space around it")
+            if name[:1] == b":":
+                if regular or name in self.pseudo or name not in known:
+                    raise BadHead("a pseudo-field that is unknown, repeated, or after other fields")
+                self.pseudo[name] = value
+                continue
+            regular = True
+            if name not in _names:
+                _check_name(name)
+            if name in _SPECIAL:
+                self._special(name, value)
+            elif name not in drop:
+                self.lines.append(name + b": " + value)
+        if self.cookies:  # RFC 9113, section 8.2.3: one line in HTTP/1.1
+            self.lines.append(b"cookie: " + b"; ".join(self.cookies))
+
+    def _special(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length":
+            if self.length is not None or DIGITS.fullmatch(value) is None:
+                raise BadHead("content-length is not a number, or is there twice")
+            self.length = int(value)
+        elif name == b"host":
+            if self.host is not None:
+                raise BadHead("more than one host")
+            self.host = value
+        elif name == b"te":
+            if value.lower() != b"trailers":
+                raise BadHead("te other than trailers")
+            self.te_trailers = True
+        elif name == b"cookie":
+            self.cookies.append(value)
+        else:
+            self.original = value
+
+
+def request(fields: list[Field], ended: bool) -> RequestHead:
+    """The request these fields are the head of; `ended`: it has no body. BadHead with the status to answer."""
+    found = _Fields(fields, _PSEUDO_REQUEST, OURS)
+    method, path = found.pseudo.get(b":method", b""), found.pseudo.get(b":path", b"")
+    authority = found.pseudo.get(b":authority", found.host)
+    if METHOD.fullmatch(method) is None:
+        raise BadHead("no :method, or one that is no token")
+    if method == b"CONNECT":
+        raise BadHead("CONNECT in HTTP/2", 501)
+    if found.pseudo.get(b":scheme") not in (b"http", b"https"):
+        raise BadHead("a :scheme other than http and https")
+    if TARGET.fullmatch(path) is None or not (path[:1] == b"/" or (path == b"*" and method == b"OPTIONS")):
+        raise BadHead("no :path, or one that is no path")
+    if not authority or AUTHORITY.fullmatch(authority) is None:
+        raise BadHead("no :authority, or one that is not HOST or HOST:PORT")
+    if found.host is not None and found.host.lower() != authority.lower():
+        raise BadHead(":authority and host say different things")
+    if ended and found.length:
+        raise BadHead("a content-length on a message that has no content")
+    length = 0 if ended else CHUNKED if found.length is None else found.length
+    lines = [b"%b %b HTTP/1.1" % (method, path), b"Host: " + authority, *found.lines]
+    if found.length is not None:
+        lines.append(b"Content-Length: %d" % found.length)
+    elif length == CHUNKED:
+        lines.append(b"Transfer-Encoding: chunked")
+    if found.te_trailers:
+        lines += (b"TE: trailers", b"Connection: TE")
+    forward = b"\r\n".join(lines) + b"\r\n"
+    expects = any(line[:7] == b"expect:" for line in found.lines)
+    head = RequestHead(method, authority.decode("ascii"), 1, length, True, expects, False, forward)
+    head.h2 = not found.original
+    head.grpc = any(line[:30] == b"content-type: application/grpc" for line in found.lines)
+    return head
+
+
+def request_block(head: RequestHead) -> bytes:
+    """The block of a request's head."""
+    if head.block is None:
+        first, *lines = head.forward.split(b"\r\n")[:-1]
+        method, path, _ = first.split(b" ")
+        fields = [(b":method", method), (b":scheme", b"http"), (b":authority", b""), (b":path", path)]
+        for line in lines:
+            name, _, value = line.partition(b":")
+            name, value = name.lower(), value.strip(b" \t")
+            if name == b"host":
+                fields[2] = (b":authority", value)
+            elif name not in _FORBIDDEN:
+                fields.append((name, value))
+        if not head.h2:
+            fields.append((b"l5d-orig-proto", b"HTTP/1.1"))
+        head.block = encode(fields)
+    return head.block
+
+
+def line_block(lines: bytes) -> bytes:
+    """Field lines of HTTP/1.1, each with its CRLF, as a block; it can be joined to another."""
+    block = _line_blocks.get(lines)
+    if block is None:
+        fields = []
+        for line in lines.split(b"\r\n")[:-1]:
+            name, _, value = line.partition(b":")
+            fields.append((name.lower(), value.strip(b" \t")))
+        block = encode(fields)
+        if len(_line_blocks) >= 1024:
+            _line_blocks.clear()
+        if len(lines) <= 512:
+            _line_blocks[lines] = block
+    return block
+
+
+_line_blocks: dict[bytes, bytes] = {}
+
+
+def response(fields: list[Field], from_proxy: bool) -> ResponseHead:
+    """The response these fields are the head of; what proxies vouch for is believed `from_proxy` alone. BadHead."""
+    found = _Fields(fields, frozenset((b":status",)), frozenset() if from_proxy else OURS)
+    status = found.pseudo.get(b":status", b"")
+    if len(status) != 3 or not status.isdigit() or status < b"100":
+        raise BadHead("no :status, or one that is not three digits")
+    lines = [b"HTTP/1.1 %b %b" % (status, _REASONS.get(status, b"")), *found.lines]
+    if found.length is not None:
+        lines.append(b"content-length: %d" % found.length)
+    unsent = any(line[:17] == b"l5d-proxy-unsent:" for line in found.lines)
+    lines = [line for line in lines if line[:17] != b"l5d-proxy-unsent:"] if unsent else lines
+    forward = b"\r\n".join(lines) + b"\r\n"
+    length = UNTIL_CLOSE if found.length is None else found.length
+    return ResponseHead(int(status), 1, length, True, forward, False, unsent)
+
+
+_REASONS: Final = {
+    b"200": b"OK", b"201": b"Created", b"202": b"Accepted", b"204": b"No Content", b"206": b"Partial Content",
+    b"301": b"Moved Permanently", b"302": b"Found", b"303": b"See Other", b"304": b"Not Modified",
+    b"307": b"Temporary Redirect", b"308": b"Permanent Redirect", b"400": b"Bad Request", b"401": b"Unauthorized",
+    b"403": b"Forbidden", b"404": b"Not Found", b"405": b"Method Not Allowed", b"409": b"Conflict", b"410": b"Gone",
+    b"412": b"Precondition Failed", b"413": b"Content Too Large", b"415": b"Unsupported Media Type",
+    b"422": b"Unprocessable Content", b"429": b"Too Many Requests", b"500": b"Internal Server Error",
+    b"501": b"Not Implemented", b"502": b"Bad Gateway", b"503": b"Service Unavailable", b"504": b"Gateway Timeout",
+}  # fmt: skip
+"""HTTP/2 has no reason phrase; HTTP/1.1 wants the space before it, and people like the words."""
+
+
+def response_block(head: ResponseHead) -> bytes:
+    """The block of a response's head."""
+    if head.block is None:
+        first, *lines = head.forward.split(b"\r\n")[:-1]
+        fields = [(b":status", first[9:12])]
+        for line in lines:
+            name, _, value = line.partition(b":")
+            name = name.lower()
+            if name not in _FORBIDDEN:
+                fields.append((name, value.strip(b" \t")))
+        head.block = encode(fields)
+    return head.block
+
+
+def trailers(fields: list[Field]) -> bytes:
+    """A trailer section as HTTP/1.1 lines, less what may not come late. BadHead where it is malformed."""
+    found = _Fields(fields, frozenset(), OURS)
+    return b"".join(line + b"\r\n" for line in found.lines)
+
+
+def grpc_failure(text: str) -> bytes:
+    """The block of an answer that gRPC takes for UNAVAILABLE: a head that is trailers too ("Trailers-Only")."""
+    return encode(
+        [
+            (b":status", b"200"),
+            (b"content-type", b"application/grpc"),
+            (b"grpc-status", b"14"),
+            (b"grpc-message", text.encode()),
+            (b"l5d-proxy-error", text.encode()),
+        ]
+    )

@@ -1,0 +1,243 @@
+"""A connection from a caller that speaks HTTP/2: each stream a request, and an exchange's `Caller`.
+
+Its counterparts are the caller, whose bytes are not trusted, and the exchanges. A malformed request is answered 400
+and its stream reset; a broken connection ends with GOAWAY and the code that says why.
+"""
+
+from time import monotonic
+from typing import Final
+
+from proxy import errors
+from proxy.errors import Failure
+from proxy.exchange import Exchange
+from proxy.http1.heads import BadHead, RequestHead, ResponseHead, parse_response
+from proxy.http1.server import IDLE_S, Service
+from proxy.http2 import heads
+from proxy.http2.connection import Http2Connection
+from proxy.http2.engine import MAX_STREAMS, ProtocolError, Stream
+from proxy.http2.fields import CompressionError, Field, FieldDecoder, FieldsTooLarge
+from proxy.http2.frames import Code
+from proxy.http2.memo import BlockReader, SharedHeads
+from proxy.stats import TcpTraffic
+from proxy.sweep import Sweep
+
+DRAIN_S: Final = 1.0
+"""Between the two GOAWAYs of a drain: requests that cross the first on their way are still served."""
+
+_whole: SharedHeads[RequestHead] = SharedHeads()
+_open: SharedHeads[RequestHead] = SharedHeads()
+
+
+def _whole_request(fields: list[Field]) -> RequestHead:
+    return heads.request(fields, ended=True)
+
+
+def _open_request(fields: list[Field]) -> RequestHead:
+    return heads.request(fields, ended=False)
+
+
+class Http2Server(Http2Connection):
+    """See the module. `service` says where requests go, as for `proxy.http1.server`."""
+
+    def __init__(self, service: Service, tcp: TcpTraffic, sweep: Sweep) -> None:
+        super().__init__(False, tcp, sweep)
+        self._service = service
+        self._decoder = FieldDecoder()
+        self._whole = BlockReader(self._decoder, _whole, _whole_request)
+        self._open = BlockReader(self._decoder, _open, _open_request)
+        self._since = monotonic()
+        self._drain_at = 0.0
+
+    # --- from the engine
+
+    def on_stream(self, number: int, block: bytes, ended: bool) -> None:
+        """A request begins."""
+        try:
+            head = (self._whole if ended else self._open).read(block)
+        except CompressionError as error:
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+        except FieldsTooLarge:
+            self._refuse(number, ended, BadHead("a head that is too large", 431))
+            return
+        except BadHead as error:
+            self._refuse(number, ended, error)
+            return
+        if len(self.streams) >= MAX_STREAMS or self._drain_at < 0:
+            self.refuse(number, Code.REFUSED_STREAM)
+            return
+        stream = ServerStream(self, number, head)
+        stream.remote_ended = ended
+        self.open(stream)
+        stream.begin(self._service)
+
+    def _refuse(self, number: int, ended: bool, error: BadHead) -> None:
+        """Answer a request that is malformed."""
+        self._service.refused(error.status, error.reason)
+        stream = Stream(self, number)
+        stream.remote_ended = ended
+        self.open(stream)
+        _answer(stream, errors.response(error.status, error.reason, close=False))
+        stream.reset(Code.PROTOCOL_ERROR if error.status == 400 else Code.NO_ERROR)
+
+    def on_stray_block(self, block: bytes) -> None:
+        """Keep the dynamic table in step."""
+        self.fields(block)
+
+    def fields(self, block: bytes) -> list[Field]:
+        """The fields of a block that is no request's head."""
+        try:
+            return self._decoder.decode(block)
+        except CompressionError as error:
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+        except FieldsTooLarge as error:
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "trailers that are too large") from error
+
+    def on_goaway(self, code: int) -> None:
+        """The caller will open no more; it is answered what it has asked."""
+
+    def broken(self, error: ProtocolError) -> None:
+        self._service.refused(400, str(error))
+
+    def lost(self) -> None:
+        self._service.closed(self)
+        for stream in tuple(self.streams.values()):
+            stream.on_reset(Code.CANCEL, False)
+        self.streams.clear()
+
+    # --- from the listener
+
+    def drain(self) -> None:
+        """Take no new requests, once those on their way have come, and end when all are answered."""
+        if not self._drain_at:
+            self._drain_at = monotonic() + DRAIN_S
+            self.go_away(final=False)
+
+    def sweep(self, now: float) -> None:
+        super().sweep(now)
+        if self._drain_at > 0 and now >= self._drain_at:
+            self._drain_at = -1.0
+            self.go_away(final=True)
+        if self.streams:
+            self._since = now
+        elif self._drain_at < 0 or now - self._since > IDLE_S:
+            self.go_away(final=True)
+            self._flush()
+            self.transport.close()
+
+
+class ServerStream(Stream):
+    """A request of a caller; a `proxy.seams.Caller`. `_left` is what its content-length promises and has not come."""
+
+    __slots__ = ("_exchange", "_head", "_left")
+
+    def __init__(self, engine: Http2Server, number: int, head: RequestHead) -> None:
+        super().__init__(engine, number)
+        self._head = head
+        self._left = head.length
+        self._exchange: Exchange | None = None
+
+    def begin(self, service: Service) -> None:
+        """Send it on its way."""
+        route = service.route(self._head)
+        if isinstance(route, Failure):
+            self.fail(route, unsent=True)
+            return
+        exchange = self._exchange = Exchange(self, self._head, route, monotonic())
+        exchange.start(b"", self.remote_ended, b"")
+
+    # --- from the engine
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        if self._left >= 0:
+            self._left -= len(data)
+            if self._left < 0 or (ended and self._left):
+                self._malformed()
+                return
+        if self._exchange is not None:
+            self._exchange.request_more(data, ended, b"")
+
+    def on_headers(self, block: bytes, ended: bool) -> None:
+        connection = self.engine
+        assert isinstance(connection, Http2Server)
+        fields = connection.fields(block)
+        try:
+            lines = heads.trailers(fields)
+        except BadHead:
+            self._malformed()
+            return
+        if not ended or self._left > 0:
+            self._malformed()
+        elif self._exchange is not None:
+            self._exchange.request_more(b"", True, lines)
+
+    def _malformed(self) -> None:
+        self.reset(Code.PROTOCOL_ERROR)
+        self.on_reset(Code.PROTOCOL_ERROR, False)
+
+    def on_reset(self, code: int, unprocessed: bool) -> None:  # noqa: ARG002 - the seam's signature
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    def on_full(self) -> None:
+        if self._exchange is not None:
+            self._exchange.hold()
+
+    def on_room(self) -> None:
+        if self._exchange is not None:
+            self._exchange.release()
+
+    # --- from the exchange
+
+    def interim(self, head: ResponseHead) -> None:
+        self.send_headers(heads.response_block(head), False)
+
+    def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:  # noqa: ARG002
+        if done:
+            self._exchange = None
+        block = heads.response_block(head)
+        if payload:
+            self.send_headers(block, False)
+            self.send_data(payload, done)
+        else:
+            self.send_headers(block, done)
+        if done:
+            self._done()
+
+    def respond_more(self, payload: bytes, done: bool, trailers: bytes) -> None:
+        if done:
+            self._exchange = None
+        if not trailers:
+            self.send_data(payload, done)
+        else:
+            if payload:
+                self.send_data(payload, False)
+            self.send_headers(heads.line_block(trailers), True)
+        if done:
+            self._done()
+
+    def _done(self) -> None:
+        if not self.remote_ended and not self.queue:
+            self.reset(Code.NO_ERROR)  # answered early: the rest of the request is not wanted (section 8.1)
+
+    def fail(self, failure: Failure, unsent: bool) -> None:
+        self._exchange = None
+        error = failure.value
+        if self._head.grpc:
+            self.send_headers(heads.grpc_failure(error.text), True)
+        else:
+            head_only = self._head.method == b"HEAD"
+            _answer(self, errors.response(error.status, error.text, close=False, unsent=unsent, head_only=head_only))
+        self._done()
+
+    def abort(self) -> None:
+        self._exchange = None
+        self.reset(Code.INTERNAL_ERROR)
+
+
+def _answer(stream: Stream, response: bytes) -> None:
+    """Send a whole answer of the proxy's own (`proxy.errors.response`) on stream."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    stream.send_headers(heads.response_block(parse_response(head, from_proxy=True)), not body)
+    if body:
+        stream.send_data(body, True)
