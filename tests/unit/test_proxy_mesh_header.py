@@ -12,7 +12,7 @@ from proxy.mesh.records import END, MAX_RECORD_BYTES, BadRecord, RecordReader, l
 HEADERS = st.builds(
     TransportHeader,
     st.integers(1, 65535),
-    st.sampled_from(["http/1.1", "tcp"]),
+    st.sampled_from(["h2", "tcp"]),
     st.text(st.characters(codec="utf-8"), max_size=40),
 )
 
