@@ -6,16 +6,14 @@ is the session's affair (`meshd.agent.session`), which knows neither bytes nor s
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from meshd.agent.complaints import complaints
 from meshd.agent.peer import Peer
 from meshd.api.control import Answer, Call, Refused, Response
 from meshd.api.frames import FramingError, LineReader, frame
-
-log = logging.getLogger(__name__)
 
 MAX_CALL_BYTES = 2 << 20
 """What one call may measure; the largest is a report of all the rows that are kept for a proxy, some 1 kB each."""
@@ -91,7 +89,7 @@ class Connection(asyncio.Protocol):
             self._calls += self._reader.feed(data)
             self._serve(self._session)
         except FramingError as error:
-            log.warning("control API: %s: %s", self.peer, error)
+            complaints.warning("control API: %s: %s", self.peer, error)
             self.answer(0, Refused(str(error)))
             self.close()
 
@@ -135,7 +133,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(frame(message))
 
     def _cut_off(self) -> None:
-        log.warning("control API: %s has not read its answers for %.0f s: cut off", self.peer, self._stall_s)
+        complaints.warning("control API: %s has not read its answers for %.0f s: cut off", self.peer, self._stall_s)
         self._transport.abort()
 
     def _not_stalled(self) -> None:

@@ -1,17 +1,15 @@
 """The control API's server: takes connections on the agent's socket, within bounds, and gives each its session."""
 
 import asyncio
-import logging
 from collections import Counter
 
+from meshd.agent.complaints import complaints
 from meshd.agent.connection import Connection
 from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
 from meshd.agent.peer import Peer
 from meshd.agent.session import ControlSession
 from meshd.api.tasks import Tasks
-
-log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 4096
 """Two for a workload (its `meshd run` and its proxy), and those who look."""
@@ -41,7 +39,7 @@ class ControlServer:
         if self._is_stranger(peer):
             self._strangers[peer.uid] += 1
         if len(self._open) > MAX_CONNECTIONS or self._strangers[peer.uid] > MAX_CONNECTIONS_OF_STRANGERS:
-            log.warning("control API: too many connections: %s turned away", peer)
+            complaints.warning("control API: too many connections: %s turned away", peer)
             return None
         return ControlSession(self._core, peer, connection, self._tasks)
 

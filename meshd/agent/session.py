@@ -11,6 +11,7 @@ from typing import Protocol
 
 from discovery.names import Authority
 from meshd.agent.certificates import NotSigned
+from meshd.agent.complaints import complaints
 from meshd.agent.core import Core
 from meshd.agent.peer import Peer
 from meshd.agent.registration import check_registration
@@ -72,7 +73,7 @@ class ControlSession:
             self._check_access(call.body)
             self._handle(call.id, call.body)
         except Unacceptable as error:
-            log.warning("refused %s to %s: %s", type(call.body).__name__, self._peer, error)
+            complaints.warning("refused %s to %s: %s", type(call.body).__name__, self._peer, error)
             self._outbox.answer(call.id, Refused(str(error), error.retry))
 
     def closed(self) -> None:

@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
 from meshd.agent.agent import Agent
@@ -44,6 +42,7 @@ from meshd.api.endpoints import Endpoint
 from tests.support import aio
 from tests.support.agents import local_agent
 from tests.support.control import ControlClient
+from tests.support.csr import csr
 from tests.support.waiting import eventually
 
 WEB = RegisterWorkload(
@@ -107,12 +106,6 @@ async def endpoints(client: ControlClient, watch: int, number: int) -> tuple[End
 def refused(answer: object) -> str:
     assert isinstance(answer, Refused), answer
     return answer.reason
-
-
-def csr() -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def test_a_workload_from_registration_to_its_end(tmp_path: Path) -> None:
