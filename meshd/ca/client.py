@@ -4,6 +4,8 @@ The server is believed when its certificate chains to the pinned trust bundle an
 else vouches for it, and neither proxies nor redirects lead anywhere else.
 """
 
+import errno
+import os
 import ssl
 from typing import Final, TypeVar
 
@@ -97,4 +99,6 @@ def _reason(error: Exception) -> str:
     certificate = getattr(error, "certificate_error", None)
     if isinstance(certificate, ssl.SSLCertVerificationError):
         return certificate.verify_message
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
+        return os.strerror(cause.errno)
     return str(getattr(cause, "strerror", None) or cause or type(error).__name__)

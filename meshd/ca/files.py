@@ -41,11 +41,17 @@ class CaFiles:
         """Problem when there is no CA here."""
         try:
             entries = {entry.name for entry in os.scandir(self.directory)}
+            mode = stat.S_IMODE(self.directory.stat().st_mode)
         except OSError as error:
             raise Problem(
                 f"{self.directory}: the CA's state directory cannot be read by uid {os.geteuid()}: {error.strerror}: "
                 "make the CA with `meshd ca init`, or give its directory with --state-dir"
             ) from error
+        if mode & 0o022:
+            raise Problem(
+                f"{self.directory}: its mode {mode:04o} lets others than its owner write: "
+                f"see what they may have put there, then `chmod 700 {self.directory}`"
+            )
         if self._incomplete.name in entries:
             raise Problem(f"{self.directory}: making the CA here was interrupted: run `meshd ca init` again")
         if self.bundle.name not in entries:
@@ -109,7 +115,13 @@ def read(file: Path) -> bytes:
 def read_secret(file: Path) -> bytes:
     """`read`, refusing a file that others than its owner could have read."""
     with suppress(OSError):
-        mode = stat.S_IMODE(file.stat().st_mode)
+        found = file.stat()
+        mode = stat.S_IMODE(found.st_mode)
+        if found.st_uid != os.geteuid():
+            raise Problem(
+                f"{file}: belongs to uid {found.st_uid}, and this is uid {os.geteuid()}: run as that user, or correct "
+                "the owner"
+            )
         if mode & 0o077:
             raise Problem(
                 f"{file}: holds a private key, and its mode {mode:04o} lets others than its owner at it: "

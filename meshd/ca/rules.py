@@ -8,18 +8,17 @@ says besides its identity, key and life is no one's to ask for (`meshd.ca.certif
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtensionOID
 
 from meshd.api.names import Identity
 from meshd.ca.certificates import LEAF_LIFE_S, Life
 from meshd.ca.source import Forbidden, Refusal, Unreachable
 from meshd.ca.wire import MAX_CSR_BYTES
-
-E = TypeVar("E", bound=x509.ExtensionType)
 
 LEAST_LIFE_S: Final = 600.0
 """A leaf that would end sooner, because its issuer does, would be renewed without pause and hide why."""
@@ -50,9 +49,11 @@ def read_csr(csr_pem: str) -> x509.CertificateSigningRequest:
     if len(csr_pem) > MAX_CSR_BYTES:
         raise Refusal(f"the CSR is larger than {MAX_CSR_BYTES >> 10} KiB")
     try:
-        return x509.load_pem_x509_csr(csr_pem.encode("ascii"))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise Refusal("the CSR is not a certificate request in PEM") from error
+        csr = x509.load_pem_x509_csr(csr_pem.encode())
+        csr.extensions  # noqa: B018 - read on first use: here, so that the rules need not fear it
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        raise Refusal("the CSR is not a certificate request (PKCS #10) in PEM", repr(error)) from error
+    return csr
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ def proves_its_key(asked: Asked) -> None:
     """Validate: the requester has the private key (RFC 2986, section 4.2)."""
     try:
         valid = asked.csr.is_signature_valid
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise Refusal("the CSR is signed with a key or an algorithm that is not accepted") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Refusal("the CSR is signed in a way that is not known here", repr(error)) from error
     if not valid:
         raise Refusal("the CSR's signature does not fit its key")
 
@@ -92,7 +93,7 @@ def has_strong_key(asked: Asked) -> None:
     try:
         key = asked.csr.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise Refusal("the CSR's key is of a kind that is not accepted") from error
+        raise Refusal("the CSR's key is of a kind that is not known here", repr(error)) from error
     match key:
         case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()) | ed25519.Ed25519PublicKey():
             return
@@ -111,25 +112,22 @@ def names_only_itself(asked: Asked) -> None:
     """Validate: the CSR names no one, or its identity and nothing besides."""
     if list(asked.csr.subject):
         raise Refusal("the CSR has a subject: an identity is a SPIFFE ID and has no other name, so leave it empty")
-    names = _extension(asked.csr, x509.SubjectAlternativeName)
-    if names is None:
+    try:
+        names = asked.csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
         return
-    expected = str(asked.identity)
-    for name in names:
-        if not isinstance(name, x509.UniformResourceIdentifier) or name.value != expected:
-            kind = type(name).__name__
+    if list(names) != [x509.UniformResourceIdentifier(str(asked.identity))]:
+        raise Refusal(f"the CSR asks for other names than {asked.identity} alone", repr(list(names)))
+
+
+def asks_for_names_only(asked: Asked) -> None:
+    """Validate: what a certificate is good for is not the requester's to choose."""
+    for extension in asked.csr.extensions:
+        if extension.oid != ExtensionOID.SUBJECT_ALTERNATIVE_NAME:
             raise Refusal(
-                f"the CSR asks for the alternative name {name.value!r} ({kind}): only {expected} may be there"
+                f"the CSR asks for the extension {extension.oid.dotted_string}: only a subject alternative name may "
+                "be asked for"
             )
-    if len(list(names)) != 1:
-        raise Refusal(f"the CSR has {len(list(names))} alternative names: none, or {expected} once, may be there")
-
-
-def is_no_authority(asked: Asked) -> None:
-    """Validate: whoever asks to be a CA has the wrong counterpart."""
-    constraints = _extension(asked.csr, x509.BasicConstraints)
-    if constraints is not None and constraints.ca:
-        raise Refusal("the CSR asks for a CA certificate: only leaves are issued")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +173,6 @@ def rules(trust_domain: str, issuer: Life) -> Pipeline:
     return Pipeline(
         authorise=(OfTrustDomain(trust_domain), is_workload),
         modify=(begin_and_end,),
-        validate=(proves_its_key, has_strong_key, names_only_itself, is_no_authority),
+        validate=(has_strong_key, proves_its_key, asks_for_names_only, names_only_itself),
         enforce=(WithinIssuer(issuer),),
     )
-
-
-def _extension(csr: x509.CertificateSigningRequest, kind: type[E]) -> E | None:
-    try:
-        return csr.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise Refusal(f"the CSR's extensions cannot be read: {error}") from error

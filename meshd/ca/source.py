@@ -11,7 +11,11 @@ from meshd.api.names import Identity
 
 
 class Refusal(Exception):
-    """The CA does not sign this; the message says why, for the one who asked."""
+    """The CA does not sign this. The message says why, for the one who asked; `detail` is for the CA's log alone."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 class Forbidden(Refusal):

@@ -7,6 +7,8 @@ long ago are forgotten, so the database is as large as the mesh, not as old.
 import hashlib
 import hmac
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -16,11 +18,16 @@ from meshd.ca.source import Unreachable
 APPLICATION_ID = 0x6D657368
 """'mesh': by this SQLite, and file(1), tell the database from any other."""
 
+SCHEMA_VERSION = 1
+
 KEEP_EXPIRED_S = 30 * 86400.0
+
+BUSY_S = 2.0
+"""How long a program that copies the database may hold the CA up."""
 
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = 1;
+PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE issued (
     serial TEXT PRIMARY KEY,      -- lower-case hexadecimal
     identity TEXT NOT NULL,       -- SPIFFE ID; the names, for the CA's own server
@@ -46,7 +53,7 @@ class Issued(NamedTuple):
 
 
 class Store:
-    """The database at one path."""
+    """The database at one path. Unreachable from any method when it cannot be read or written now."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._connection = path, connection
@@ -67,59 +74,74 @@ class Store:
         """The database at path; Problem when it is missing, damaged, or not the CA's."""
         if not path.exists():
             raise Problem(f"{path}: the CA's database is missing: restore it from a copy")
+        connection = None
         try:
             connection = _connect(path)
-            found = connection.execute("PRAGMA application_id").fetchone()[0]
-            if found != APPLICATION_ID:
-                raise Problem(f"{path}: is not a CA's database: restore it from a copy")
-            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise Problem(f"{path}: the CA's database is damaged ({verdict}): restore it from a copy")
+            fault = _fault(connection)
         except sqlite3.Error as error:
-            raise Problem(
-                f"{path}: the CA's database cannot be used: {error}: check its owner, or restore it from a copy"
-            ) from error
+            fault = f"cannot be used: {error}"
+        if connection is None or fault:
+            if connection is not None:
+                connection.close()
+            raise Problem(f"{path}: the CA's database {fault}: check its owner, or restore it from a copy")
         return cls(path, connection)
 
     def add(self, issued: Issued) -> None:
-        """Keep a record of a certificate; Unreachable when it cannot be kept (disk full, damaged)."""
-        try:
-            with self._connection:
-                self._connection.execute("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", issued)
-        except sqlite3.Error as error:
-            raise Unreachable(f"the CA cannot store what it signs ({self._path}: {error})") from error
+        """Keep a record of a certificate."""
+        with self._used():
+            self._connection.execute("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", issued)
 
     def issued(self) -> list[Issued]:
-        """Every certificate on record, the latest last."""
-        rows = self._connection.execute("SELECT * FROM issued ORDER BY issued_at, rowid")
-        return [Issued(*row) for row in rows]
+        """Every certificate on record, in the order they were issued."""
+        with self._used():
+            return [Issued(*row) for row in self._connection.execute("SELECT * FROM issued ORDER BY rowid")]
 
     def forget_expired(self, now: float) -> int:
         """Forget what expired more than KEEP_EXPIRED_S ago; how many that were."""
-        with self._connection:
+        with self._used():
             return self._connection.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,)).rowcount
 
     def add_token(self, token: str, now: float) -> None:
         """Know token from now on. Only its hash is kept; it is random enough (256 bits) to need no salt."""
-        with self._connection:
+        with self._used():
             self._connection.execute("INSERT INTO tokens VALUES (?, ?)", (_hash(token), now))
 
     def knows_token(self, token: str) -> bool:
         """Whether token is one that was added; takes the same time whatever part of it is right."""
         given = _hash(token)
-        known = self._connection.execute("SELECT hash FROM tokens").fetchall()
+        with self._used():
+            known = self._connection.execute("SELECT hash FROM tokens").fetchall()
         return any(hmac.compare_digest(given, row[0]) for row in known)
 
     def close(self) -> None:
         self._connection.close()
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        """One transaction. What goes wrong in it (disk full, damage, another program that holds the lock) may pass."""
+        try:
+            with self._connection:
+                yield
+        except sqlite3.Error as error:
+            raise Unreachable(f"the CA's database {self._path} cannot be used: {error}") from error
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _fault(connection: sqlite3.Connection) -> str:
+    """What is wrong with a database that was there; empty when it is good."""
+    found = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found != APPLICATION_ID or version != SCHEMA_VERSION:
+        return f"is of another program, or another version of meshd (application {found:#x}, schema {version})"
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    return "" if verdict == "ok" else f"is damaged: {verdict}"
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=5.0)
+    connection = sqlite3.connect(path, timeout=BUSY_S)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")

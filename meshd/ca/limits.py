@@ -1,0 +1,80 @@
+"""What anyone who can connect can make the CA hold: so many connections, each for so long.
+
+A call takes milliseconds and a client opens a connection for each, so a connection that is still there after
+CONNECTION_LIFE_S is idle, or slow on purpose. The handshake before it has a time limit of its own (the server's).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, cast
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS: Final = 1024
+CONNECTION_LIFE_S: Final = 30.0
+HANDSHAKE_S: Final = 10.0
+
+
+class Limited:
+    """A protocol factory: `inner`'s protocols, within limits. Above them a connection is closed at once."""
+
+    def __init__(
+        self,
+        inner: Callable[[], asyncio.Protocol],
+        max_connections: int = MAX_CONNECTIONS,
+        life_s: float = CONNECTION_LIFE_S,
+    ) -> None:
+        self._inner, self._max, self._life_s = inner, max_connections, life_s
+        self._count = 0
+
+    def __call__(self) -> asyncio.Protocol:
+        return _Connection(self, self._inner())
+
+    def admit(self, transport: asyncio.WriteTransport) -> asyncio.TimerHandle | None:
+        """Count a new connection in; None when there is no place for it. Else the timer that ends it."""
+        if self._count >= self._max:
+            log.warning(
+                "refused a connection from %s: %d are open already", transport.get_extra_info("peername"), self._max
+            )
+            return None
+        self._count += 1
+        return asyncio.get_running_loop().call_later(self._life_s, transport.abort)
+
+    def leave(self) -> None:
+        self._count -= 1
+
+
+class _Connection(asyncio.Protocol):
+    """Passes everything on to the inner protocol, once it is admitted."""
+
+    def __init__(self, limits: Limited, inner: asyncio.Protocol) -> None:
+        self._limits, self._inner = limits, inner
+        self._end: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        writing = cast("asyncio.WriteTransport", transport)  # uvloop's are transports by shape, not by class
+        self._end = self._limits.admit(writing)
+        if self._end is None:
+            writing.abort()
+        else:
+            self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._end is not None:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received() if self._end is not None else None
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._limits.leave()
+            self._inner.connection_lost(exc)

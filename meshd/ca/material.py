@@ -1,0 +1,113 @@
+"""The CA's keys and certificates in its files: written once each, checked against each other whenever they are read."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from meshd.api.names import is_trust_domain
+from meshd.api.problems import Problem
+from meshd.ca import certificates, files
+from meshd.ca.certificates import KeyPair, Life
+from meshd.ca.files import CaFiles
+
+
+class Material(NamedTuple):
+    """What an authority signs with. The root's key is not part of it: it is read when an issuer is made."""
+
+    trust_domain: str
+    root: x509.Certificate
+    issuer: KeyPair
+
+
+def create(paths: CaFiles, trust_domain: str, now: float) -> None:
+    """A new root and an issuer below it, in their files."""
+    root = certificates.make_root(trust_domain, Life.starting(now, certificates.ROOT_LIFE_S))
+    files.write(paths.root_key, certificates.key_pem(root.key))
+    _make_issuer(paths, trust_domain, root, now)
+    files.write(paths.bundle, certificates.pem(root.certificate), mode=0o644)
+
+
+def load(paths: CaFiles, now: float) -> Material:
+    """What is in the files. Problem when one is missing or not what it should be, others than its owner can read a key,
+    they do not fit each other, or the root is not good now."""
+    root, issuer = _load_certificate(paths.bundle), _load_pair(paths.issuer)
+    trust_domain = _trust_domain(root, paths.bundle)
+    try:
+        issuer.certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Problem(
+            f"{paths.issuer}: not signed by the root in {paths.bundle}: restore both from one copy"
+        ) from error
+    life = Life.of(root)
+    if now < life.not_before:
+        raise Problem(f"{paths.bundle}: the root is good from {when(life.not_before)} on: correct this host's clock")
+    if now >= life.not_after:
+        raise Problem(
+            f"{paths.bundle}: the root expired at {when(life.not_after)}: if this host's clock is right, make a new CA "
+            "with `meshd ca init`"
+        )
+    return Material(trust_domain, root, issuer)
+
+
+def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
+    """The same with a new issuer, in its file. Peers need nothing new to verify what it signs: the root is the same.
+    Problem when the root's key cannot be read or the file not be written."""
+    key = _load_key(paths.root_key)
+    if key.public_key() != material.root.public_key():
+        raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
+    return material._replace(issuer=_make_issuer(paths, material.trust_domain, KeyPair(material.root, key), now))
+
+
+def when(epoch_s: float) -> str:
+    """For messages: the time in UTC."""
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _make_issuer(paths: CaFiles, trust_domain: str, root: KeyPair, now: float) -> KeyPair:
+    wanted = Life.starting(now, certificates.ISSUER_LIFE_S)
+    life = Life(wanted.not_before, min(wanted.not_after, Life.of(root.certificate).not_after))
+    issuer = certificates.make_issuer(trust_domain, root, life)
+    files.write(paths.issuer, certificates.key_pem(issuer.key) + certificates.pem(issuer.certificate))
+    return issuer
+
+
+def _load_certificate(file: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(files.read(file))
+    except ValueError as error:
+        raise Problem(f"{file}: holds no certificate (PEM): restore it from a copy") from error
+
+
+def _load_pair(file: Path) -> KeyPair:
+    key, certificate = _load_key(file), _load_certificate(file)
+    if certificate.public_key() != key.public_key():
+        raise Problem(f"{file}: its certificate is not of its key: restore it from a copy")
+    return KeyPair(certificate, key)
+
+
+def _load_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(files.read_secret(file), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise Problem(f"{file}: holds no private key (PEM, not encrypted): restore it from a copy") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise Problem(f"{file}: holds a key that is not an ECDSA key: restore it from a copy")
+    return key
+
+
+def _trust_domain(root: x509.Certificate, file: Path) -> str:
+    """The trust domain that the root is of, by its SPIFFE ID (X509-SVID, section 4.2)."""
+    try:
+        names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (ValueError, x509.ExtensionNotFound):
+        uri = ""
+    trust_domain = uri.removeprefix("spiffe://")
+    if trust_domain == uri or not is_trust_domain(trust_domain):
+        raise Problem(f"{file}: the certificate there is not the root of a trust domain: restore it from a copy")
+    return trust_domain

@@ -1,0 +1,171 @@
+"""The CA's daemon: the API on a listening socket, under TLS with a certificate that the CA gives itself.
+
+That certificate is renewed in place at two thirds of its life: handshakes begun from then on show the new one. It
+carries no SPIFFE ID, so it is worth nothing in the mesh, and the certificates of workloads have no DNS name, so none
+of them can pose as the CA.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import Final
+
+from aiohttp import web
+
+from meshd.api.names import Address, is_trust_domain
+from meshd.api.problems import Misuse, Problem
+from meshd.api.tasks import Tasks
+from meshd.ca.api import Api
+from meshd.ca.authority import Authority
+from meshd.ca.certificates import Life
+from meshd.ca.limits import HANDSHAKE_S, Limited
+from meshd.ca.source import Unreachable
+
+log = logging.getLogger(__name__)
+
+MAINTAIN_EVERY_S: Final = 30.0
+SHUTDOWN_S: Final = 5.0
+MAX_HEADER_BYTES: Final = 8 << 10
+
+
+class CaServer:
+    """`authority` served at `listen`, reached by `names`. `address` is where it listens, once started."""
+
+    def __init__(
+        self, authority: Authority, listen: Address, names: Iterable[str] = (), clock: Callable[[], float] = time.time
+    ) -> None:
+        self._authority, self._listen, self._clock = authority, listen, clock
+        self.names = _all_names(listen, names)
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._tls.num_tickets = 0  # a connection is one call; there is nothing to resume
+        self._runner = web.AppRunner(
+            Api(authority, clock).application,
+            handle_signals=False,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+        self._tasks = Tasks("ca")
+        self._server: asyncio.Server | None = None
+        self.address = listen
+
+    async def start(self) -> None:
+        """Returns when connections are accepted. Problem when they cannot be."""
+        try:
+            self._renew(self._clock())
+        except Unreachable as error:
+            raise Problem(str(error)) from error
+        await self._runner.setup()
+        assert self._runner.server is not None
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                Limited(self._runner.server),
+                self._listen.host,
+                self._listen.port,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                backlog=1024,
+            )
+        except OSError as error:
+            await self._runner.cleanup()
+            raise Problem(f"{self._listen}: cannot listen: {_advice(error)}") from error
+        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self._tasks.start(self._maintain(), "maintenance")
+
+    async def stop(self) -> None:
+        """Accept no more, let what is under way finish, for SHUTDOWN_S at most."""
+        if self._server is not None:
+            self._server.close()
+        await self._tasks.cancel()
+        await self._runner.cleanup()
+
+    async def _maintain(self) -> None:
+        while True:
+            await asyncio.sleep(MAINTAIN_EVERY_S)
+            self.maintain(self._clock())
+
+    def maintain(self, now: float) -> None:
+        """Renew what is due, the issuer and the server's own certificate."""
+        try:
+            self._authority.maintain(now)
+            if self._life.is_due(now):
+                self._renew(now)
+        except Unreachable as error:
+            log.error("the server's certificate is not renewed: %s", error)
+
+    def _renew(self, now: float) -> None:
+        pem, self._life = self._authority.issue_server(self.names, now)
+        _load(self._tls, pem)
+
+    @property
+    def certificate_life(self) -> Life:
+        """Of the certificate that the server presents now."""
+        return self._life
+
+
+async def serve(server: CaServer, trust_domain: str) -> None:
+    """Run until SIGTERM or SIGINT, and end in order."""
+    ended = asyncio.Event()
+
+    def terminate(number: signal.Signals) -> None:
+        log.info("%s: ending", number.name)
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, terminate, number)
+    await server.start()
+    try:
+        log.info("the CA of %s answers at https://%s as %s", trust_domain, server.address, ", ".join(server.names))
+        await ended.wait()
+    finally:
+        await server.stop()
+
+
+def _all_names(listen: Address, names: Iterable[str]) -> tuple[str, ...]:
+    """names, and those by which this host is reached anyway. Misuse when one is neither a DNS name nor an address."""
+    usual = ["localhost", "127.0.0.1", "::1", socket.gethostname(), listen.host]
+    for name in names:
+        if not _is_name(name):
+            raise Misuse(f"--name {name!r} is neither a DNS name nor an IP address")
+    found = [name.lower() for name in (*names, *usual) if _is_name(name) and name not in {"0.0.0.0", "::"}]  # noqa: S104
+    return tuple(dict.fromkeys(found))
+
+
+def _is_name(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return is_trust_domain(name.lower())
+    return True
+
+
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
+    """Present what is only in memory: `load_cert_chain` wants a path, so it gets a memfd's."""
+    memory = os.memfd_create("ca-server", os.MFD_CLOEXEC)
+    try:
+        with open(memory, "wb", closefd=False) as file:
+            file.write(pem)
+        context.load_cert_chain(f"/proc/self/fd/{memory}")
+    finally:
+        os.close(memory)
+
+
+def _advice(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "the port is in use: end what listens there (`ss -ltnp`), or choose another with --listen"
+        case errno.EACCES:
+            return "not permitted: ports below 1024 are root's"
+        case errno.EADDRNOTAVAIL:
+            return "this host has no such address: see `ip address`"
+        case _:
+            return str(error.strerror or error)
