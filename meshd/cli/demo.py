@@ -1,6 +1,7 @@
 """`meshd demo`: a small mesh on this machine, with traffic through it."""
 
 import json
+import shutil
 import sys
 
 import click
@@ -13,12 +14,12 @@ from meshd.demo.report import Report, document, is_well, mtls_rate
 from meshd.demo.screen import Lines, LiveTable
 from meshd.view.figures import latency, success_rate
 
-NEXT = """\
-What to try next:
-  meshd run --name web --port 8080 -- python3 -m http.server 8080 --bind 127.0.0.1   a workload of your own
-  meshd run --name me -- curl -s http://web/                                         call it through the mesh
-  meshd status                                                                       and see both ends of it
-"""
+NEXT = (
+    "run --name web --port 8080 -- python3 -m http.server 8080 --bind 127.0.0.1",
+    "run --name me -- curl -s http://web/",
+    "status",
+)
+"""What to try next, one after the other: a workload, a call of it, and both of them seen from outside."""
 
 
 @click.command()
@@ -57,6 +58,12 @@ def summary(report: Report, status: Status) -> str:
         f"Seen from outside: p50 {latency(report.p50_ms)}, p95 {latency(report.p95_ms)}, p99 {latency(report.p99_ms)}.",
         *(f"  failed, {count} times: {reason}" for reason, count in report.reasons.items()),
         "",
-        NEXT.rstrip(),
+        "What to try next, in two terminals: a workload of your own, a call of it through the mesh, and how both look:",
+        *(f"  {_program()} {verb}" for verb in NEXT),
     ]
     return "\n".join(lines)
+
+
+def _program() -> str:
+    """How this user calls us: by name only where that is found."""
+    return "meshd" if shutil.which("meshd") else sys.argv[0]

@@ -82,7 +82,7 @@ def tables(status: Status, elapsed_s: float) -> Group:
         edges.add_row(
             edge.source, edge.service, edge.protocol, *_golden(edge.golden), _secured(edge), edge.server_identity
         )
-    return Group(workloads, edges)
+    return Group(workloads, "", edges)
 
 
 def _table(title: str, *columns: str) -> Table:
