@@ -1,0 +1,119 @@
+"""Meshed commands that call each other, while parts of the mesh die and come back."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import meshed
+from tests.support.meshed import Run
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
+
+LATE = meshed.program("late")
+CALL = meshed.program("call")
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with meshed.embedded_agent(tmp_path_factory.mktemp("traffic")) as path:
+        yield path
+
+
+@contextmanager
+def server(options: list[str], directory: Path) -> Iterator[Run]:
+    port = free_port()
+    go = directory / "go"
+    go.touch()
+    with meshed.run("web", [*options, "--port", str(port)], [*LATE, str(port), str(go)], directory) as run:
+        yield run
+
+
+@contextmanager
+def caller(options: list[str], directory: Path) -> Iterator[Run]:
+    """Calls web without pause until `stop` is asked for, which is done by ending the block."""
+    stop = directory / "stop"
+    with meshed.run("me", options, [*CALL, "http://web/", str(stop)], directory) as run:
+        run.says("calling")
+        yield run
+        stop.touch()
+        assert run.ends() == 0
+
+
+def answers(run: Run) -> dict[str, int]:
+    """What the caller counted."""
+    counted = [line.split(": ") for line in run.text.splitlines() if line.partition(": ")[2].isdigit()]
+    return {what: int(count) for what, count in counted}
+
+
+def measured(socket: Path) -> list[dict[str, Any]]:
+    """The edges for which there are rates."""
+    return [edge for edge in meshed.status(socket)["edges"] if edge["golden"]["rps"]]
+
+
+def more(socket: Path) -> None:
+    """Returns when web has served more than it had."""
+
+    def served() -> int:
+        return sum(each["golden"]["requests"] for each in meshed.status(socket)["workloads"] if each["name"] == "web")
+
+    before = served()
+    wait_until(lambda: served() > before + 10, "web goes on serving", 20.0)
+
+
+def test_a_call_is_mutual_tls_from_process_to_process(agent: Path, tmp_path: Path) -> None:
+    options = ["--socket", str(agent)]
+    with server(options, tmp_path), caller(options, tmp_path) as me:
+        assert "calling: hello spiffe://mesh.local/ns/default/sa/me" in me.text
+        (edge,) = wait_until(lambda: measured(agent), "the edge is measured")
+    assert edge["tls"]
+    assert edge["server_identity"] == "spiffe://mesh.local/ns/default/sa/web"
+    assert edge["golden"]["success_rate"] == 1.0
+    assert list(answers(me)) == ["200"]
+
+
+def test_a_workload_is_announced_when_its_port_accepts(agent: Path, tmp_path: Path) -> None:
+    port, go = free_port(), tmp_path / "go"
+    options = ["--socket", str(agent), "--port", str(port)]
+    with meshed.run("web", options, [*LATE, str(port), str(go)], tmp_path):
+        wait_until(lambda: meshed.waits_for(agent, "web") == [f"port {port}"], "only its port is waited for", 15.0)
+        go.touch()
+        meshed.announced(agent, "web")
+
+
+def test_a_killed_proxy_is_started_again_and_only_what_it_held_is_lost(agent: Path, tmp_path: Path) -> None:
+    options = ["--socket", str(agent)]
+    with server(options, tmp_path) as web, caller(options, tmp_path) as me:
+        for which in (web, me):
+            os.kill(which.child("meshd-proxy"), signal.SIGKILL)
+            which.says("the proxy died (killed by SIGKILL) and is started again")
+            more(agent)
+    counted = answers(me)
+    failed = sum(count for what, count in counted.items() if what != "200")
+    assert counted["200"] > 20
+    assert failed <= 2, f"one request at most was under way at each of the two ends: {counted}\n{me.text}"
+
+
+def test_nothing_is_lost_while_the_agent_is_away_and_it_knows_all_when_it_is_back(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    options = ["--state-dir", str(state)]
+    socket = state / "meshd.sock"
+    with server(options, tmp_path) as web, caller(options, tmp_path) as me:
+        first = meshed.status(socket)["pid"]
+        os.kill(first, signal.SIGKILL)
+        for which in (web, me):
+            which.says("is gone: traffic goes on with what is known")
+            which.says("registered with the agent again")
+        meshed.announced(socket, "web")
+        meshed.announced(socket, "me")
+        second = meshed.status(socket)
+        try:
+            assert second["pid"] != first
+            more(socket)
+        finally:
+            os.kill(second["pid"], signal.SIGTERM)
+    assert list(answers(me)) == ["200"], me.text
