@@ -74,7 +74,7 @@ class Agent:
         self._declare_host()
         for trouble in self.core.signer.troubles():
             log.error("%s", trouble)
-        self._tasks.start(self.core.signer.probe(), "probe CA")
+        self._tasks.start(self.core.signer.watch(), "watch CA")
         await self._server.start()
         log.info(
             "agent of %s in %s answers at %s (%s)", self.core.node, self.core.trust_domain, self._socket, self.core.mode

@@ -1,29 +1,29 @@
 """The agent's side of the CA: signing through whichever source there is, and knowing how that source is.
 
-A CA that is away is said once, shown in the status, and looked for again with a growing, jittered pause. What proxies
-hold stays good meanwhile; their requests are refused with the reason and may be repeated.
+A CA that is away, or does not know this host, is said once, shown in the status, and looked for again with a growing,
+jittered pause. What proxies hold stays good meanwhile; their requests are refused with the reason and may be repeated.
 """
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
-
-from msgspec.structs import replace
+from contextlib import suppress
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
-from meshd.ca.source import CertificateSource, Refusal, Unreachable
+from meshd.ca.source import CertificateSource, Forbidden, Refusal, Unreachable
+from meshd.client.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
-PROBE_EVERY_S = 20.0
-"""Between looks at a CA that is well: certificates last hours, so this is for the status alone."""
+LOOK_EVERY_S = 20.0
+"""Between looks at a CA that is well: certificates last hours, so this is for the status alone. It is also the longest
+pause between looks at one that is away."""
 
-PROBE_AGAIN_S = 1.0
-"""The first pause before looking again at a CA that is away; it doubles up to PROBE_EVERY_S."""
+LOOK_AGAIN_S = 1.0
+"""The first pause before looking again at a CA that is away."""
 
 
 class NotSigned(Exception):
@@ -35,14 +35,17 @@ class NotSigned(Exception):
 
 
 class Signer:
-    """Certificates from `source`, which is called `name` in the status."""
+    """Certificates from `source`, which is called `name` in the status. `watch` runs beside it for as long as it is
+    in use."""
 
     def __init__(
         self, source: CertificateSource, trust_bundle_pem: str, name: str, clock: Callable[[], float] = time.time
     ) -> None:
-        self._clock_trouble = ""
         self._clock = clock
+        self._clock_trouble = ""
+        self._away = self._forbidden = ""
         self._health = Health(name, healthy=True)
+        self._fell_ill = asyncio.Event()
         self.use(source, trust_bundle_pem)
 
     def use(self, source: CertificateSource, trust_bundle_pem: str) -> None:
@@ -63,48 +66,58 @@ class Signer:
         """A certificate of identity for the CSR's key; NotSigned when there is none."""
         try:
             certificate = await self._source.sign(csr_pem, identity)
+        except Forbidden as error:
+            self._forbidden = f"it does not sign for this host: {error}: check ca.tokenFile and trustDomain"
+            self._judge()
+            raise NotSigned(f"the CA does not sign for this host: {error}", retry=True) from error
         except Refusal as error:
             log.warning("CA %s refused a certificate for %s: %s", self._health.name, identity, error)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
         except Unreachable as error:
-            self._is_away(str(error))
+            self._away = str(error)
+            self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
-        self._is_well()
+        self._away = self._forbidden = ""
+        self._judge()
         self._compare_clocks(certificate)
         return certificate
 
-    async def probe(self) -> None:
+    async def watch(self) -> None:
         """Look at the CA again and again."""
-        pause_s = PROBE_AGAIN_S
+        backoff = Backoff(LOOK_AGAIN_S, LOOK_EVERY_S)
         while True:
-            try:
-                await self._source.health()
-            except Unreachable as error:
-                self._is_away(str(error))
-            except Refusal as error:
-                self._is_away(f"refused: {error}")
-            else:
-                self._is_well()
-            pause_s = PROBE_EVERY_S if self._health.healthy else min(pause_s * 2, PROBE_EVERY_S)
-            await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))  # noqa: S311 - spread, not secret
+            await self._look()
+            if self._health.healthy:
+                backoff.reset()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self._fell_ill.wait()
+            await asyncio.sleep(backoff.next_s())
+
+    async def _look(self) -> None:
+        try:
+            await self._source.health()
+        except (Unreachable, Refusal) as error:
+            self._away = str(error)
+        else:
+            self._away = ""
+        self._judge()
+
+    def _judge(self) -> None:
+        trouble, before = self._away or self._forbidden, self._health
+        if trouble and before.healthy:
+            log.error(
+                "CA %s: %s; certificates in use stay good until they expire, none is renewed", before.name, trouble
+            )
+            self._fell_ill.set()
+        elif not trouble and not before.healthy:
+            log.info("CA %s is well again", before.name)
+            self._fell_ill.clear()
+        is_news = before.healthy == bool(trouble) or not before.since
+        self._health = Health(before.name, not trouble, trouble, self._clock() if is_news else before.since)
 
     def _compare_clocks(self, issued: Certificate) -> None:
         trouble = clocks_apart(issued, self._clock())
         if trouble and not self._clock_trouble:
             log.error("%s", trouble)
         self._clock_trouble = trouble
-
-    def _is_away(self, reason: str) -> None:
-        if self._health.healthy:
-            log.error(
-                "CA %s: %s; certificates in use stay good until they expire, none is renewed", self._health.name, reason
-            )
-            self._health = replace(self._health, healthy=False, message=reason, since=self._clock())
-        else:
-            self._health = replace(self._health, message=reason)
-
-    def _is_well(self) -> None:
-        if not self._health.healthy:
-            log.info("CA %s answers again", self._health.name)
-        if not self._health.healthy or not self._health.since:
-            self._health = replace(self._health, healthy=True, message="", since=self._clock())

@@ -5,8 +5,6 @@ from pathlib import Path
 import click
 import uvloop
 
-from meshd.agent.embedded import run_embedded
-from meshd.agent.host import check, run_host
 from meshd.agent.settings import SETTINGS_FILE
 from meshd.api.problems import Misuse
 from meshd.cli.durations import Duration
@@ -41,11 +39,30 @@ def command(
     """
     if embedded != (state_dir is not None):
         raise Misuse("--embedded and --state-dir DIR go together")
+    if embedded and only_check:
+        raise Misuse("--check is about a settings file, and --embedded has none")
+    if state_dir is not None:
+        _run_embedded(state_dir.absolute(), linger, log_level)
+    else:
+        _run_host(config.absolute(), only_check, log_level)
+
+
+# Each kind is imported when it is run: the embedded agent needs no HTTP client, and `meshd run` waits for it to start.
+
+
+def _run_embedded(directory: Path, linger_s: float, log_level: str) -> None:
+    from meshd.agent.embedded import run_embedded  # noqa: PLC0415
+
+    log_to_stderr(log_level)
+    uvloop.run(run_embedded(directory, linger_s))
+
+
+def _run_host(config: Path, only_check: bool, log_level: str) -> None:
+    from meshd.agent.host import check, run_host  # noqa: PLC0415
+
     if only_check:
-        if embedded:
-            raise Misuse("--check is about a settings file, and --embedded has none")
         checked = check(config)
         click.echo(f"{config}: good: {checked.documents} documents, trust domain {checked.settings.trust_domain}")
-        return
-    log_to_stderr(log_level)
-    uvloop.run(run_embedded(state_dir.absolute(), linger) if state_dir is not None else run_host(config.absolute()))
+    else:
+        log_to_stderr(log_level)
+        uvloop.run(run_host(config))

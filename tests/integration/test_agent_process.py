@@ -132,7 +132,7 @@ def test_a_ca_that_is_away_at_start_comes_and_goes(host: Host) -> None:
     with host.agent():
         aio.run(main())
     assert host.logged().count("certificates in use stay good") == 2
-    assert host.logged().count("answers again") == 1
+    assert host.logged().count("is well again") == 1
     assert WEB.instance not in host.logged()
 
 

@@ -1,32 +1,12 @@
 """A clock that cannot be right is said to be wrong."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.api.control import Certificate
-
-MADE = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-def root(made: datetime, life: timedelta) -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(made)
-        .not_valid_after(made + life)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+from tests.support.bundles import MADE, root
 
 
 @pytest.mark.parametrize(

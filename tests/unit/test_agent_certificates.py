@@ -1,0 +1,144 @@
+"""How the agent sees its CA: well, away, or unwilling; and what it says of that, once."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+import pytest
+
+from meshd.agent.certificates import NotSigned, Signer
+from meshd.api.control import Certificate
+from meshd.api.names import Identity, WorkloadName
+from meshd.ca.source import Forbidden, Refusal, Unreachable
+from tests.support import aio
+from tests.support.bundles import root
+
+WEB = Identity.of("mesh.local", WorkloadName("default", "web"))
+BUNDLE = root()
+NOW = 1.8e9
+
+
+class Source:
+    """A CA that fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.fails: Exception | None = None
+        self.is_away = False
+
+    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+        await self.health()
+        if self.fails is not None:
+            raise self.fails
+        return Certificate(f"for {identity}", not_before=NOW - 60, not_after=NOW + 86400)
+
+    async def health(self) -> None:
+        if self.is_away:
+            raise Unreachable("connection refused")
+
+
+class Mesh:
+    def __init__(self) -> None:
+        self.now = NOW
+        self.source = Source()
+        self.signer = Signer(self.source, BUNDLE, "https://ca", lambda: self.now)
+
+    async def refusal(self) -> NotSigned:
+        with pytest.raises(NotSigned) as caught:
+            await self.signer.sign("csr", WEB)
+        return caught.value
+
+
+def run(work: Coroutine[None, None, None]) -> None:
+    aio.run(work)
+
+
+def test_a_certificate_is_had_and_the_ca_is_well() -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        assert (mesh.signer.health().healthy, mesh.signer.health().since) == (True, 0.0)
+        assert (await mesh.signer.sign("csr", WEB)).chain_pem == f"for {WEB}"
+        mesh.now += 100
+        await mesh.signer.sign("csr", WEB)
+        assert (mesh.signer.health().healthy, mesh.signer.health().since) == (True, NOW)
+
+    run(main())
+
+
+def test_a_ca_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.source.is_away = True
+        for _ in range(3):
+            refusal = await mesh.refusal()
+            assert (str(refusal), refusal.retry) == ("the CA is away: connection refused", True)
+            mesh.now += 10
+        health = mesh.signer.health()
+        assert (health.healthy, health.message, health.since) == (False, "connection refused", NOW)
+        mesh.source.is_away = False
+        await mesh.signer.sign("csr", WEB)
+        assert mesh.signer.health().since == NOW + 30
+
+    with caplog.at_level(logging.INFO):
+        run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_a_bad_request_is_refused_for_good_and_says_nothing_of_the_ca() -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.source.fails = Refusal("no CSR")
+        refusal = await mesh.refusal()
+        assert (str(refusal), refusal.retry) == ("the CA refused: no CSR", False)
+        assert mesh.signer.health().healthy
+
+    run(main())
+
+
+def test_a_ca_that_does_not_know_this_host_is_not_well_however_it_answers(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        watching = asyncio.get_running_loop().create_task(mesh.signer.watch())
+        mesh.source.fails = Forbidden("unknown token")
+        for _ in range(3):
+            assert (await mesh.refusal()).retry
+            await asyncio.sleep(0)
+        health = mesh.signer.health()
+        assert not health.healthy
+        assert "unknown token: check ca.tokenFile" in health.message
+        mesh.source.fails = None
+        await mesh.signer.sign("csr", WEB)
+        assert mesh.signer.health().healthy
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_another_source_takes_over() -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.source.is_away = True
+        await mesh.refusal()
+        mesh.signer.use(Source(), BUNDLE)
+        await mesh.signer.sign("csr", WEB)
+        with pytest.raises(ValueError, match="PEM"):
+            mesh.signer.use(Source(), "nothing")
+        await mesh.signer.sign("csr", WEB)
+
+    run(main())
+
+
+def test_clocks_that_differ_are_said_once_and_until_they_agree(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.now = NOW - 120
+        for _ in range(2):
+            await mesh.signer.sign("csr", WEB)
+        assert list(mesh.signer.troubles()) == ["this host's clock is at least 60 s behind the CA's: set the clock"]
+        mesh.now = NOW
+        await mesh.signer.sign("csr", WEB)
+        assert list(mesh.signer.troubles()) == []
+
+    run(main())
+    assert len(caplog.records) == 1
