@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +15,13 @@ from msgspec.structs import replace
 
 from meshd.agent.agent import Agent
 from meshd.agent.connection import MAX_CALL_BYTES
+from meshd.agent.peer import Access
+from meshd.agent.server import MAX_CONNECTIONS_OF_STRANGERS
 from meshd.agent.settings import ProxySettings
 from meshd.api.control import (
     LATENCY_BOUNDS_MS,
     Attach,
+    Call,
     Cancel,
     Certificate,
     CertificateState,
@@ -31,6 +34,7 @@ from meshd.api.control import (
     RegisterWorkload,
     ReportState,
     ReportStats,
+    Request,
     SignCertificate,
     Status,
     Traffic,
@@ -39,6 +43,7 @@ from meshd.api.control import (
 )
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint
+from meshd.api.frames import frame
 from tests.support import aio
 from tests.support.agents import local_agent
 from tests.support.control import ControlClient
@@ -86,8 +91,10 @@ class Clients:
 
 
 @asynccontextmanager
-async def mesh(directory: Path, proxy: ProxySettings | None = None) -> AsyncIterator[Clients]:
-    async with local_agent(directory, proxy=proxy) as agent:
+async def mesh(
+    directory: Path, proxy: ProxySettings | None = None, access: Access | None = None
+) -> AsyncIterator[Clients]:
+    async with local_agent(directory, proxy, access) as agent:
         clients = Clients(agent, directory / "meshd.sock")
         try:
             yield clients
@@ -362,49 +369,119 @@ def test_one_who_asks_without_reading_holds_up_only_itself(tmp_path: Path) -> No
 AS_NOBODY = """
 import os, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-with socket.socket(socket.AF_UNIX) as agent:
+connections = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for agent in connections:
     agent.connect(sys.argv[1])
-    lines = agent.makefile("rb")
-    for call in sys.argv[2:]:
+lines = agent.makefile("rb")
+for call in sys.argv[3:]:
+    try:
         agent.sendall(call.encode() + b"\\n")
-        print(lines.readline().decode(), end="")
+    except BrokenPipeError:  # turned away: why can still be read
+        pass
+    print(lines.readline().decode(), end="")
 """
 
-
-def as_nobody(socket: Path, *calls: str) -> Coroutine[None, None, list[str]]:
-    async def speak() -> list[str]:
-        speaking = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", AS_NOBODY, str(socket), *calls, stdout=subprocess.PIPE, cwd="/"
-        )
-        output, _ = await speaking.communicate()
-        return output.decode().splitlines()
-
-    return speak()
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_reads_the_status_and_nothing_else() -> None:
-    instance = WEB.instance
-    register_workload = (
-        f'{{"id":4,"body":{{"type":"register-workload","instance":"{"e" * 32}","namespace":"default","name":"web",'
-        '"ports":[],"upstreams":[],"outbound":"","inbound":"127.0.0.1:1","admin":"","pid":1}}'
+async def as_nobody(socket: Path, *calls: Request, connections: int = 1) -> list[str]:
+    """The answers that another user gets, over the last of so many connections."""
+    lines = [frame(Call(number, body)).decode().strip() for number, body in enumerate(calls, 1)]
+    speaking = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", AS_NOBODY, str(socket), str(connections), *lines, stdout=subprocess.PIPE, cwd="/"
     )
+    output, _ = await speaking.communicate()
+    return output.decode().splitlines()
 
-    async def main(directory: Path) -> None:
-        async with mesh(directory) as clients:
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """pytest's own are closed to other users."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@needs_root
+def test_another_user_reads_the_status_and_nothing_else(open_directory: Path) -> None:
+    async def main() -> None:
+        async with mesh(open_directory) as clients:
             await clients.workload()
-            status, attach, watch, register = await as_nobody(
+            status, *answers = await as_nobody(
                 clients.socket,
-                '{"id":1,"body":{"type":"get-status"}}',
-                f'{{"id":2,"body":{{"type":"attach","version":"1","instance":"{instance}"}}}}',
-                '{"id":3,"body":{"type":"watch-destination","authority":"web","namespace":"default"}}',
-                register_workload,
+                GetStatus(),
+                Attach("0.1", WEB.instance),
+                Attach("0.1", ""),
+                WatchDestination("web", "default"),
+                SignCertificate("default/web", csr()),
+                replace(WEB, instance="e" * 32),
+                WithdrawWorkload(),
+                READY,
+                ReportStats("a", ()),
             )
             assert '"type":"status"' in status
-            for answer in (attach, watch, register):
+            assert len(answers) == 8
+            for answer in answers:
                 assert '"type":"refused"' in answer
-                assert "uid 65534 may only read the status" in answer
+                assert "uid 65534 may only read the status: add the user to control.users" in answer
+            assert clients.agent.registry.registered == 1
 
-    with TemporaryDirectory() as directory:  # pytest's own are closed to other users
-        Path(directory).chmod(0o755)
-        aio.run(main(Path(directory)))
+    aio.run(main())
+
+
+@needs_root
+def test_a_user_who_may_declare_workloads_has_no_part_in_those_of_others(open_directory: Path) -> None:
+    access = Access(user_uids=frozenset((0, 65534)), proxy_uids=frozenset((0,)))
+
+    async def main() -> None:
+        async with mesh(open_directory, ProxySettings(), access) as clients:
+            await clients.workload()
+            own = replace(WEB, instance="e" * 32, name="own")
+            attach, register, host, registered, attached, others, signed = await as_nobody(
+                clients.socket,
+                Attach("0.1", WEB.instance),
+                WEB,
+                Attach("0.1", ""),
+                own,
+                Attach("0.1", own.instance),
+                SignCertificate("default/web", csr()),
+                SignCertificate("default/own", csr()),
+            )
+            assert "belongs to another user" in attach
+            assert "belongs to another user" in register
+            assert "may not be the host's proxy" in host
+            assert '"type":"registered"' in registered
+            assert '"type":"proxy-configuration"' in attached
+            assert "not a workload of this proxy" in others
+            assert '"type":"certificate"' in signed
+
+    aio.run(main())
+
+
+@needs_root
+def test_the_host_s_proxy_declares_no_workloads(open_directory: Path) -> None:
+    access = Access(user_uids=frozenset((0,)), proxy_uids=frozenset((0, 65534)))
+
+    async def main() -> None:
+        async with mesh(open_directory, ProxySettings(), access) as clients:
+            attached, registered = await as_nobody(clients.socket, Attach("0.1", ""), WEB)
+            assert '"type":"proxy-configuration"' in attached
+            assert "uid 65534 may not declare workloads" in registered
+
+    aio.run(main())
+
+
+@needs_root
+def test_a_stranger_does_not_use_up_the_connections(open_directory: Path) -> None:
+    async def main() -> None:
+        async with mesh(open_directory) as clients:
+            most = MAX_CONNECTIONS_OF_STRANGERS
+            (answer,) = await as_nobody(clients.socket, GetStatus(), connections=most)
+            assert '"type":"status"' in answer
+            (answer,) = await as_nobody(clients.socket, GetStatus(), connections=most + 1)
+            assert "too many connections" in answer
+            assert isinstance(await (await clients.connect()).call(GetStatus()), Status)
+            (answer,) = await as_nobody(clients.socket, GetStatus(), connections=most)
+            assert '"type":"status"' in answer
+
+    aio.run(main())

@@ -13,8 +13,11 @@ from meshd.ca.local import LocalCa
 
 
 @asynccontextmanager
-async def local_agent(directory: Path, proxy: ProxySettings | None = None) -> AsyncIterator[Agent]:
-    """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's."""
+async def local_agent(
+    directory: Path, proxy: ProxySettings | None = None, access: Access | None = None
+) -> AsyncIterator[Agent]:
+    """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's. Only root and
+    the test's own user may use it, unless `access` says otherwise."""
     documents = directory / "conf.d"
     documents.mkdir()
     ca = LocalCa.at(directory / "ca", "mesh.local")
@@ -23,7 +26,7 @@ async def local_agent(directory: Path, proxy: ProxySettings | None = None) -> As
         trust_domain="mesh.local",
         mode="embedded" if proxy is None else "host",
         socket=directory / "meshd.sock",
-        access=Access.of((), "")[0],
+        access=access or Access.of((), "")[0],
         signer=Signer(ca, ca.bundle, "embedded"),
         files=[FileSource(documents, "mesh.local")],
         proxy=proxy,
