@@ -1,0 +1,63 @@
+"""The command line of the benchmarks: `python -m bench [SCENARIO…]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import SCENARIOS, machine, record, report, scenario
+from bench.measure import USUAL, Options, measure
+from meshd.api.problems import Problem
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description="Compare meshd's proxy with others on this machine.")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all when none")
+    parser.add_argument("--rounds", type=int, default=USUAL.rounds, help="rounds for each proxy (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=USUAL.seconds, help="length of a round (%(default)s)")
+    parser.add_argument("--warm-up", type=float, default=USUAL.warm_up_s, help="seconds before them (%(default)s)")
+    parser.add_argument("--body", type=int, default=USUAL.body_bytes, help="bytes of an answer (%(default)s)")
+    parser.add_argument("--only", action="append", default=[], metavar="PROXY", help="only this one; can be repeated")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIRECTORY",
+        help="write the JSON there, instead of to bench/results and into docs/performance.md",
+    )
+    arguments = parser.parse_args()
+    if unknown := set(arguments.scenarios) - set(SCENARIOS):
+        parser.error(f"no scenario {', '.join(sorted(unknown))}: there are {', '.join(SCENARIOS)}")
+    return arguments
+
+
+def main() -> int:
+    """Run what was asked for; the exit status: 1 when something kept it from being measured."""
+    arguments = _arguments()
+    options = Options(
+        rounds=max(1, arguments.rounds),
+        seconds=arguments.seconds,
+        warm_up_s=arguments.warm_up,
+        body_bytes=arguments.body,
+        only=frozenset(arguments.only),
+    )
+    here, screen, notes = machine.Machine.here(), Console(highlight=False), Console(stderr=True, highlight=False)
+    if busy := machine.busy():
+        notes.print(busy)
+    try:
+        for name in arguments.scenarios or SCENARIOS:
+            chosen = scenario(name)
+            found = report.result(chosen, options, here, measure(chosen, options, notes.print))
+            screen.print(f"{report.headline(found)}\n{here}", soft_wrap=True)
+            screen.print(report.table(found))
+            for verdict in found.verdicts:
+                screen.print(f"  {verdict}", soft_wrap=True)
+            screen.print(f"  written to {record.write(found, arguments.results)}", soft_wrap=True)
+    except Problem as problem:
+        notes.print(f"bench: {problem}", markup=False)
+        return problem.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

