@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -53,8 +53,10 @@ class Child:
         Standard input is ours unless `output`, which takes both outputs, is given. OSError when it cannot be executed.
         """
         fds = [each.fileno() for each in listening]
-        prepare = partial(_prepare, None if outlives_us else os.getpid(), dict(environment), fds)
         with ExitStack() as held:
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            held.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+            prepare = partial(_prepare, None if outlives_us else os.getpid(), dict(environment), fds, mask)
             _occupy(FIRST_INHERITED_FD + len(fds), held)
             process = subprocess.Popen(  # noqa: S603 - running what the user typed is what it is for
                 argv,
@@ -118,8 +120,14 @@ def _occupy(end: int, held: ExitStack) -> None:
     os.close(fd)
 
 
-def _prepare(parent: int | None, environment: dict[str, str], fds: list[int]) -> None:
-    """In the child, between fork and exec."""
+def _prepare(
+    parent: int | None, environment: dict[str, str], fds: list[int], mask: Iterable[int | signal.Signals]
+) -> None:
+    """In the child, between fork and exec. Signals are blocked until our handlers are gone: run here they would wake
+    the parent's loop, over the descriptors that are still shared with it, and not end the child."""
+    for signum in signal.valid_signals():
+        if callable(signal.getsignal(signum)):
+            signal.signal(signum, signal.SIG_DFL)
     if parent is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it died before it could be watched
@@ -132,3 +140,4 @@ def _prepare(parent: int | None, environment: dict[str, str], fds: list[int]) ->
         for target, copy in enumerate(copies, FIRST_INHERITED_FD):
             os.dup2(copy, target)
         os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID=str(os.getpid()))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)

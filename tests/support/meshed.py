@@ -63,7 +63,8 @@ class Run:
 
     def _child(self, program: str) -> int:
         for pid in children(self.process.pid):
-            if program in command_line(pid):
+            line = command_line(pid)
+            if program in line and "meshd.cli" not in line:  # which it is until it has been executed
                 return pid
         return 0
 
