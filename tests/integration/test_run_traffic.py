@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @contextmanager
 def server(options: list[str], directory: Path) -> Iterator[Run]:
     port = free_port()
-    go = directory / "go"
-    go.touch()
-    with meshed.run("web", [*options, "--port", str(port)], [*LATE, str(port), str(go)], directory) as run:
+    with meshed.run("web", [*options, "--port", str(port)], [*LATE, str(port), "/"], directory) as run:
         yield run
 
 
@@ -83,6 +81,33 @@ def test_a_workload_is_announced_when_its_port_accepts(agent: Path, tmp_path: Pa
         wait_until(lambda: meshed.waits_for(agent, "web") == [f"port {port}"], "only its port is waited for", 15.0)
         go.touch()
         meshed.announced(agent, "web")
+
+
+def test_a_rolling_restart_loses_nothing(agent: Path, tmp_path: Path) -> None:
+    options = ["--socket", str(agent)]
+    places = [tmp_path / str(number) for number in range(4)]
+    for place in places:
+        place.mkdir()
+
+    def serving(count: int) -> None:
+        def found() -> bool:
+            known = [each for each in meshed.status(agent)["workloads"] if each["name"] == "web"]
+            return sum(not each["waiting_for"] for each in known) == count
+
+        wait_until(found, f"{count} instances are announced", 15.0)
+
+    with ExitStack() as servers:
+        old = [servers.enter_context(server(options, place)) for place in places[:2]]
+        serving(2)
+        with caller(options, tmp_path) as me:
+            for instance, place in zip(old, places[2:], strict=True):
+                servers.enter_context(server(options, place))
+                serving(3)
+                instance.process.terminate()
+                assert instance.ends() == 143
+            more(agent)
+    assert list(answers(me)) == ["200"], me.text
+    assert answers(me)["200"] > 100
 
 
 def test_a_killed_proxy_is_started_again_and_only_what_it_held_is_lost(agent: Path, tmp_path: Path) -> None:

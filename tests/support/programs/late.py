@@ -8,6 +8,7 @@ from pathlib import Path
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it writes head and body apart, and the second would wait for an acknowledgement
 
     def do_GET(self) -> None:
         body = f"hello {self.headers.get('l5d-client-id', 'nobody')}\n".encode()
