@@ -35,7 +35,7 @@ class CaFiles:
 
     def exist(self) -> bool:
         """Whether a CA was made here, as far as its files tell."""
-        return not self._incomplete.exists() and any(file.exists() for file in self._all())
+        return not self._incomplete.exists() and any(file.exists() for file in self._kept())
 
     def check(self) -> None:
         """Problem when there is no CA here."""
@@ -65,25 +65,37 @@ class CaFiles:
         """Around making a CA: afterwards all of it is there. Problem when there is one, or it cannot be written."""
         with _problems(self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.directory.chmod(0o700)
-            if self.exist():
-                raise Problem(
-                    f"{self.directory}: there is a CA already, and a CA is never overwritten: choose another directory"
-                )
-            descriptor = os.open(self._incomplete, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for file in self._all():
-                    file.unlink(missing_ok=True)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._clear()
+                self.directory.chmod(0o700)
+                os.fsync(lock)  # the mark is on disk before anything that it marks
                 yield
                 self._incomplete.unlink()
-                _sync_directory(self.directory)
+                os.fsync(lock)
             finally:
-                os.close(descriptor)
+                os.close(lock)
 
-    def _all(self) -> list[Path]:
-        side = [self.database.with_name(self.database.name + suffix) for suffix in ("-wal", "-shm")]
-        return [self.root_key, self.bundle, self.issuer, self.database, *side, self.agent_token]
+    def _clear(self) -> None:
+        """Mark the directory, and remove what an interrupted making left: there was nothing in it when that began."""
+        if self.exist():
+            raise Problem(
+                f"{self.directory}: there is a CA already, and a CA is never overwritten: choose another directory"
+            )
+        found = set(self.directory.iterdir())
+        if found and self._incomplete not in found:
+            raise Problem(
+                f"{self.directory}: is not empty ({min(found).name}): a CA is made in a directory of its own: choose "
+                "another"
+            )
+        self._incomplete.touch(mode=0o600)
+        for file in found - {self._incomplete}:
+            file.unlink()
+
+    def _kept(self) -> list[Path]:
+        """What only a CA that was made has, and what must not be lost."""
+        return [self.root_key, self.bundle, self.issuer, self.database]
 
 
 def write(file: Path, data: bytes, mode: int = 0o600) -> None:

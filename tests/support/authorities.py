@@ -1,0 +1,28 @@
+"""A certificate authority inside the test: with keys in a directory of the test's, and with its HTTPS server."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from meshd.api.names import Address, Identity, WorkloadName
+from meshd.ca.authority import Authority
+from meshd.ca.client import CaClient
+from meshd.ca.server import CaServer
+
+TRUST_DOMAIN = "prod.example"
+TOKEN = "meshd-agent-of-a-test"
+WEB = Identity.of(TRUST_DOMAIN, WorkloadName("default", "web"))
+
+
+@asynccontextmanager
+async def served(authority: Authority) -> AsyncIterator[CaServer]:
+    """`authority` on a free port of 127.0.0.1, until the end; its clock is the real one."""
+    server = CaServer(authority, Address("127.0.0.1", 0))
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def client(server: CaServer, bundle_pem: str, token: str = TOKEN) -> CaClient:
+    return CaClient(f"https://{server.address}", bundle_pem, token)
