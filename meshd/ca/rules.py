@@ -20,6 +20,16 @@ from meshd.ca.certificates import LEAF_LIFE_S, Life
 from meshd.ca.source import Forbidden, Refusal, Unreachable
 from meshd.ca.wire import MAX_CSR_BYTES
 
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for a CSR that it cannot read."""
+
 LEAST_LIFE_S: Final = 600.0
 """A leaf that would end sooner, because its issuer does, would be renewed without pause and hide why."""
 
@@ -51,7 +61,7 @@ def read_csr(csr_pem: str) -> x509.CertificateSigningRequest:
     try:
         csr = x509.load_pem_x509_csr(csr_pem.encode())
         csr.extensions  # noqa: B018 - read on first use: here, so that the rules need not fear it
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except _UNREADABLE as error:
         raise Refusal("the CSR is not a certificate request (PKCS #10) in PEM", repr(error)) from error
     return csr
 
