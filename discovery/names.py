@@ -14,7 +14,7 @@ import re
 from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-from meshd.api.names import InvalidName, is_label
+from meshd.api.names import InvalidName, check_label, is_label
 
 MAX_AUTHORITY_BYTES = 262
 """A DNS name (253 and a dot) or an address in brackets, and `:65535`."""
@@ -40,7 +40,9 @@ class Authority(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, namespace: str) -> Self:
-        """The authority that text spells for a caller in namespace; InvalidName when it is not HOST[:PORT]."""
+        """The authority that text spells for a caller in namespace; InvalidName when it is not HOST[:PORT], or there is
+        no such namespace."""
+        check_label(namespace, "namespace")
         found = _AUTHORITY.fullmatch(text) if len(text) <= MAX_AUTHORITY_BYTES else None
         if found is None:
             raise InvalidName(f"{text[:MAX_AUTHORITY_BYTES]!r} is not HOST or HOST:PORT, as in web.default:80")

@@ -13,6 +13,7 @@ from typing import Literal
 
 from discovery.chain import Chain
 from discovery.file import FileSource
+from discovery.overlap import overlaps
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
@@ -22,6 +23,8 @@ from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
 from meshd.agent.settings import ProxySettings
 from meshd.api.control import ProxyWorkload
+from meshd.api.loading import Finding
+from meshd.api.names import WorkloadName
 from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Agent:
         self.registry = Registry()
         self._files, self._proxy = files, proxy
         self._notices: tuple[str, ...] = ()
+        self._overlaps: tuple[Finding, ...] = ()
         local = LocalSource(self.registry, trust_domain, time.time())
         self.core = Core(
             node=node,
@@ -70,8 +74,8 @@ class Agent:
         for source in self._files:
             source.load()
             source.follow(loop)
-            source.subscribe(self._declare_host)
-        self._declare_host()
+            source.subscribe(self._documents_changed)
+        self._documents_changed()
         for trouble in self.core.signer.troubles():
             log.error("%s", trouble)
         self._tasks.start(self.core.signer.watch(), "watch CA")
@@ -94,29 +98,34 @@ class Agent:
         self.core.access, self._proxy, self._notices = access, proxy, tuple(notices)
         for source in self._files:
             source.load()
-        self._declare_host()
+        self._documents_changed()
 
-    def _declare_host(self) -> None:
-        if self._proxy is None:
-            return
-        workloads: dict[tuple[str, str], ProxyWorkload] = {}
+    def _documents_changed(self) -> None:
+        found = tuple(overlaps(self._files))
+        for finding in found:
+            if finding not in self._overlaps:
+                log.error("%s", finding)
+        self._overlaps = found
+        if self._proxy is not None:
+            self.registry.declare_host(self._host(self._proxy))
+
+    def _host(self, proxy: ProxySettings) -> Instance:
+        """What the host's proxy is to serve: every declared workload, as the first source has it that declares it."""
+        workloads: dict[WorkloadName, ProxyWorkload] = {}
         for source in self._files:
             for document in source.workloads:
-                name, spec = document.metadata, document.spec
-                workload = ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams)
-                workloads.setdefault((name.namespace, name.name), workload)
-        self.registry.declare_host(
-            Instance(
-                key=HOST,
-                uid=0,
-                pid=0,
-                workloads=tuple(workloads.values()),
-                outbound=self._proxy.outbound,
-                inbound=self._proxy.inbound,
-                admin=self._proxy.admin,
-            )
+                name, spec = document.metadata.workload, document.spec
+                workloads.setdefault(name, ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams))
+        return Instance(
+            key=HOST,
+            uid=0,
+            pid=0,
+            workloads=tuple(workloads.values()),
+            outbound=proxy.outbound,
+            inbound=proxy.inbound,
+            admin=proxy.admin,
         )
 
     def _troubles(self) -> tuple[str, ...]:
         findings = (str(finding) for source in self._files for finding in source.findings)
-        return (*self.core.signer.troubles(), *self._notices, *findings)
+        return (*self.core.signer.troubles(), *self._notices, *findings, *map(str, self._overlaps))

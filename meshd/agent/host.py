@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 from msgspec.structs import replace
 
 from discovery.file import FileSource
+from discovery.overlap import overlaps
 from meshd.agent.agent import Agent
 from meshd.agent.certificates import Signer
 from meshd.agent.daemon import serve
@@ -50,6 +51,7 @@ def check(file: Path) -> Checked:
     for source in documents:
         source.load()
         findings += source.findings
+    findings += overlaps(documents)
     if findings:
         raise ConfigurationError(findings)
     return Checked(settings, sum(len(source.documents) for source in documents))

@@ -1,15 +1,18 @@
-"""What a `RegisterWorkload` must be before the registry takes it in; the types have seen to the rest."""
+"""What registrations and reports must be before the registry takes them in; the types have seen to the rest."""
 
 import re
 
 from discovery.names import Authority, canonical_address
 from meshd.agent.registry import Unacceptable
-from meshd.api.control import RegisterWorkload
+from meshd.api.control import RegisterWorkload, ReportState
 from meshd.api.names import Address, InvalidName, WorkloadName
 
 MAX_PORTS = 64
 MAX_UPSTREAMS = 256
-MAX_WAITING_FOR = 64
+MAX_CERTIFICATES = 4096
+MAX_TEXTS = 64
+MAX_TEXT = 1024
+"""Characters in what is waited for, or in an error."""
 
 _INSTANCE = re.compile(r"[0-9a-f]{32,128}")
 
@@ -21,8 +24,7 @@ def check_registration(asked: RegisterWorkload) -> WorkloadName:
             raise Unacceptable("the instance is 32 to 128 hexadecimal digits")
         if len(asked.ports) > MAX_PORTS or len(asked.upstreams) > MAX_UPSTREAMS:
             raise Unacceptable(f"a workload has at most {MAX_PORTS} ports and {MAX_UPSTREAMS} upstreams")
-        if len(asked.waiting_for) > MAX_WAITING_FOR:
-            raise Unacceptable(f"a workload waits for at most {MAX_WAITING_FOR} things")
+        _check_texts(asked.waiting_for)
         if len({port.port for port in asked.ports}) < len(asked.ports):
             raise Unacceptable("a port is listed twice")
         for port in asked.ports:
@@ -37,6 +39,19 @@ def check_registration(asked: RegisterWorkload) -> WorkloadName:
         return WorkloadName.parse(f"{asked.namespace}/{asked.name}")
     except InvalidName as error:
         raise Unacceptable(str(error)) from error
+
+
+def check_report(report: ReportState) -> None:
+    """Unacceptable when a proxy's report is larger than any proxy's."""
+    _check_texts(report.waiting_for)
+    if len(report.certificates) > MAX_CERTIFICATES:
+        raise Unacceptable(f"a proxy has at most {MAX_CERTIFICATES} certificates")
+    _check_texts(tuple(state.error for state in report.certificates), MAX_CERTIFICATES)
+
+
+def _check_texts(texts: tuple[str, ...], most: int = MAX_TEXTS) -> None:
+    if len(texts) > most or any(len(text) > MAX_TEXT for text in texts):
+        raise Unacceptable(f"what is waited for is at most {most} texts of {MAX_TEXT} characters")
 
 
 def _check_listener(text: str, what: str) -> None:

@@ -14,7 +14,7 @@ from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
 from meshd.agent.core import Core
 from meshd.agent.peer import Peer
-from meshd.agent.registration import check_registration
+from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, Instance, Unacceptable
 from meshd.agent.status import build_status
 from meshd.api.control import (
@@ -106,6 +106,7 @@ class ControlSession:
             case SignCertificate():
                 self._sign(call_id, body)
             case ReportState():
+                check_report(body)
                 self._core.registry.report(self._attachment(), self, body)
             case ReportStats():
                 self._account(body)

@@ -23,6 +23,9 @@ SNAPSHOT_EVERY_S = 1.0
 MAX_ROWS = 512
 """Rows kept for a proxy. 60 snapshots of as many rows that all change are some 40 MB; rows at rest cost nothing."""
 
+MAX_TEXT = 512
+"""Characters in a peer or a service; a SPIFFE ID of ours has at most 400."""
+
 BUCKETS = len(LATENCY_BOUNDS_MS) + 1
 
 
@@ -91,9 +94,12 @@ class Account:
         self._snapshots: deque[tuple[float, Snapshot]] = deque()
 
     def take(self, report: ReportStats, now: float) -> None:
-        """Take in a report that arrived at `now`. ValueError when a row has not as many buckets as it must."""
-        if any(len(row.latency_buckets) != BUCKETS for row in report.rows):
-            raise ValueError(f"a row has {BUCKETS} latency buckets")
+        """Take in a report that arrived at `now`. ValueError when a row is not as it must be."""
+        for row in report.rows:
+            if len(row.latency_buckets) != BUCKETS:
+                raise ValueError(f"a row has {BUCKETS} latency buckets")
+            if len(row.peer) > MAX_TEXT or len(row.service) > MAX_TEXT:
+                raise ValueError(f"a row's texts have at most {MAX_TEXT} characters")
         if report.proxy != self._proxy:
             self._proxy, self._reported, self._carried = report.proxy, {}, dict(self._totals)
         rows = {_key(row): row for row in report.rows}

@@ -199,6 +199,23 @@ def test_documents_beside_the_settings_are_in_force(host: Host) -> None:
         aio.run(main())
 
 
+def test_what_two_places_declare_is_reported_and_the_first_is_in_force(host: Host) -> None:
+    document = "apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: web}}\nspec: {{ports: [{{port: {}}}]}}\n"
+    host.write_settings(more="---\n" + document.format(1))
+    (host.documents / "web.yaml").write_text(document.format(2))
+    said = f"{host.documents}: Workload default/web is also in {host.settings}, which goes first"
+
+    async def main() -> None:
+        status = await status_of(host.socket)
+        assert [workload.ports for workload in status.workloads] == [(1,)]
+        assert any(said in each for each in status.configuration)
+
+    assert said in agent("--config", host.settings, "--check").stderr
+    with host.agent():
+        aio.run(main())
+    assert host.logged().count(said) == 1
+
+
 def test_a_bad_document_does_not_keep_the_agent_from_starting(host: Host) -> None:
     (host.documents / "web.yaml").write_text("kind: Workload\n")
 

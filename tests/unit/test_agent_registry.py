@@ -5,9 +5,9 @@ from msgspec.structs import replace
 
 from discovery.names import Authority
 from meshd.agent.local import LocalSource
-from meshd.agent.registration import check_registration
+from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, NOT_ATTACHED, NOT_REPORTED, Instance, Registry, Unacceptable
-from meshd.api.control import ProxyWorkload, RegisterWorkload, ReportState
+from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet
 
@@ -228,6 +228,7 @@ def test_the_host_s_workloads_are_those_of_its_documents(mesh: Mesh) -> None:
         ({"outbound": "localhost:1"}, "the outbound address"),
         ({"admin": "x"}, "not HOST:PORT"),
         ({"waiting_for": ("x",) * 65}, "at most 64"),
+        ({"waiting_for": ("x" * 1025,)}, "1024 characters"),
     ],
 )
 def test_what_cannot_be_registered(change: dict[str, object], said: str) -> None:
@@ -238,3 +239,16 @@ def test_what_cannot_be_registered(change: dict[str, object], said: str) -> None
 def test_what_can_be_registered() -> None:
     assert str(check_registration(WEB)) == "default/web"
     check_registration(replace(WEB, ports=(), outbound="", admin=""))
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        replace(READY, waiting_for=("x",) * 65),
+        replace(READY, certificates=(CertificateState("default/web", 0.0, "x" * 1025),)),
+        replace(READY, certificates=(CertificateState("default/web", 0.0),) * 4097),
+    ],
+)
+def test_what_cannot_be_a_proxy_s_report(report: ReportState) -> None:
+    with pytest.raises(Unacceptable, match="at most"):
+        check_report(report)

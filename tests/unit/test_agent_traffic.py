@@ -145,6 +145,11 @@ def test_a_row_with_other_buckets_is_refused(proxy: Conversation) -> None:
         proxy.reports(0, replace(traffic(1), latency_buckets=(1, 2)))
 
 
+def test_a_row_with_endless_texts_is_refused(proxy: Conversation) -> None:
+    with pytest.raises(ValueError, match="at most 512 characters"):
+        proxy.reports(0, traffic(1, service="x" * 513))
+
+
 def test_spans_of_several_proxies_add_up() -> None:
     first, second = Conversation(), Conversation()
     first.reports(0)
