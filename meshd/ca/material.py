@@ -43,20 +43,14 @@ def load(paths: CaFiles, now: float) -> Material:
         raise Problem(
             f"{paths.issuer}: not signed by the root in {paths.bundle}: restore both from one copy"
         ) from error
-    life = Life.of(root)
-    if now < life.not_before:
-        raise Problem(f"{paths.bundle}: the root is good from {when(life.not_before)} on: correct this host's clock")
-    if now >= life.not_after:
-        raise Problem(
-            f"{paths.bundle}: the root expired at {when(life.not_after)}: if this host's clock is right, make a new CA "
-            "with `meshd ca init`"
-        )
+    _check_life(root, paths, now)
     return Material(trust_domain, root, issuer)
 
 
 def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
     """The same with a new issuer, in its file. Peers need nothing new to verify what it signs: the root is the same.
-    Problem when the root's key cannot be read or the file not be written."""
+    Problem when the root is over, its key cannot be read, or the file not be written."""
+    _check_life(material.root, paths, now)
     key = _load_key(paths.root_key)
     if key.public_key() != material.root.public_key():
         raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
@@ -66,6 +60,17 @@ def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
 def when(epoch_s: float) -> str:
     """For messages: the time in UTC."""
     return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _check_life(root: x509.Certificate, paths: CaFiles, now: float) -> None:
+    life = Life.of(root)
+    if now < life.not_before:
+        raise Problem(f"{paths.bundle}: the root is good from {when(life.not_before)} on: correct this host's clock")
+    if now >= life.not_after:
+        raise Problem(
+            f"{paths.bundle}: the root expired at {when(life.not_after)}: if this host's clock is right, make a new CA "
+            "with `meshd ca init`"
+        )
 
 
 def _make_issuer(paths: CaFiles, trust_domain: str, root: KeyPair, now: float) -> KeyPair:

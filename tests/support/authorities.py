@@ -1,6 +1,7 @@
-"""A certificate authority inside the test: with keys in a directory of the test's, and with its HTTPS server."""
+"""A certificate authority inside the test: its HTTPS server on loopback, and a client that has the token."""
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from meshd.api.names import Address, Identity, WorkloadName
@@ -14,9 +15,9 @@ WEB = Identity.of(TRUST_DOMAIN, WorkloadName("default", "web"))
 
 
 @asynccontextmanager
-async def served(authority: Authority) -> AsyncIterator[CaServer]:
-    """`authority` on a free port of 127.0.0.1, until the end; its clock is the real one."""
-    server = CaServer(authority, Address("127.0.0.1", 0))
+async def served(authority: Authority, clock: Callable[[], float] = time.time) -> AsyncIterator[CaServer]:
+    """`authority` on a free port of 127.0.0.1, until the end."""
+    server = CaServer(authority, Address("127.0.0.1", 0), clock=clock)
     await server.start()
     try:
         yield server
