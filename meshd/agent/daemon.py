@@ -14,9 +14,11 @@ from meshd.agent.agent import Agent
 log = logging.getLogger(__name__)
 
 
-async def serve(agent: Agent, reload: Callable[[], None], ended: asyncio.Event) -> None:
-    """Run agent until it is told to end, by a signal or by `ended`."""
+def heed_signals() -> asyncio.Event:
+    """What is set when the process is to end. Called before anything is made that an abrupt end would leave behind, the
+    socket above all; SIGHUP means nothing until there is something to read again."""
     loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
 
     def terminate(number: signal.Signals) -> None:
         log.info("%s: ending", number.name)
@@ -24,7 +26,13 @@ async def serve(agent: Agent, reload: Callable[[], None], ended: asyncio.Event) 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, terminate, number)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    return ended
+
+
+async def serve(agent: Agent, reload: Callable[[], None], ended: asyncio.Event) -> None:
+    """Run agent until `ended` is set."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     try:
         await agent.start()
         await ended.wait()

@@ -14,7 +14,7 @@ from pathlib import Path
 from discovery.file import FileSource
 from meshd.agent.agent import Agent
 from meshd.agent.certificates import Signer
-from meshd.agent.daemon import serve
+from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.linger import Linger
 from meshd.agent.listening import answers
 from meshd.agent.lock import AlreadyRunning, StateLock
@@ -28,25 +28,28 @@ TRUST_DOMAIN = "mesh.local"
 PREDECESSOR_WITHIN_S = 10.0
 """How long an agent that holds the directory may take to answer, or to end."""
 
+LOOK_AGAIN_S = 0.02
+
 
 async def run_embedded(directory: Path, linger_s: float) -> None:
     """Run until no workload has been registered for linger_s seconds, or SIGTERM. Another agent in the directory is
     what the caller wanted: then this returns at once."""
-    lock = await _lock(directory)
+    ended = heed_signals()
+    lock = await _lock(directory, ended)
     if lock is None:
         return
     try:
         with closing(LocalCa.at(directory / "ca", TRUST_DOMAIN)) as ca:
-            await _run(directory, ca, linger_s)
+            await _run(directory, ca, linger_s, ended)
     finally:
         lock.release()
 
 
-async def _lock(directory: Path) -> StateLock | None:
-    """The directory's lock; None when the agent that holds it answers. One that does not is just ending or starting:
-    whoever started this one counts on there being an agent, so it is waited for."""
+async def _lock(directory: Path, ended: asyncio.Event) -> StateLock | None:
+    """The directory's lock; None when the agent that holds it answers, or this one is told to end. An agent that does
+    not answer is just ending or starting: whoever started this one counts on there being one, so it is waited for."""
     deadline = time.monotonic() + PREDECESSOR_WITHIN_S
-    while True:
+    while not ended.is_set():
         try:
             return StateLock(directory)
         except AlreadyRunning:
@@ -54,10 +57,11 @@ async def _lock(directory: Path) -> StateLock | None:
                 return None
             if time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(LOOK_AGAIN_S)
+    return None
 
 
-async def _run(directory: Path, ca: LocalCa, linger_s: float) -> None:
+async def _run(directory: Path, ca: LocalCa, linger_s: float, ended: asyncio.Event) -> None:
     documents = directory / "conf.d"
     documents.mkdir(mode=0o700, exist_ok=True)
     agent = Agent(
@@ -70,7 +74,6 @@ async def _run(directory: Path, ca: LocalCa, linger_s: float) -> None:
         files=[FileSource(documents, TRUST_DOMAIN)],
         proxy=None,
     )
-    ended = asyncio.Event()
     linger = Linger(agent.registry, linger_s, ended.set)
     await serve(agent, lambda: agent.reload(agent.core.access, None, ()), ended)
     linger.cancel()

@@ -1,6 +1,5 @@
 """The host's agent: everything from `meshd.yaml`, certificates from the mesh's CA."""
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -11,7 +10,7 @@ from discovery.file import FileSource
 from discovery.overlap import overlaps
 from meshd.agent.agent import Agent
 from meshd.agent.certificates import Signer
-from meshd.agent.daemon import serve
+from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.lock import StateLock
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
@@ -59,6 +58,7 @@ def check(file: Path) -> Checked:
 
 async def run_host(file: Path) -> None:
     """Run until SIGTERM. Problem or ConfigurationError when it cannot start."""
+    ended = heed_signals()
     settings = load_settings(file)
     ca = _Ca.of(settings, file)
     lock = StateLock(Path(settings.state_dir))
@@ -73,7 +73,7 @@ async def run_host(file: Path) -> None:
             files=sources(file, settings),
             proxy=settings.proxy,
         )
-        await serve(agent, _Reload(file, settings, ca, agent).reload, asyncio.Event())
+        await serve(agent, _Reload(file, settings, ca, agent).reload, ended)
     finally:
         lock.release()
 

@@ -24,6 +24,7 @@ from meshd.api.control import (
     Status,
 )
 from meshd.api.documents import WorkloadPort
+from meshd.ca.authority import Authority
 from meshd.client.sockets import answers
 from tests.support import aio
 from tests.support.control import ControlClient
@@ -55,11 +56,7 @@ class Host:
         self.ca_port = free_port()
         self.ca, self.settings, self.documents = directory / "ca", directory / "meshd.yaml", directory / "conf.d"
         self.socket, self.log = directory / "meshd.sock", directory / "agent.log"
-        subprocess.run(
-            [*MESHD, "ca", "init", "--trust-domain", "prod.example", "--state-dir", self.ca],
-            check=True,
-            capture_output=True,
-        )
+        Authority.create(self.ca, "prod.example", time.time(), "a token of the test").close()
         self.documents.mkdir()
         self.write_settings()
 
