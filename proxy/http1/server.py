@@ -6,6 +6,7 @@ malformed the caller gets an answer and the connection ends: what follows could 
 """
 
 import asyncio
+import re
 from time import monotonic
 from typing import Final, Protocol, cast
 
@@ -31,11 +32,15 @@ IDLE_S: Final = 120.0
 HEAD_S: Final = 10.0
 """How long a head may take to arrive."""
 UNUSED_S: Final = 1.0
-"""How long a connection that has brought no request yet is waited for when the proxy drains."""
+"""How long a connection that brings no request is waited for when the proxy drains."""
+LINGER_S: Final = 2.0
+"""How long a caller who has its last answer and may still be sending is let finish."""
 MAX_PIPELINED_BYTES: Final = 64 << 10
 """Read ahead of the request that is under way; beyond it the connection is not read."""
 
 _UPSTREAM, _AHEAD = 1, 2  # why reading is on hold: the endpoint has no room; enough has been read ahead
+
+_NEVER_A_HEAD = re.compile(rb"(?<!\r)\n|\x00")
 
 requests = HeadTable(parse_request)
 
@@ -75,7 +80,6 @@ class ServerConnection(asyncio.Protocol):
         self._body: BodyReader | None = None  # of the request that is still arriving
         self._advancing = False
         self._last = False  # no request is taken after the one under way
-        self._served = False  # a request has come
         self._ended = False  # the caller has said all it will
         self._blocked = False  # the caller does not read its answers, or a tunnel is being made
         self._minor = 1
@@ -109,6 +113,7 @@ class ServerConnection(asyncio.Protocol):
                 self._begin(head, b"")  # the usual case: one request, known, and no body
             else:
                 self._buffer = data
+                self._since = monotonic()
                 self._advance()
 
     def _advance(self) -> None:
@@ -142,7 +147,6 @@ class ServerConnection(asyncio.Protocol):
                 return False
         rest = buffer[end:]
         if head.method == b"CONNECT":
-            self._served = True
             self._connect(head, rest)
         elif head.length:
             self._buffer = b""
@@ -156,19 +160,18 @@ class ServerConnection(asyncio.Protocol):
     def _unfinished(self, buffer: bytes) -> None:
         if len(buffer) >= MAX_HEAD_BYTES:
             self._refuse(431, f"a head of more than {MAX_HEAD_BYTES} bytes")
-        elif b"\n\n" in buffer or b"\x00" in buffer:
-            # It will never be a head, and its sender may be waiting for an answer.
+        elif _NEVER_A_HEAD.search(buffer) is not None:
+            # Its sender may be waiting for an answer.
             self._refuse(400, "a control character, bare CR or bare LF in the head")
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         now = self._since = monotonic()
         self._minor = head.minor
-        self._served = True
         if not head.keep_alive:
             self._last = True
         route = self._service.route(head)
         if isinstance(route, Failure):
-            self.fail(route, unsent=True)
+            self._answer(route, True, head.method == b"HEAD")
             return
         exchange = self._exchange = Exchange(self, head, route, now)
         body = self._body
@@ -195,8 +198,10 @@ class ServerConnection(asyncio.Protocol):
             payload = body.feed(data)
         except BadBody as error:
             exchange.cancel()
-            self._exchange = None
-            self._refuse(400, str(error))
+            if exchange.responding:
+                self.abort()  # no other answer can be given in the midst of this one
+            else:
+                self._refuse(400, str(error))
             return
         self._since = monotonic()
         if body.done:
@@ -215,7 +220,7 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # The caller has no more to say; it may still want the answer.
         self._ended = True
-        return self._exchange is not None and self._body is None
+        return (self._exchange is not None and self._body is None) or self._asked_more()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._tcp.close(exc)
@@ -275,8 +280,8 @@ class ServerConnection(asyncio.Protocol):
                 forward += b"transfer-encoding: chunked\r\n"
             else:
                 self._last = True
-        elif head.length == CHUNKED:  # an answer to HEAD says what GET would get
-            forward += b"transfer-encoding: chunked\r\n"
+        elif head.length == CHUNKED and self._minor == 1 and head.status != 204:  # RFC 9112, section 6.1
+            forward += b"transfer-encoding: chunked\r\n"  # an answer to HEAD says what GET would get
         if self._last:
             return forward + b"connection: close\r\n\r\n"
         return forward + (b"\r\n" if self._minor == 1 else b"connection: keep-alive\r\n\r\n")
@@ -302,24 +307,29 @@ class ServerConnection(asyncio.Protocol):
     def _done(self) -> None:
         """The answer is whole."""
         self._exchange = None
-        self._body = None
         if self._last:
-            self.transport.close()
+            self._leave()
             return
         if self._on_hold & _UPSTREAM:
             self._unhold(_UPSTREAM)
         self._since = monotonic()
         if self._buffer:
             self._advance()
-        if self._ended and self._exchange is None:
+        if self._ended and self._exchange is None and not self._asked_more():
             self.transport.close()
+
+    def _asked_more(self) -> bool:
+        """Whether there are requests that wait for the caller to read its answers."""
+        return self._blocked and bool(self._buffer)
 
     def fail(self, failure: Failure, unsent: bool) -> None:
         """Answer in the proxy's own name."""
+        exchange = self._exchange
+        self._answer(failure, unsent, exchange is not None and exchange.head.method == b"HEAD")
+
+    def _answer(self, failure: Failure, unsent: bool, head_only: bool) -> None:
         if self._body is not None:
             self._last = True
-        exchange = self._exchange
-        head_only = exchange is not None and exchange.head.method == b"HEAD"
         error = failure.value
         close = self._last or self._minor == 0
         self._last = close
@@ -328,13 +338,26 @@ class ServerConnection(asyncio.Protocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer what is malformed, and end the connection: nothing after it can be told apart."""
-        self._last = True
-        self._buffer = b""
-        self._body = None
         self._exchange = None
         self._service.refused(status, reason)
         self._write(errors.response(status, reason, close=True))
-        self.transport.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """End the connection after its last answer, in such a way that the caller gets it.
+
+        What is closed with bytes unread is reset by the kernel, and a reset may overtake the answer: so where the
+        caller may still be sending, the end is said first and what comes is let pass (RFC 9112, section 9.6).
+        """
+        if self._ended or (self._body is None and not self._buffer):
+            self.transport.close()
+            return
+        self._buffer = b""
+        self._sweep.discard(self)
+        self.transport.write_eof()
+        self.transport.set_protocol(_Leaving(self, self._sweep))
+        if self._on_hold:
+            self.transport.resume_reading()
 
     def abort(self) -> None:
         """An answer that has begun cannot be completed: cut off, so that it is not taken for a whole one."""
@@ -361,10 +384,8 @@ class ServerConnection(asyncio.Protocol):
     # --- from the listener
 
     def drain(self) -> None:
-        """End after the request under way, or now; a connection so new that it has brought none may bring one."""
+        """End after the request under way; or after the next, which may be on its way, or when none comes."""
         self._last = True
-        if self._exchange is None and self._served and not self._buffer:
-            self.transport.close()
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Let another protocol have the transport: the tunnel stands. What came early goes to it."""
@@ -378,3 +399,21 @@ class ServerConnection(asyncio.Protocol):
             protocol.data_received(early)
         if self._on_hold:
             self.transport.resume_reading()
+
+
+class _Leaving(asyncio.Protocol):
+    """A connection whose caller has its last answer: what still comes is not looked at."""
+
+    def __init__(self, connection: ServerConnection, sweep: Sweep) -> None:
+        self._connection = connection
+        self._sweep = sweep
+        self._until = monotonic() + LINGER_S
+        sweep.add(self)
+
+    def sweep(self, now: float) -> None:
+        if now >= self._until:
+            self._connection.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._sweep.discard(self)
+        self._connection.connection_lost(exc)
