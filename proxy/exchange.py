@@ -60,8 +60,8 @@ class Exchange:
     """See the module. `started` and other times are the loop's clock, in seconds."""
 
     __slots__ = (
-        "_body", "_body_ended", "_counted", "_deadline", "_first_at", "_over", "_responding", "_timer", "_trailers",
-        "_tries", "caller", "client", "head", "live", "replayable", "route", "started",
+        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_over", "_timer", "_trailers", "_tries",
+        "caller", "client", "head", "live", "replayable", "responding", "route", "started",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, head: RequestHead, route: Route, now: float) -> None:
@@ -75,10 +75,10 @@ class Exchange:
         self._body = b""
         self._body_ended = True
         self._trailers = b""
-        self._responding = False
+        self.responding = False  # an answer has begun to be passed on
         self._counted: HttpTraffic | None = None
         self._tries = 0
-        self._first_at = 0.0
+        self._asked_at = 0.0  # when the present endpoint was picked
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
@@ -98,6 +98,7 @@ class Exchange:
             self._wait(now)
             return
         self.live = live
+        self._asked_at = now
         self._tries += 1
         live.ewma.pending += 1
         self.route.connector.connect(self, live)
@@ -116,18 +117,19 @@ class Exchange:
             self._timer.cancel()
             self._timer = None
         body = self._body
-        client.send(self, self.route.extra, body, self._body_ended, self._trailers)
         if not self._body_ended:
             self.replayable = self.replayable and not body
             self._body = b""
-            self.caller.release()
+            self.caller.release()  # first: to send may be to hold again
+        client.send(self, self.route.extra, body, self._body_ended, self._trailers)
         return True
 
     def not_connected(self, failure: Failure) -> None:
         """The connector's answer: this endpoint cannot be had."""
         self._leave_endpoint()
         if not self._over:
-            self._retry(failure, monotonic())
+            # A caller is not to care which of the endpoint's benches its patience ended in.
+            self._retry(Failure.NO_ENDPOINT if failure is Failure.NOT_CONNECTED else failure, monotonic())
 
     def request_more(self, payload: bytes, ended: bool, trailers: bytes) -> None:
         """More of the body has come."""
@@ -165,16 +167,14 @@ class Exchange:
         """The endpoint answered; `done` when all of it is here."""
         now = monotonic()
         assert self.live is not None  # an answer comes from an endpoint
-        self.live.ewma.observe(now - self.started, now)
+        self.live.ewma.observe(now - self._asked_at, now)
         if head.unsent and self.replayable and self._body_ended and done and self._tries < MAX_TRIES:
             self._leave_endpoint()
             self._retry(Failure.NO_ENDPOINT, now)
             return
-        self._responding = True
+        self.responding = True
         if done:
             self._finish(head.status, now, head.forward if self.head.grpc else b"")
-        else:
-            self._first_at = now
         self.caller.respond(head, length, payload, done, whole)
 
     def respond_more(self, status: int, payload: bytes, done: bool, trailers: bytes) -> None:
@@ -202,7 +202,7 @@ class Exchange:
         client, self.client = self.client, None
         self._leave_endpoint()
         now = monotonic()
-        if self._responding:
+        if self.responding:
             self._over = True
             assert self._counted is not None  # an answer had begun
             self._counted.record(502, now - self.started)
@@ -277,6 +277,9 @@ class Exchange:
             self._timer = None
         if self.client is not None:
             self.client.cancel()
+            if self.live is not None and not self.responding:
+                now = monotonic()
+                self.live.ewma.observe(now - self._asked_at, now)  # it took so long at least
             self._leave_endpoint()
         elif self.live is None:
             self.route.destination.leave(self)

@@ -40,7 +40,8 @@ class ClientConnection(asyncio.Protocol):
         self._keep = True
         self._sent_all = True
         self._chunked = False
-        self._held = False
+        self._held = False  # the caller has no room for more of the answer
+        self._full = False  # the endpoint has none for more of the request
         self._transport: asyncio.Transport
 
     # --- from the exchange
@@ -101,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._tcp.read_bytes += len(data)
         if self._exchange is None:
+            self._leave_pool()
             self._transport.abort()  # an answer to nothing
         elif self._body is not None:
             self._more_body(data)
@@ -158,13 +160,14 @@ class ClientConnection(asyncio.Protocol):
         except BadBody as error:
             self._broken(str(error))
             return
-        if body.done:
-            self._end_of_body(body)
         if body.trailers:
             exchange.respond(head, length, payload, False, None)
+            self._end_of_body(body)  # not before: the caller may have held this connection
             exchange.respond_more(head.status, b"", True, body.trailers)
-        else:
-            exchange.respond(head, length, payload, body.done, None)
+            return
+        if body.done:
+            self._end_of_body(body)
+        exchange.respond(head, length, payload, body.done, None)
 
     def _more_body(self, data: bytes) -> None:
         exchange, body = self._exchange, self._body
@@ -189,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
         """The response is whole: back to the pool, if the connection is in order."""
         self._exchange = None
         live = self.live
-        if self._keep and self._sent_all and not live.retired and len(live.idle) < MAX_IDLE:
+        if self._keep and self._sent_all and not self._full and not live.retired and len(live.idle) < MAX_IDLE:
             self.park()
         else:
             self._transport.close()
@@ -201,6 +204,11 @@ class ClientConnection(asyncio.Protocol):
         self.idle_since = monotonic()
         self.live.idle.append(self)
 
+    def _leave_pool(self) -> None:
+        """It is about to close: no exchange may have it, though its loss is told only later."""
+        if self in self.live.idle:
+            self.live.idle.remove(self)
+
     def _broken(self, reason: str) -> None:
         exchange, self._exchange = self._exchange, None
         self._transport.abort()
@@ -208,6 +216,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.lost(Failure.BAD_RESPONSE, ConnectionError(reason))
 
     def eof_received(self) -> bool:
+        self._leave_pool()
         return False  # close; connection_lost tells the exchange
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -215,8 +224,7 @@ class ClientConnection(asyncio.Protocol):
         self._sweep.discard(self)
         exchange, self._exchange = self._exchange, None
         if exchange is None:
-            if self in self.live.idle:
-                self.live.idle.remove(self)
+            self._leave_pool()
         elif isinstance(self._body, UntilCloseReader) and exc is None:
             self._body = None
             exchange.respond_more(self._status, b"", True, b"")
@@ -224,13 +232,16 @@ class ClientConnection(asyncio.Protocol):
             exchange.lost(Failure.CLOSED, exc)
 
     def pause_writing(self) -> None:
+        self._full = True
         if self._exchange is not None:
             self._exchange.caller.hold()
 
     def resume_writing(self) -> None:
+        self._full = False
         if self._exchange is not None:
             self._exchange.caller.release()
 
     def sweep(self, now: float) -> None:
         if self._exchange is None and self.reused and now - self.idle_since > IDLE_S:
+            self._leave_pool()
             self._transport.close()
