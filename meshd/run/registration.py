@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from meshd.api.control import Done, Registered, RegisterWorkload, WithdrawWorkload
+from meshd.api.names import WorkloadName
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from meshd.client.backoff import Backoff
@@ -36,21 +37,26 @@ class Registration:
     async def start(self) -> str:
         """Register for the first time; the SPIFFE ID that the workload has. Problem when the agent does not do it."""
         try:
-            identity = await self._register()
-        except AgentAway:
-            # The user's own agent ends some time after its last workload: it may have been about to.
-            identity = await self._register()
+            try:
+                identity = await self._register()
+            except AgentAway:
+                # The user's own agent ends some time after its last workload: it may have been about to.
+                identity = await self._register()
+        except AgentRefused as refused:
+            name = WorkloadName(self._workload.namespace, self._workload.name)
+            raise Problem(f"the agent at {self._agent.socket} does not take {name}: {refused}") from refused
         self._tasks.start(self._keep(), "keep")
         return identity
 
     async def change(self, **fields: Any) -> None:
         """Register anew with these fields changed; at once, or when the agent is back."""
         self._workload = msgspec.structs.replace(self._workload, **fields)
-        if self._connection is not None:
+        connection = self._connection
+        if connection is not None:
             try:
-                await self._connection.call(self._workload, Registered)
+                await connection.call(self._workload, Registered)
             except AgentAway:
-                return  # it is told when it is back
+                await connection.close()  # it may hang: it is told anew when it can be reached again
             except AgentRefused as refused:
                 log.warning("the agent does not take the workload's change: %s", refused)
 
