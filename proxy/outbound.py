@@ -21,7 +21,7 @@ from proxy.http2.server import Http2Server
 from proxy.resolve import PATIENCE_S, Destinations
 from proxy.stats import Labels, Stats, TcpTraffic
 from proxy.sweep import Sweep
-from proxy.tcp import RelayEnd, join, open_end, relay
+from proxy.tcp import RelayEnd, open_end, relay
 
 C = TypeVar("C", bound=Drained)
 
@@ -165,11 +165,12 @@ class ForwardProxy(_Connections):
         endpoint = await open_end(destination, caller.dialer, PATIENCE_S)
         if isinstance(endpoint, Failure):
             self._stats.count_error("outbound", "tcp", endpoint.value.label)
-            connection.fail(endpoint, unsent=True)
+            if not connection.transport.is_closing():
+                connection.fail(endpoint, unsent=True)
         elif connection.transport.is_closing():
             endpoint.abort(None)
         else:
             labels = Labels("outbound", caller.workload, destination.name)
             end = RelayEnd(self._stats.tcp(labels, "src", relays=True), records=False)
             connection.hand_over(end)
-            join(end, endpoint)
+            end.join(endpoint)

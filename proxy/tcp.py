@@ -38,17 +38,24 @@ class RelayEnd(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def join(self, other: "RelayEnd") -> None:
-        """Pass what this end reads to `other`, what has come already first."""
-        self._other = other
+        """Make a relay of this end and another, both connected once; what has come already is passed on first."""
+        self._other, other._other = other, self  # both at once, so that either can hold the other from the first byte
+        if self.lost or other.lost:
+            (other if self.lost else self).abort(self.error or other.error)
+            return
+        self._pass_on_early()
+        other._pass_on_early()
+
+    def _pass_on_early(self) -> None:
+        other = self._other
+        assert other is not None  # they have just been joined
+        if self._early_bytes > MAX_EARLY_BYTES:
+            self.transport.resume_reading()  # first: to pass it on may be to hold again
         for data in self._early:
             other.write(data)
-        if self._early_bytes > MAX_EARLY_BYTES:
-            self.transport.resume_reading()
         self._early.clear()
         if self.ended:
             other.finish()
-        if self.lost:
-            other.abort(self.error)
 
     # --- from the transport
 
@@ -164,12 +171,6 @@ class EndpointEnd(RelayEnd):
         super().connection_lost(exc)
 
 
-def join(caller: RelayEnd, endpoint: RelayEnd) -> None:
-    """Make a relay of two connected ends. It lives by their callbacks from here on."""
-    endpoint.join(caller)
-    caller.join(endpoint)
-
-
 async def relay(
     caller: RelayEnd, direction: Direction, destination: Destination, dialer: Dialer, patience_s: float, stats: Stats
 ) -> None:
@@ -179,4 +180,4 @@ async def relay(
         stats.count_error(direction, "tcp", endpoint.value.label)
         caller.abort(ConnectionError(endpoint.value.text))
     else:
-        join(caller, endpoint)
+        caller.join(endpoint)
