@@ -31,7 +31,9 @@ from meshd.ca.source import Unreachable
 log = logging.getLogger(__name__)
 
 MAINTAIN_EVERY_S: Final = 30.0
-SHUTDOWN_S: Final = 5.0
+SHUTDOWN_S: Final = 2.0
+"""For answers on their way. A request whose body has not arrived by then is cut off, and nothing was signed for it."""
+
 MAX_HEADER_BYTES: Final = 8 << 10
 
 
@@ -82,7 +84,7 @@ class CaServer:
         self._tasks.start(self._maintain(), "maintenance")
 
     async def stop(self) -> None:
-        """Accept no more, let what is under way finish, for SHUTDOWN_S at most."""
+        """Accept no more, and answer what has been asked, for SHUTDOWN_S at most."""
         if self._server is not None:
             self._server.close()
         await self._tasks.cancel()

@@ -1,5 +1,6 @@
 """The authority over its life: made, opened, renewed, out of order. Times are the test's own."""
 
+import os
 import re
 import sqlite3
 import stat
@@ -207,6 +208,19 @@ def test_a_ca_that_is_not_whole_or_not_safe_is_not_opened(
 ) -> None:
     wrong(ca)
     with pytest.raises(Problem, match=message):
+        open_at(ca)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away and to be another user")
+def test_a_ca_is_its_owners_alone(ca: Path) -> None:
+    os.seteuid(65534)
+    try:
+        with pytest.raises(Problem, match=r"cannot be read by uid 65534: Permission denied"):
+            open_at(ca)
+    finally:
+        os.seteuid(0)
+    os.chown(ca / "issuer.key", 65534, 65534)
+    with pytest.raises(Problem, match=r"issuer\.key: belongs to uid 65534, and this is uid 0"):
         open_at(ca)
 
 

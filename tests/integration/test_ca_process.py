@@ -1,0 +1,177 @@
+"""`meshd ca init` and `meshd ca serve` as an operator runs them."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from meshd.ca import certificates
+from meshd.ca.client import CaClient
+from meshd.ca.source import Unreachable
+from tests.support import aio, peers
+from tests.support.authorities import TRUST_DOMAIN, WEB
+from tests.support.csr import csr
+from tests.support.meshed import MESHD
+from tests.support.processes import running
+from tests.support.waiting import wait_until
+
+
+def meshd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*MESHD, "ca", *arguments], capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    made = meshd("init", "--trust-domain", TRUST_DOMAIN, "--state-dir", str(tmp_path / "ca"))
+    assert (made.returncode, made.stderr) == (0, "")
+    return tmp_path / "ca"
+
+
+class Serving:
+    """A `meshd ca serve` process at a port that it chose itself, and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ca: Path, log: Path) -> None:
+        self.process, self._log = process, log
+        found = re.findall(r"answers at (https://127\.0\.0\.1:\d+) as", self.said())
+        self.url = found[-1]
+        token = (ca / "agent.token").read_text().strip()
+        self.client = CaClient(self.url, (ca / "bundle.pem").read_text(), token)
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+
+@contextmanager
+def serving(ca: Path, *options: str) -> Iterator[Serving]:
+    log = ca.with_suffix(".log")
+    begins = log.stat().st_size if log.exists() else 0
+    argv = [*MESHD, "ca", "serve", "--state-dir", str(ca), "--listen", "127.0.0.1:0", *options]
+    with running(argv, log, lambda: "answers at" in log.read_text()[begins:]) as process:
+        yield Serving(process, ca, log)
+
+
+def recorded(ca: Path) -> set[str]:
+    with closing(sqlite3.connect(ca / "ca.db")) as database:
+        return {serial for (serial,) in database.execute("SELECT serial FROM issued")}
+
+
+def serial(chain_pem: str) -> str:
+    return certificates.serial(x509.load_pem_x509_certificate(chain_pem.encode()))
+
+
+def test_init_says_what_it_made_and_what_to_do_next(tmp_path: Path) -> None:
+    done = meshd("init", "--trust-domain", TRUST_DOMAIN, "--state-dir", str(tmp_path / "ca"))
+    assert done.returncode == 0
+    for made in ("bundle.pem", "agent.token", "root.key", "issuer.key", "ca.db"):
+        assert made in done.stdout
+        assert (tmp_path / "ca" / made).exists()
+    assert f"meshd ca serve --state-dir {tmp_path / 'ca'}" in done.stdout
+    assert f"trustDomain: {TRUST_DOMAIN}" in done.stdout
+    assert (tmp_path / "ca" / "agent.token").read_text().strip() not in done.stdout
+
+
+def test_a_ca_serves_until_it_is_told_to_end(ca: Path) -> None:
+    async def main(served: Serving) -> str:
+        await served.client.health()
+        return (await served.client.sign(csr(), WEB)).chain_pem
+
+    with serving(ca, "--name", "ca.example") as served:
+        signed = serial(aio.run(main(served)))
+        assert signed in recorded(ca)
+        served.process.terminate()
+        assert served.process.wait(10) == 0
+    said = served.said()
+    assert f"the CA of {TRUST_DOMAIN} answers at {served.url} as ca.example, localhost, 127.0.0.1" in said
+    assert re.search(rf"info ca\.authority: issued {WEB} to 127\.0\.0\.1: serial {signed}, until 20", said)
+    assert "SIGTERM: ending" in said
+    assert "Traceback" not in said
+    assert (ca / "agent.token").read_text().strip() not in said
+
+
+def test_what_was_issued_is_on_record_whenever_the_ca_is_killed(ca: Path) -> None:
+    """Killed while requests are under way: every certificate that anyone got is on record, and the CA starts again."""
+
+    async def until_killed(served: Serving) -> list[str]:
+        signed: list[str] = []
+
+        async def ask() -> None:
+            while True:
+                try:
+                    signed.append((await served.client.sign(csr(), WEB)).chain_pem)
+                except Unreachable:
+                    return
+                if len(signed) == 40:
+                    os.kill(served.process.pid, signal.SIGKILL)
+
+        await asyncio.gather(*(ask() for _ in range(4)))
+        return signed
+
+    with serving(ca) as served:
+        signed = aio.run(until_killed(served), 60.0)
+        assert served.process.wait(10) == -signal.SIGKILL
+    assert len(signed) >= 40
+    assert {serial(each) for each in signed} <= recorded(ca)
+    with serving(ca) as again:
+        aio.run(again.client.sign(csr(), WEB))
+
+
+@pytest.mark.peer("curl")
+def test_curl_gets_the_bundle_with_the_bundle(ca: Path) -> None:
+    with serving(ca) as served:
+        bundle = str(ca / "bundle.pem")
+        argv = [peers.path("curl"), "-sS", "--fail", "--noproxy", "*", "--cacert", bundle, f"{served.url}/v1/bundle"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f'"trust_domain":"{TRUST_DOMAIN}"' in done.stdout
+
+
+def fails(*arguments: str) -> str:
+    """What a command says that fails with one line, and no traceback."""
+    done = meshd(*arguments)
+    assert done.returncode in {1, 2}, done
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return f"{done.returncode} {done.stderr.strip()}"
+
+
+def test_what_is_wrong_is_one_line_and_a_status(ca: Path, tmp_path: Path) -> None:
+    state = ("--state-dir", str(ca))
+    absent = str(tmp_path / "absent")
+    assert re.match("1 meshd: .*/ca: there is a CA already", fails("init", "--trust-domain", "a.example", *state))
+    assert re.match("2 meshd: 'A B' is not a trust domain", fails("init", "--trust-domain", "A B", *state))
+    assert re.match(r"1 meshd: .*/absent: .*No such file .* `meshd ca init`", fails("serve", "--state-dir", absent))
+    assert re.match("2 meshd: --listen '4180' is not HOST:PORT", fails("serve", *state, "--listen", "4180"))
+    assert re.match(r"2 meshd: --name 'a b' is neither", fails("serve", *state, "--name", "a b"))
+    (ca / "issuer.key").chmod(0o644)
+    assert re.match(r"1 meshd: .*/issuer\.key: holds a private key, and its mode 0644", fails("serve", *state))
+
+
+def test_a_port_in_use_is_said_so(ca: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        done = meshd("serve", "--state-dir", str(ca), "--listen", listen)
+    assert done.returncode == 1
+    assert f"meshd: {listen}: cannot listen: the port is in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_vanished_stops_signing_not_the_ca(ca: Path) -> None:
+    async def main(served: Serving) -> None:
+        with closing(sqlite3.connect(ca / "ca.db")) as database:
+            database.execute("ALTER TABLE issued RENAME TO mislaid")
+        with pytest.raises(Unreachable, match="its log says why"):
+            await served.client.sign(csr(), WEB)
+        await served.client.health()
+
+    with serving(ca) as served:
+        aio.run(main(served))
+        wait_until(lambda: "no such table: issued" in served.said(), "the log says why")
