@@ -79,6 +79,7 @@ class Sidecar:
         self._command: Child | None = None
         self._stopped_by = 0
         self._withdrawn = False
+        self._draining = False
         instance = secrets.token_hex(16)
         self._listeners = Listeners(plan.outbound, plan.inbound, plan.admin, plan.upstreams)
         self._registration = Registration(agent, self._entry(instance))
@@ -159,8 +160,10 @@ class Sidecar:
         if self._starting is not None:
             self._stopped_by = signum
             self._starting.cancel()
-        elif self._command is None or self._command.ended.done():
+        elif self._draining:
             self._proxy.kill()
+        elif self._command is None or self._command.ended.done():
+            pass  # the Ctrl-C that ended the command, say, is no reason not to drain
         elif signum == signal.SIGTERM and not self._withdrawn:
             self._withdrawn = True
             self._tasks.start(self._terminate(self._command), "terminate")
@@ -180,5 +183,6 @@ class Sidecar:
             await self._registration.withdraw()
         # From here on the proxy alone holds its listeners: when it stops accepting, callers are refused, not kept.
         self._listeners.close()
+        self._draining = True
         await self._proxy.stop()
         await self._registration.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import meshed
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 NOTE = meshed.program("note")
@@ -105,6 +106,25 @@ def test_on_sigterm_the_workload_is_withdrawn_before_the_command_hears_of_it(
         assert run.ends() == 7
     assert '"withdrawn"' in run.text.partition("got SIGTERM")[2]
     assert meshed.waits_for(agent, "web") is None, "nothing of it is left in the agent"
+
+
+def test_the_proxy_drains_after_the_command_and_a_second_signal_ends_that(agent: Path, tmp_path: Path) -> None:
+    outbound = f"127.0.0.1:{free_port()}"
+    options = ["--socket", str(agent), "--outbound", outbound, "--drain-timeout", "5m"]
+    with socket.create_server(("127.0.0.1", 0)) as server, meshed.run("web", options, NOTE, tmp_path) as run:
+        run.says("ready")
+        with socket.create_connection(("127.0.0.1", int(outbound.rpartition(":")[2])), timeout=10) as tunnel:
+            tunnel.sendall(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % server.getsockname()[1])
+            far, _ = server.accept()
+            with far:
+                assert tunnel.recv(4096).startswith(b"HTTP/1.1 200")
+                run.process.terminate()
+                wait_until(lambda: len(meshed.children(run.process.pid)) == 1, "only the proxy is left")
+                tunnel.sendall(b"still here")
+                assert far.recv(10) == b"still here"
+                assert run.process.poll() is None
+                run.process.terminate()
+                assert run.ends(5.0) == 7
 
 
 def test_a_killed_run_leaves_neither_proxy_nor_command(agent: Path, tmp_path: Path) -> None:
