@@ -60,10 +60,8 @@ class CaClient:
                 ) as response,
             ):
                 status, content = response.status, await _bounded(response.content)
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
-            raise Unreachable(
-                f"{self._url}: not the CA that the trust bundle is of, or the clocks differ: {_reason(error)}"
-            ) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise Unreachable(f"{self._url}: {_doubt(error.certificate_error)}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"{self._url}: {_reason(error)}") from error
         except TimeoutError as error:
@@ -93,12 +91,23 @@ def _error(content: bytes) -> str:
         return "not the answer of a CA"
 
 
+def _doubt(error: Exception) -> str:
+    """Why the server's certificate is not believed, and what to look at (the codes are OpenSSL's X509_V_ERR_…)."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return str(error)
+    match error.verify_code:
+        case 62 | 64:  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+            advice = "give that name to `meshd ca serve` with --name"
+        case 9 | 10:  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
+            advice = "compare this host's clock with that of the CA's"
+        case _:
+            advice = "it is not the CA that the trust bundle is of: copy bundle.pem of the CA anew"
+    return f"its certificate is not good: {error.verify_message.rstrip('.')}: {advice}"
+
+
 def _reason(error: Exception) -> str:
     """What the system said, without the library's words around it."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    certificate = getattr(error, "certificate_error", None)
-    if isinstance(certificate, ssl.SSLCertVerificationError):
-        return certificate.verify_message
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
         return os.strerror(cause.errno)
     return str(getattr(cause, "strerror", None) or cause or type(error).__name__)

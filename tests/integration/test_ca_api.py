@@ -258,19 +258,28 @@ def test_a_wrong_token_is_no_reason_to_try_again(authority: Authority) -> None:
     aio.run(main())
 
 
+def test_a_clock_that_is_off_is_suspected(authority: Authority) -> None:
+    async def main() -> None:
+        async with served(authority, lambda: time.time() - 1.5 * 86400) as server:
+            with pytest.raises(Unreachable, match="certificate has expired: compare this host's clock"):
+                await client(server, authority.bundle_pem).health()
+
+    aio.run(main())
+
+
 def test_the_client_believes_no_one_but_its_ca(authority: Authority, tmp_path: Path) -> None:
     """Neither another CA, nor a server of this one by another name."""
 
     async def main() -> None:
         with closing(Authority.create(tmp_path / "other", TRUST_DOMAIN, time.time(), TOKEN)) as other:
             async with served(authority) as server:
-                with pytest.raises(Unreachable, match="not the CA that the trust bundle is of"):
+                with pytest.raises(Unreachable, match="not the CA that the trust bundle is of: copy"):
                     await client(server, other.bundle_pem).sign(csr(), WEB)
         server = CaServer(authority, Address("127.0.0.3", 0))
         server.names = ("ca.example",)
         await server.start()
         try:
-            with pytest.raises(Unreachable, match=r"127\.0\.0\.3"):
+            with pytest.raises(Unreachable, match=r"not valid for '127\.0\.0\.3': give that name to .* --name"):
                 await client(server, authority.bundle_pem).sign(csr(), WEB)
         finally:
             await server.stop()
