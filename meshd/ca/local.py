@@ -13,7 +13,7 @@ from meshd.ca.files import CaFiles
 
 
 class LocalCa:
-    """Signs with `authority`, in the caller's own time: some 0.3 ms of arithmetic and one fsync of the database."""
+    """Signs with `authority`, in the caller's own time: some 0.5 ms of arithmetic and one fsync of the database."""
 
     def __init__(self, authority: Authority, clock: Callable[[], float] = time.time) -> None:
         self._authority, self._clock = authority, clock
