@@ -72,7 +72,6 @@ class Sidecar:
     def __init__(self, plan: Plan, agent: Agent, environment: Mapping[str, str]) -> None:
         """Problem when a socket cannot be had."""
         self._plan = plan
-        self._agent = agent
         self._environment = environment
         self._tasks = Tasks("run")
         self._starting: asyncio.Task[int] | None = None

@@ -1,0 +1,43 @@
+"""Every verb is there, explains itself, and can be completed."""
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meshd.cli import VERBS, cli
+
+
+def meshd(*words: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(cli, words, prog_name="meshd")
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_a_verb_explains_itself(verb: str) -> None:
+    result = meshd(verb, "--help")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"Usage: meshd {verb}")
+
+
+def test_a_verb_that_is_none_is_a_misuse() -> None:
+    result = meshd("fly")
+    assert result.exit_code == 2
+    assert "No such command 'fly'" in result.output
+
+
+@pytest.mark.parametrize(("shell", "mark"), [("bash", "complete "), ("zsh", "#compdef meshd"), ("fish", "complete ")])
+def test_a_shells_completion_script_asks_meshd(shell: str, mark: str) -> None:
+    result = meshd("completion", shell)
+    assert result.exit_code == 0
+    assert mark in result.output
+    assert f"_MESHD_COMPLETE={shell}_complete" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("meshd st", {"status"}), ("meshd completion ", {"bash", "zsh", "fish"}), ("meshd status -o w", {"wide"})],
+)
+def test_what_is_typed_is_completed(words: str, expected: set[str]) -> None:
+    environment = {
+        "_MESHD_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)
+    }  # fmt: skip
+    result = CliRunner(env=environment).invoke(cli, [], prog_name="meshd")
+    assert {line.partition(",")[2] for line in result.output.splitlines()} == expected
