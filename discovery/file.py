@@ -105,6 +105,7 @@ class FileSource:
     def close(self) -> None:
         if self._path_watch is not None:
             self._path_watch.close()
+            self._path_watch = None
 
     def load(self, touched: frozenset[str] | None = None) -> None:
         """Read what changed since the last time, and every file named in touched whatever it looks like."""

@@ -1,41 +1,57 @@
-"""Those who watch a source that always knows everything it will answer from: files, this host's workloads.
+"""Those who watch a source whose answers come from a look-up: files, this host's workloads.
 
 Such a source gives its look-up function, and calls `refresh` when the look-up's answers may have changed; who hears of
 it is decided here.
 """
 
 from collections.abc import Callable
+from enum import Enum
+from typing import Final
 
 from discovery.names import Authority
 from discovery.source import Answered, Close
 from meshd.api.endpoints import EndpointSet
 
 
-class Watchers:
-    """Open watches over `find`; each is told at once, and then only what differs from what it was told last."""
+class NotYet(Enum):
+    """The look-up cannot say; those who watch are told nothing, and go on with what they know."""
 
-    def __init__(self, find: Callable[[Authority], EndpointSet | None]) -> None:
+    NOT_YET = "not yet"
+
+
+NOT_YET: Final = NotYet.NOT_YET
+
+Found = EndpointSet | None | NotYet
+
+
+class Watchers:
+    """Open watches over `find`; each is told as soon as there is an answer, and then only what is new."""
+
+    def __init__(self, find: Callable[[Authority], Found]) -> None:
         self._find = find
         self._open: dict[object, tuple[Authority, Answered]] = {}
-        self._told: dict[object, EndpointSet | None] = {}
+        self._told: dict[object, Found] = {}
 
     def watch(self, authority: Authority, answered: Answered) -> Close:
         watch = object()
         self._open[watch] = (authority, answered)
-        self._told[watch] = found = self._find(authority)
+        self._told[watch] = NOT_YET
 
         def close() -> None:
             self._open.pop(watch, None)
             self._told.pop(watch, None)
 
-        answered(found)
+        self._tell(watch)
         return close
 
     def refresh(self) -> None:
-        for watch, (authority, answered) in list(self._open.items()):
-            if watch not in self._open:  # closed by a callback earlier in this round
-                continue
-            found = self._find(authority)
-            if found != self._told[watch]:
-                self._told[watch] = found
-                answered(found)
+        for watch in list(self._open):
+            if watch in self._open:  # not closed by a callback earlier in this round
+                self._tell(watch)
+
+    def _tell(self, watch: object) -> None:
+        authority, answered = self._open[watch]
+        found = self._find(authority)
+        if not isinstance(found, NotYet) and found != self._told[watch]:
+            self._told[watch] = found
+            answered(found)

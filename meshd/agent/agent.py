@@ -18,6 +18,7 @@ from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
 from meshd.agent.local import LocalSource
+from meshd.agent.memory import Memory
 from meshd.agent.peer import Access
 from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
@@ -29,12 +30,15 @@ from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
+BACK_WITHIN_S = 10.0
+"""How long the workloads of before a restart have for coming back: their back-off is 5 s at most."""
+
 
 class Agent:
     """An agent at `socket`, which it takes at once: what cannot be had is a Problem from the constructor.
 
     `files` are the document sources in the order in which they are believed; this host's own workloads come after
-    them. `proxy` is the host's proxy, None when this agent has none.
+    them. What it remembers is in `state_dir`. `proxy` is the host's proxy, None when this agent has none.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Agent:
         trust_domain: str,
         mode: Literal["host", "embedded"],
         socket: Path,
+        state_dir: Path,
         access: Access,
         signer: Signer,
         files: Sequence[FileSource],
@@ -53,13 +58,16 @@ class Agent:
         self._files, self._proxy = files, proxy
         self._notices: tuple[str, ...] = ()
         self._overlaps: tuple[Finding, ...] = ()
-        local = LocalSource(self.registry, trust_domain, time.time())
+        self._settling: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._memory = Memory(state_dir / "announced.json")
+        self._local = LocalSource(self.registry, trust_domain, time.time(), self._memory.recall())
         self.core = Core(
             node=node,
             trust_domain=trust_domain,
             mode=mode,
             registry=self.registry,
-            discovery=Chain((*files, local)),
+            discovery=Chain((*files, self._local)),
             signer=signer,
             access=access,
             troubles=self._troubles,
@@ -76,6 +84,8 @@ class Agent:
             source.follow(loop)
             source.subscribe(self._documents_changed)
         self._documents_changed()
+        self.registry.subscribe(self._remember)
+        self._settling = loop.call_later(BACK_WITHIN_S, self._settle)
         for trouble in self.core.signer.troubles():
             log.error("%s", trouble)
         self._tasks.start(self.core.signer.watch(), "watch CA")
@@ -85,11 +95,23 @@ class Agent:
         )
 
     async def stop(self) -> None:
-        """Give the socket up first, so that a successor can have it, then end what is open."""
+        """Give the socket up first, so that a successor can have it, then end what is open. That all connections end is
+        not remembered as the end of what they stood for."""
+        self._stopping = True
+        if self._settling is not None:
+            self._settling.cancel()
         await self._server.close()
         await self._tasks.cancel()
         for source in self._files:
             source.close()
+
+    def _settle(self) -> None:
+        self._local.settle()
+        self._remember()
+
+    def _remember(self) -> None:
+        if not self._stopping:
+            self._memory.keep(self.registry.announced() | self._local.expected)
 
     # --- reload -------------------------------------------------------------------------------------------------
 

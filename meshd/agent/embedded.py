@@ -69,6 +69,7 @@ async def _run(directory: Path, ca: LocalCa, linger_s: float, ended: asyncio.Eve
         trust_domain=TRUST_DOMAIN,
         mode="embedded",
         socket=directory / SOCKET_NAME,
+        state_dir=directory,
         access=Access.of((), "")[0],
         signer=Signer(ca, ca.bundle, "embedded"),
         files=[FileSource(documents, TRUST_DOMAIN)],

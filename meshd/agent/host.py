@@ -68,6 +68,7 @@ async def run_host(file: Path) -> None:
             trust_domain=settings.trust_domain,
             mode="host",
             socket=Path(settings.socket),
+            state_dir=Path(settings.state_dir),
             access=Access.of(settings.control.users, str(file))[0],
             signer=Signer(ca.client(), ca.bundle, settings.ca.url),
             files=sources(file, settings),

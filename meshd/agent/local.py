@@ -6,14 +6,15 @@
     ADDRESS:PORT            the one instance that listens there
 
 A workload that is here but not announced is a service with no endpoints rather than no service: its callers are told
-that it is not ready, and are not sent looking elsewhere.
+that it is not ready, and are not sent looking elsewhere. Of one that is `expected` back nothing is said at all until it
+is announced, or `settle` says that it has had its time.
 """
 
 from collections.abc import Iterator
 
 from discovery.names import Authority, mesh_name
 from discovery.source import Answered, Close
-from discovery.watchers import Watchers
+from discovery.watchers import NOT_YET, Found, Watchers
 from meshd.agent.registry import Instance, Registry, reachable_at
 from meshd.api.control import Health, ProxyWorkload
 from meshd.api.documents import WorkloadPort
@@ -26,11 +27,18 @@ HTTP_PORT = 80
 class LocalSource:
     """The registry, seen by those who look for services."""
 
-    def __init__(self, registry: Registry, trust_domain: str, started_at: float) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        trust_domain: str,
+        started_at: float,
+        expected: frozenset[WorkloadName] = frozenset(),
+    ) -> None:
         self._registry, self._trust_domain = registry, trust_domain
+        self.expected = expected
         self._health = Health("local workloads", healthy=True, since=started_at)
         self._watchers = Watchers(self._find)
-        registry.subscribe(self._watchers.refresh)
+        registry.subscribe(self._changed)
 
     def watch(self, authority: Authority, answered: Answered) -> Close:
         return self._watchers.watch(authority, answered)
@@ -38,12 +46,23 @@ class LocalSource:
     def health(self) -> Health:
         return self._health
 
-    def _find(self, authority: Authority) -> EndpointSet | None:
+    def settle(self) -> None:
+        """Nothing is expected any more: who is not back is gone."""
+        self.expected = frozenset()
+        self._watchers.refresh()
+
+    def _changed(self) -> None:
+        self.expected -= self._registry.announced()
+        self._watchers.refresh()
+
+    def _find(self, authority: Authority) -> Found:
         if authority.address:
             return self._at(authority.address, authority.port or HTTP_PORT)
         name = mesh_name(authority)
         if name is None:
             return None
+        if WorkloadName(namespace=name[1], name=name[0]) in self.expected:
+            return NOT_YET
         chosen = [
             (instance, workload, port)
             for instance, workload in self._all()

@@ -180,6 +180,15 @@ class Registry:
     def is_announced(self, instance: Instance) -> bool:
         return not instance.withdrawn and not self.waiting_for(instance)
 
+    def announced(self) -> frozenset[WorkloadName]:
+        """Every workload of which at least one instance is announced."""
+        return frozenset(
+            WorkloadName(workload.namespace, workload.name)
+            for instance in self._instances.values()
+            if self.is_announced(instance)
+            for workload in instance.workloads
+        )
+
     def report_of(self, instance: Instance) -> ReportState | None:
         attachment = self._attachments.get(instance.key)
         return None if attachment is None else attachment.report

@@ -232,6 +232,31 @@ def test_documents_go_before_registered_workloads(tmp_path: Path) -> None:
     aio.run(main())
 
 
+def test_a_restart_takes_no_workload_from_its_callers(tmp_path: Path) -> None:
+    """The next agent is silent about the workload until it is back; callers keep what they know."""
+
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            await clients.workload()
+            await eventually(clients.agent.registry.announced, "the workload is announced")
+            await clients.agent.stop()
+        async with mesh(tmp_path) as clients:
+            caller = await clients.connect()
+            watch, other = caller.say(WatchDestination("web", "default")), caller.say(WatchDestination("x", "default"))
+            assert await caller.answer(other) == Destination(None)
+            run, _ = await clients.workload()
+            (endpoint,) = await endpoints(caller, watch, 1)
+            assert endpoint.port == 8080
+            await run.call(WithdrawWorkload())
+            assert await endpoints(caller, watch, 2) == ()
+            await run.close()
+            assert await caller.answer(watch, 3) == Destination(None)
+        async with mesh(tmp_path) as clients:
+            assert await (await clients.connect()).call(WatchDestination("web", "default")) == Destination(None)
+
+    aio.run(main())
+
+
 @pytest.mark.parametrize("authority", ["", "a b", "web:0", "http://web", "x" * 300])
 def test_what_is_no_authority_leads_nowhere(tmp_path: Path, authority: str) -> None:
     async def main() -> None:

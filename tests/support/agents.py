@@ -19,13 +19,14 @@ async def local_agent(
     """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's. Only root and
     the test's own user may use it, unless `access` says otherwise."""
     documents = directory / "conf.d"
-    documents.mkdir()
+    documents.mkdir(exist_ok=True)
     ca = LocalCa.at(directory / "ca", "mesh.local")
     agent = Agent(
         node="test",
         trust_domain="mesh.local",
         mode="embedded" if proxy is None else "host",
         socket=directory / "meshd.sock",
+        state_dir=directory,
         access=access or Access.of((), "")[0],
         signer=Signer(ca, ca.bundle, "embedded"),
         files=[FileSource(documents, "mesh.local")],

@@ -10,6 +10,7 @@ from meshd.agent.registry import HOST, NOT_ATTACHED, NOT_REPORTED, Instance, Reg
 from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet
+from meshd.api.names import WorkloadName
 
 READY = ReportState(pid=2, waiting_for=())
 WEB = RegisterWorkload(
@@ -30,9 +31,9 @@ IDENTITY = "spiffe://mesh.local/ns/default/sa/web"
 class Mesh:
     """A registry and what those who ask for services of it are told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *expected: str) -> None:
         self.registry = Registry()
-        self.local = LocalSource(self.registry, "mesh.local", 0.0)
+        self.local = LocalSource(self.registry, "mesh.local", 0.0, frozenset(map(WorkloadName.parse, expected)))
 
     def register(self, asked: RegisterWorkload, owner: str = "run", uid: int = 1000) -> None:
         self.registry.register(asked, uid, owner)
@@ -209,6 +210,23 @@ def test_the_host_s_workloads_are_those_of_its_documents(mesh: Mesh) -> None:
     assert mesh.ports("web") == [8080]
     assert mesh.ports("api.shop") == [80]
     assert mesh.registry.registered == 0
+
+
+def test_of_workloads_that_are_expected_back_nothing_is_said_until_they_are() -> None:
+    mesh = Mesh("default/web", "default/gone")
+    told: dict[str, list[EndpointSet | None]] = {"web": [], "gone": [], "never": []}
+    for name, answers in told.items():
+        mesh.local.watch(Authority.parse(name, "default"), answers.append)
+    assert told == {"web": [], "gone": [], "never": [None]}
+    mesh.register(WEB)
+    assert told["web"] == []
+    mesh.registry.attach(WEB.instance, 1000, "proxy")
+    mesh.registry.report(WEB.instance, "proxy", READY)
+    assert [found and len(found.endpoints) for found in told["web"]] == [1]
+    mesh.registry.withdraw("run")
+    assert [found and len(found.endpoints) for found in told["web"]] == [1, 0]
+    mesh.local.settle()
+    assert told["gone"] == [None]
 
 
 @pytest.mark.parametrize(
