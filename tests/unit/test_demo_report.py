@@ -80,11 +80,15 @@ def test_no_request_is_no_success_rate() -> None:
     assert "0 requests in 1.0 s, each through web, api and store: - succeeded." in summary(none, status())
 
 
-def test_the_summary_says_what_failed_and_what_to_try() -> None:
+def test_the_summary_says_what_failed_and_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda program: f"/usr/bin/{program}")
     text = summary(Report(1000, 3, {"502: api": 3}, 10.0, 3.5, 6.0, 12.0), status())
     assert "1000 requests in 10.0 s, each through web, api and store: 99.70% succeeded." in text
     assert "failed, 3 times: 502: api" in text
-    assert "meshd run --name web" in text
+    assert "  meshd run --name web" in text
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    monkeypatch.setattr("sys.argv", [".venv/bin/meshd"])
+    assert "  .venv/bin/meshd run --name web" in summary(REPORT, status())
 
 
 def test_the_tables_show_each_workload_and_each_edge() -> None:
