@@ -99,8 +99,8 @@ class Api:
             return _failed(503, "the CA cannot sign now: its log says why")
         except web.HTTPException as error:
             return _failed(error.status, error.reason.lower())
-        except (ConnectionError, TimeoutError):
-            raise
+        except (ConnectionError, TimeoutError):  # the client has gone, and an answer to no one ends it quietly
+            return _failed(408, "the request did not arrive whole")
         except Exception:
             log.exception("%s %s of %s failed", request.method, request.path, _peer(request))
             return _failed(500, "the CA failed: its log says why")

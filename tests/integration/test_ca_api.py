@@ -167,6 +167,36 @@ def test_requests_that_trickle_in_hold_up_no_more_than_their_own_number(authorit
     aio.run(main(), 60.0)
 
 
+def test_a_client_that_goes_away_is_no_fault_of_the_cas(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with served(authority) as server:
+            context = trusting(authority.bundle_pem)
+            _, writer = await asyncio.open_connection("127.0.0.1", server.address.port, ssl=context)
+            head = f"POST /v1/sign HTTP/1.1\r\nHost: ca\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 9\r\n\r\n"
+            writer.write(head.encode() + b"{")
+            await writer.drain()
+            await client(server, authority.bundle_pem).health()
+            writer.transport.abort()
+            await client(server, authority.bundle_pem).sign(csr(), WEB)
+
+    aio.run(main())
+    assert caplog.records == []
+
+
+def test_what_is_no_http_is_no_fault_of_the_cas(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with served(authority) as server:
+            context = trusting(authority.bundle_pem)
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.address.port, ssl=context)
+            writer.write(b"\x00\xff" * 100 + b"\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.0 400")
+            writer.transport.abort()
+            await client(server, authority.bundle_pem).sign(csr(), WEB)
+
+    aio.run(main())
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
+
+
 def test_a_head_beyond_its_bound_is_refused(authority: Authority) -> None:
     async def main() -> None:
         async with (
