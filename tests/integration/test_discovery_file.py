@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from inotify_simple import INotify
 
 from discovery.chain import Chain
 from discovery.file import FileSource
@@ -238,3 +241,26 @@ def test_changes_are_found_without_inotify_when_asked(tmp_path: Path) -> None:
     (tmp_path / "api.yaml").write_text(service(8080))
     source.load()
     assert watched.ports == [8080]
+
+
+def test_without_inotify_it_works_and_says_what_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    INotify().close()  # the library looks for libc the first time, which takes descriptors
+    (tmp_path / "api.yaml").write_text(service(8080))
+    source = FileSource(tmp_path, "mesh.local")
+    source.load()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+
+    async def main() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            source.follow(asyncio.get_running_loop())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    run(main())
+    assert source.health().healthy
+    assert "changes are seen on SIGHUP only: inotify says Too many open files" in source.health().message
+    assert "SIGHUP only" in caplog.text
+    assert Watched(source).ports == [8080]

@@ -1,6 +1,10 @@
 """Counters into rates: windows, restarts of proxies, rows that come and go, bounds."""
 
+from collections import Counter
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from meshd.agent.golden import golden
@@ -159,3 +163,38 @@ def test_spans_of_several_proxies_add_up() -> None:
     found = golden([*first.spans(60, 10), *second.spans(60, 10)])
     assert found.rps == pytest.approx(10 + 25)
     assert found.success_rate == pytest.approx(125 / 150)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.booleans(),  # the proxy restarts first
+        st.dictionaries(st.sampled_from(("8080", "9090", "7070")), st.integers(0, 50), max_size=3),
+        st.floats(0.1, 30),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS, st.floats(1, 60))
+def test_whatever_restarts_every_request_is_counted_once(
+    steps: list[tuple[bool, dict[str, int], float]], window_s: float
+) -> None:
+    """Rows of a service appear in a report once the proxy has seen it, as they do in a real one's."""
+    proxy, now, life = Conversation(), 0.0, 0
+    since_start: Counter[str] = Counter()
+    true: Counter[str] = Counter()
+    before: dict[str, int] = {}
+    proxy.reports(now, proxy="0")
+    for restarts, seen, passed_s in steps:
+        if restarts:
+            life, since_start = life + 1, Counter()
+        since_start.update(seen)
+        true.update(seen)
+        now += passed_s
+        proxy.reports(now, *(traffic(count, service=name) for name, count in since_start.items()), proxy=str(life))
+        spans = {span.key.service: span for span in proxy.spans(window_s, now)}
+        assert {name: span.total.requests for name, span in spans.items()} == {name: true[name] for name in spans}
+        assert all(0 <= span.counted.requests <= span.total.requests for span in spans.values())
+        assert all(spans[name].total.requests >= count for name, count in before.items())
+        before = {name: span.total.requests for name, span in spans.items()}
+    assert before.keys() == true.keys()
