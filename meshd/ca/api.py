@@ -5,8 +5,8 @@
     400  a bad CSR, a body that is no SignRequest 503  the CA cannot sign now
     413  a body that is too large
 
-Of a failure inside, the client learns that there was one, and the log what it was. Every refusal is logged with the
-peer's address and the reason; tokens never are.
+Of a failure inside, the client learns that there was one, and the log what it was. Refusals are logged with the peer's
+address and the reason, those of strangers within bounds; tokens never are.
 """
 
 import logging
@@ -17,12 +17,17 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from meshd.api.complaints import Dam
 from meshd.api.names import Identity, InvalidName
 from meshd.ca.authority import Authority
 from meshd.ca.source import Forbidden, Refusal, Unreachable
 from meshd.ca.wire import MAX_BODY_BYTES, Bundle, Error, Health, SignRequest
 
 log = logging.getLogger(__name__)
+
+complaints = logging.getLogger(f"{__name__}.complaints")
+"""What anyone can cause who can connect."""
+complaints.addFilter(Dam())
 
 MAX_REQUESTS: Final = 256
 """At once; signing itself takes no time in which another could come in, so these are bodies on their way."""
@@ -92,7 +97,7 @@ class Api:
         try:
             return await handler(request)
         except Refusal as refusal:
-            log.warning("refused %s %s of %s: %s", request.method, request.path, _peer(request), _line(refusal))
+            complaints.warning("refused %s %s of %s: %s", request.method, request.path, _peer(request), _line(refusal))
             return _refused(refusal)
         except Unreachable as error:
             log.error("%s %s of %s failed: %s", request.method, request.path, _peer(request), error)

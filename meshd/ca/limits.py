@@ -9,7 +9,10 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-log = logging.getLogger(__name__)
+from meshd.api.complaints import Dam
+
+complaints = logging.getLogger(__name__)
+complaints.addFilter(Dam())
 
 MAX_CONNECTIONS: Final = 1024
 CONNECTION_LIFE_S: Final = 30.0
@@ -34,7 +37,7 @@ class Limited:
     def admit(self, transport: asyncio.WriteTransport) -> asyncio.TimerHandle | None:
         """Count a new connection in; None when there is no place for it. Else the timer that ends it."""
         if self._count >= self._max:
-            log.warning(
+            complaints.warning(
                 "refused a connection from %s: %d are open already", transport.get_extra_info("peername"), self._max
             )
             return None

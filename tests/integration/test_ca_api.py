@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from cryptography import x509
 
+from meshd.api.complaints import BURST
 from meshd.api.names import Address
 from meshd.api.problems import Misuse, Problem
 from meshd.ca import certificates
@@ -412,3 +413,14 @@ def test_stopping_waits_for_no_one_who_trickles(authority: Authority) -> None:
 def not_accepting(address: Address) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((address.host, address.port)) != 0
+
+
+def test_strangers_cannot_fill_the_log(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with served(authority) as server, session(server, authority) as http:
+            for _ in range(2 * BURST):
+                async with http.post("/v1/sign", json=GOOD) as response:
+                    assert response.status == 401
+
+    aio.run(main())
+    assert len(caplog.records) < 2 * BURST

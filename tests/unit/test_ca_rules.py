@@ -170,9 +170,7 @@ GOOD = base64.b64decode("".join(csr(KEY, (OWN,)).splitlines()[1:-1]))
 
 
 def pem(der: bytes) -> str:
-    return (
-        f"-----BEGIN CERTIFICATE REQUEST-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE REQUEST-----\n"
-    )
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE REQUEST-----\n"
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(min_size=1, max_size=4))

@@ -2,7 +2,7 @@
 
 import logging
 
-from meshd.agent.complaints import BURST, EVERY_S, Dam
+from meshd.api.complaints import BURST, EVERY_S, Dam
 
 
 def test_a_flood_is_held_back_and_counted() -> None:
