@@ -79,7 +79,7 @@ class Authority:
 
     def issue(self, csr_pem: str, identity: Identity, now: float, requester: str) -> Certificate:
         """A certificate of identity for the CSR's key, by the rules. Refusal or Unreachable when there is none."""
-        asked = Asked(identity, read_csr(csr_pem), requester, now)
+        asked = Asked(identity, read_csr(csr_pem), now)
         life = self._rules.decide(asked)
         leaf = certificates.make_leaf(str(identity), asked.csr.public_key(), self._own.issuer, life)
         self._record(leaf, str(identity), requester, now)

@@ -36,11 +36,10 @@ LEAST_LIFE_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for, by whom (as the log is to name it), and when."""
+    """What is asked for, and when."""
 
     identity: Identity
     csr: x509.CertificateSigningRequest
-    requester: str
     now: float
 
 

@@ -24,7 +24,6 @@ from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
 from meshd.ca.authority import Authority
-from meshd.ca.certificates import Life
 from meshd.ca.limits import HANDSHAKE_S, Limited
 from meshd.ca.source import Unreachable
 
@@ -107,11 +106,6 @@ class CaServer:
     def _renew(self, now: float) -> None:
         pem, self._life = self._authority.issue_server(self.names, now)
         _load(self._tls, pem)
-
-    @property
-    def certificate_life(self) -> Life:
-        """Of the certificate that the server presents now."""
-        return self._life
 
 
 async def serve(server: CaServer, trust_domain: str) -> None:

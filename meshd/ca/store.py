@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -63,27 +63,24 @@ class Store:
         """A new, empty database; Problem when it cannot be made."""
         try:
             path.touch(0o600, exist_ok=False)
-            store = cls(path, _connect(path))
-            store._connection.executescript(_SCHEMA)
+            with closing(_connect(path)) as connection:
+                connection.executescript(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise Problem(f"{path}: the database cannot be made: {error}") from error
-        return store
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """The database at path; Problem when it is missing, damaged, or not the CA's."""
         if not path.exists():
             raise Problem(f"{path}: the CA's database is missing: restore it from a copy")
-        connection = None
         try:
             connection = _connect(path)
-            fault = _fault(connection)
         except sqlite3.Error as error:
-            fault = f"cannot be used: {error}"
-        if connection is None or fault:
-            if connection is not None:
-                connection.close()
-            raise Problem(f"{path}: the CA's database {fault}: check its owner, or restore it from a copy")
+            raise _unusable(path, f"cannot be used: {error}") from error
+        if fault := _fault(connection):
+            connection.close()
+            raise _unusable(path, fault)
         return cls(path, connection)
 
     def add(self, issued: Issued) -> None:
@@ -91,15 +88,10 @@ class Store:
         with self._used():
             self._connection.execute("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", issued)
 
-    def issued(self) -> list[Issued]:
-        """Every certificate on record, in the order they were issued."""
+    def forget_expired(self, now: float) -> None:
+        """Forget what expired more than KEEP_EXPIRED_S ago."""
         with self._used():
-            return [Issued(*row) for row in self._connection.execute("SELECT * FROM issued ORDER BY rowid")]
-
-    def forget_expired(self, now: float) -> int:
-        """Forget what expired more than KEEP_EXPIRED_S ago; how many that were."""
-        with self._used():
-            return self._connection.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,)).rowcount
+            self._connection.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,))
 
     def add_token(self, token: str, now: float) -> None:
         """Know token from now on. Only its hash is kept; it is random enough (256 bits) to need no salt."""
@@ -132,12 +124,19 @@ def _hash(token: str) -> str:
 
 def _fault(connection: sqlite3.Connection) -> str:
     """What is wrong with a database that was there; empty when it is good."""
-    found = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    try:
+        (found,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        return f"cannot be used: {error}"
     if found != APPLICATION_ID or version != SCHEMA_VERSION:
         return f"is of another program, or another version of meshd (application {found:#x}, schema {version})"
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     return "" if verdict == "ok" else f"is damaged: {verdict}"
+
+
+def _unusable(path: Path, fault: str) -> Problem:
+    return Problem(f"{path}: the CA's database {fault}: check its owner, or restore it from a copy")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

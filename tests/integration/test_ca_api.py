@@ -27,7 +27,7 @@ from meshd.ca.server import SHUTDOWN_S, CaServer
 from meshd.ca.source import Refusal, Unreachable
 from meshd.ca.wire import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 from tests.support import aio
-from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, client, served
+from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, client, recorded, served
 from tests.support.csr import csr
 from tests.support.waiting import eventually
 
@@ -81,6 +81,7 @@ async def session(server: CaServer, authority: Authority) -> AsyncIterator[aioht
 )
 def test_what_is_wrong_is_answered_with_its_status_and_a_reason(
     authority: Authority,
+    tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     method: str,
     path: str,
@@ -102,7 +103,7 @@ def test_what_is_wrong_is_answered_with_its_status_and_a_reason(
             assert ("WWW-Authenticate" in response.headers) == (status == 401)
 
     aio.run(main())
-    assert [issued for issued in authority.store.issued() if issued.requester != "itself"] == []
+    assert recorded(tmp_path / "ca") == []
     assert TOKEN not in caplog.text
     assert ("refused" in caplog.text and "127.0.0.1: " in caplog.text) == (status in {400, 401, 403})
     assert all("\n" not in record.getMessage() for record in caplog.records)
@@ -314,7 +315,7 @@ def test_the_client_believes_no_one_but_its_ca(authority: Authority, tmp_path: P
                 await client(server, authority.bundle_pem).sign(csr(), WEB)
         finally:
             await server.stop()
-        assert [issued for issued in authority.store.issued() if issued.requester != "itself"] == []
+        assert recorded(tmp_path / "ca") == []
 
     aio.run(main())
 

@@ -18,7 +18,7 @@ from meshd.ca import certificates
 from meshd.ca.client import CaClient
 from meshd.ca.source import Unreachable
 from tests.support import aio, peers
-from tests.support.authorities import TRUST_DOMAIN, WEB
+from tests.support.authorities import TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
 from tests.support.meshed import MESHD
 from tests.support.processes import running
@@ -59,9 +59,8 @@ def serving(ca: Path, *options: str) -> Iterator[Serving]:
         yield Serving(process, ca, log)
 
 
-def recorded(ca: Path) -> set[str]:
-    with closing(sqlite3.connect(ca / "ca.db")) as database:
-        return {serial for (serial,) in database.execute("SELECT serial FROM issued")}
+def serials(ca: Path) -> set[str]:
+    return {issued.serial for issued in recorded(ca)}
 
 
 def serial(chain_pem: str) -> str:
@@ -86,7 +85,7 @@ def test_a_ca_serves_until_it_is_told_to_end(ca: Path) -> None:
 
     with serving(ca, "--name", "ca.example") as served:
         signed = serial(aio.run(main(served)))
-        assert signed in recorded(ca)
+        assert signed in serials(ca)
         served.process.terminate()
         assert served.process.wait(10) == 0
     said = served.said()
@@ -119,7 +118,7 @@ def test_what_was_issued_is_on_record_whenever_the_ca_is_killed(ca: Path) -> Non
         signed = aio.run(until_killed(served), 60.0)
         assert served.process.wait(10) == -signal.SIGKILL
     assert len(signed) >= 40
-    assert {serial(each) for each in signed} <= recorded(ca)
+    assert {serial(each) for each in signed} <= serials(ca)
     with serving(ca) as again:
         aio.run(again.client.sign(csr(), WEB))
 

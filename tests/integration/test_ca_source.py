@@ -17,7 +17,7 @@ from meshd.ca.certificates import LEAF_LIFE_S
 from meshd.ca.local import LocalCa
 from meshd.ca.source import CertificateSource, Forbidden, Refusal, Unreachable
 from tests.support import aio
-from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, client, served
+from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, client, recorded, served
 from tests.support.csr import csr
 
 
@@ -53,7 +53,9 @@ def authority(tmp_path: Path) -> Iterator[Authority]:
 
 
 @both
-def test_a_certificate_is_of_the_identity_for_the_key_and_on_record(make: Make, authority: Authority) -> None:
+def test_a_certificate_is_of_the_identity_for_the_key_and_on_record(
+    make: Make, authority: Authority, tmp_path: Path
+) -> None:
     async def main() -> None:
         request = csr()
         async with make(authority, Clock()) as source:
@@ -67,7 +69,7 @@ def test_a_certificate_is_of_the_identity_for_the_key_and_on_record(make: Make, 
         assert signed.not_before < time.time()
         leaf.verify_directly_issued_by(issuer)
         issuer.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.bundle_pem.encode()))
-        assert certificates.serial(leaf) in {issued.serial for issued in authority.store.issued()}
+        assert certificates.serial(leaf) in {issued.serial for issued in recorded(tmp_path / "ca")}
 
     aio.run(main())
 
@@ -84,14 +86,20 @@ def test_a_certificate_is_of_the_identity_for_the_key_and_on_record(make: Make, 
     ],
 )
 def test_what_must_not_be_signed_is_refused_for_good(
-    make: Make, authority: Authority, request_pem: str, identity: str, refusal: type[Refusal], reason: str
+    make: Make,
+    authority: Authority,
+    tmp_path: Path,
+    request_pem: str,
+    identity: str,
+    refusal: type[Refusal],
+    reason: str,
 ) -> None:
     async def main() -> None:
         async with make(authority, Clock()) as source:
             with pytest.raises(refusal, match=reason):
                 await source.sign(request_pem, Identity.parse(identity))
             await source.health()
-        assert [each for each in authority.store.issued() if each.identity.startswith("spiffe:")] == []
+        assert recorded(tmp_path / "ca") == []
 
     aio.run(main())
 
@@ -125,7 +133,7 @@ def test_a_ca_whose_time_has_come_is_not_healthy(make: Make, authority: Authorit
 
 
 @both
-def test_many_at_once_each_get_their_own(make: Make, authority: Authority) -> None:
+def test_many_at_once_each_get_their_own(make: Make, authority: Authority, tmp_path: Path) -> None:
     async def main() -> None:
         request = csr()
         async with make(authority, Clock()) as source:
@@ -133,6 +141,6 @@ def test_many_at_once_each_get_their_own(make: Make, authority: Authority) -> No
         leaves = [x509.load_pem_x509_certificate(each.chain_pem.encode()) for each in signed]
         serials = {certificates.serial(leaf) for leaf in leaves}
         assert len(serials) == 100
-        assert serials <= {issued.serial for issued in authority.store.issued()}
+        assert serials <= {issued.serial for issued in recorded(tmp_path / "ca")}
 
     aio.run(main())

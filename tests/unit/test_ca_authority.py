@@ -19,7 +19,7 @@ from meshd.ca.files import CaFiles
 from meshd.ca.local import LocalCa
 from meshd.ca.source import Unreachable
 from meshd.ca.store import KEEP_EXPIRED_S
-from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB
+from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
 
 NOW = 1_800_000_000.0
@@ -65,7 +65,7 @@ def test_a_token_is_known_by_its_hash_alone(ca: Path) -> None:
 def test_a_certificate_is_on_record_as_it_was_issued(ca: Path) -> None:
     with closing(open_at(ca)) as authority:
         certificate = authority.issue(csr(), WEB, NOW, "192.0.2.1")
-        (issued,) = authority.store.issued()
+        (issued,) = recorded(ca)
     leaf, issuer = x509.load_pem_x509_certificates(certificate.chain_pem.encode())
     assert issued == (certificates.serial(leaf), str(WEB), "192.0.2.1", NOW - BACKDATE_S, NOW + LEAF_LIFE_S, NOW)
     assert (certificate.not_before, certificate.not_after) == (NOW - BACKDATE_S, NOW + LEAF_LIFE_S)
@@ -87,7 +87,7 @@ def test_what_expired_long_ago_is_forgotten_and_nothing_else(ca: Path) -> None:
         authority.issue(csr(), WEB, NOW, "first")
         authority.issue(csr(), WEB, NOW + DAY_S, "second")
         authority.maintain(NOW + LEAF_LIFE_S + KEEP_EXPIRED_S + 3600)
-        assert [issued.requester for issued in authority.store.issued()] == ["second"]
+        assert [issued.requester for issued in recorded(ca)] == ["second"]
 
 
 # --- making -----------------------------------------------------------------------------------------------------------

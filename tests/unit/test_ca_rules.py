@@ -28,7 +28,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def decide(csr_pem: str, identity: Identity = WEB) -> Life:
-    return RULES.decide(Asked(identity, read_csr(csr_pem), "192.0.2.1", NOW))
+    return RULES.decide(Asked(identity, read_csr(csr_pem), NOW))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_identities_that_are_not_for_the_requester_are_forbidden(identity: str, 
 
 
 def test_a_leaf_ends_with_its_issuer_at_the_latest() -> None:
-    asked = Asked(WEB, read_csr(csr(KEY)), "192.0.2.1", NOW)
+    asked = Asked(WEB, read_csr(csr(KEY)), NOW)
     wanted = Life(NOW - BACKDATE_S, NOW + LEAF_LIFE_S)
     assert WithinIssuer(Life(0, NOW + 3600))(asked, wanted) == Life(NOW - BACKDATE_S, NOW + 3600)
     assert WithinIssuer(Life(NOW - 1, NOW + 3600))(asked, wanted) == Life(NOW - 1, NOW + 3600)
