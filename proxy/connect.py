@@ -38,6 +38,10 @@ class NoCertificate(Exception):
     """The workload has none yet, so nothing can be opened in its name."""
 
 
+class OwnAddress(Exception):
+    """The endpoint is this proxy itself: what is sent there would come back, and go there again."""
+
+
 class Credentials(Protocol):
     """Where a workload's certificate comes from (`proxy.mesh.identity`)."""
 
@@ -46,13 +50,22 @@ class Credentials(Protocol):
 
 
 class Dialer:
-    """See the module. `timeout_s` bounds the TCP handshake with an endpoint that is not meshed."""
+    """See the module. `timeout_s` bounds the TCP handshake with an endpoint that is not meshed; `own` tells whether an
+    address is one of this proxy's listeners."""
 
-    def __init__(self, tasks: Tasks, sweep: Sweep, credentials: Credentials, timeout_s: float) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        sweep: Sweep,
+        credentials: Credentials,
+        timeout_s: float,
+        own: Callable[[str, int], bool],
+    ) -> None:
         self._tasks = tasks
         self._sweep = sweep
         self._credentials = credentials
         self._timeout_s = timeout_s
+        self._own = own
 
     def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
         """The exchange's connection: an idle one or one that has room, or a new one.
@@ -113,13 +126,15 @@ class Dialer:
         """Open a connection to live with the protocol that `make` makes, and tell destination how it went."""
         try:
             await self._open(live.endpoint, make)
-        except NoCertificate:
-            return Failure.IDENTITY
-        except (OSError, TimeoutError, IdentityMismatch) as error:  # ssl.SSLError is an OSError
+        except OwnAddress:
+            log.warning("%s: %s:%d is this proxy itself", destination.name, live.endpoint.address, live.endpoint.port)
+            return Failure.LOOP
+        except (NoCertificate, OSError, TimeoutError, IdentityMismatch, ValueError) as error:
+            # ssl.SSLError is an OSError; a host that cannot be a name (a..b) is a ValueError.
             if not live.bench_s:
                 log.warning("%s: %s", destination.name, _describe(live.endpoint, error))
             destination.failed(live)
-            return Failure.NOT_CONNECTED
+            return Failure.IDENTITY if isinstance(error, NoCertificate) else Failure.NOT_CONNECTED
         if live.bench_s:
             log.info("%s: %s:%d accepts connections again", destination.name, live.endpoint.address, live.endpoint.port)
         destination.succeeded(live)
@@ -150,14 +165,19 @@ class Dialer:
                 return protocol
             live.open -= 1
             failure = outcome
-            if outcome is Failure.IDENTITY or loop.time() >= deadline:
+            if outcome in (Failure.IDENTITY, Failure.LOOP) or loop.time() >= deadline:
                 return failure
 
     async def _open(self, endpoint: Endpoint, make: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
         if not endpoint.identity:
             async with asyncio.timeout(self._timeout_s):
-                await loop.create_connection(make, endpoint.address, endpoint.port)
+                opened, _ = await loop.create_connection(make, endpoint.address, endpoint.port)
+            # Only now is it known: a host has many names, and addresses too.
+            here, there = opened.get_extra_info("sockname"), opened.get_extra_info("peername")
+            if there and self._own("127.0.0.1" if here[0] == there[0] else there[0], there[1]):
+                opened.abort()
+                raise OwnAddress
             return
         expected = Identity.parse(endpoint.identity)
         async with asyncio.timeout(MESH_TIMEOUT_S):

@@ -61,7 +61,7 @@ class Exchange:
 
     __slots__ = (
         "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_over", "_timer", "_trailers", "_tries",
-        "caller", "client", "head", "live", "replayable", "responding", "route", "started",
+        "_unsent", "caller", "client", "head", "live", "replayable", "responding", "route", "started",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, head: RequestHead, route: Route, now: float) -> None:
@@ -82,6 +82,7 @@ class Exchange:
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._unsent = False  # a proxy said that it sent nothing, and its answer is let pass
 
     # --- towards the endpoint
 
@@ -127,7 +128,11 @@ class Exchange:
     def not_connected(self, failure: Failure) -> None:
         """The connector's answer: this endpoint cannot be had."""
         self._leave_endpoint()
-        if not self._over:
+        if self._over:
+            return
+        if failure is Failure.LOOP:
+            self._fail(failure, monotonic(), unsent=True)
+        else:
             # A caller is not to care which of the endpoint's benches its patience ended in.
             self._retry(Failure.NO_ENDPOINT if failure is Failure.NOT_CONNECTED else failure, monotonic())
 
@@ -168,17 +173,27 @@ class Exchange:
         now = monotonic()
         assert self.live is not None  # an answer comes from an endpoint
         self.live.ewma.observe(now - self._asked_at, now)
-        if head.unsent and self.replayable and self._body_ended and done and self._tries < MAX_TRIES:
-            self._leave_endpoint()
-            self._retry(Failure.NO_ENDPOINT, now)
+        if head.unsent and self.replayable and self._body_ended and self._tries < MAX_TRIES:
+            self._unsent = True
+            if done:
+                self._ask_again(now)
             return
         self.responding = True
         if done:
             self._finish(head.status, now, head.forward if self.head.grpc else b"")
         self.caller.respond(head, length, payload, done, whole)
 
+    def _ask_again(self, now: float) -> None:
+        self._unsent = False
+        self._leave_endpoint()
+        self._retry(Failure.NO_ENDPOINT, now)
+
     def respond_more(self, status: int, payload: bytes, done: bool, trailers: bytes) -> None:
         """More of the answer's body has come."""
+        if self._unsent:
+            if done:
+                self._ask_again(monotonic())
+            return
         if done:
             self._finish(status, monotonic(), trailers)
         self.caller.respond_more(payload, done, trailers)
@@ -208,7 +223,8 @@ class Exchange:
             self._counted.record(502, now - self.started)
             self.route.stats.count_error(self.route.labels.direction, "http", failure.value.label)
             self.caller.abort()
-        elif client is not None and failure is Failure.CLOSED and self._may_replay(client, unsent):
+        elif client is not None and failure is Failure.CLOSED and self._may_replay(client, unsent or self._unsent):
+            self._unsent = False
             self._retry(failure, now)
         else:
             self._fail(failure, now, unsent=False)
@@ -221,7 +237,7 @@ class Exchange:
         """Try again; wait for an endpoint if there is none, but no longer than the route's patience."""
         self.client = None
         if not self._deadline:
-            self._deadline = now + self.route.patience_s
+            self._deadline = self._asked_at + self.route.patience_s
         if now >= self._deadline:
             self._fail(failure, now, unsent=True)
         else:

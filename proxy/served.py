@@ -36,10 +36,10 @@ class ServedWorkload:
         self._upstreams: dict[Upstream, UpstreamListener] = {}
         loop = asyncio.get_running_loop()
         stats, sweep = inbound.stats, inbound.sweep
-        dialer = Dialer(self.tasks, sweep, self.identity, CONNECT_TIMEOUT_S)
+        dialer = Dialer(self.tasks, sweep, self.identity, CONNECT_TIMEOUT_S, listeners.own)
         destinations = Destinations(self.name, resolver, stats, dialer, loop.call_later, listeners.own)
         self.outbound = Outbound(str(self.name), destinations, dialer, stats, sweep, self.tasks)
-        self._local = Dialer(self.tasks, sweep, self.identity, LOCAL_TIMEOUT_S)
+        self._local = Dialer(self.tasks, sweep, self.identity, LOCAL_TIMEOUT_S, listeners.own)
         sweep.add(destinations)
 
     def update(self, wanted: ProxyWorkload) -> None:

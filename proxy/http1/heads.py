@@ -129,7 +129,7 @@ class _Fields:
     """The field lines of a head: those that go on, and what the others say about framing and the connection."""
 
     __slots__ = (
-        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "te_trailers", "unsent"
+        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "te_trailers"
     )  # fmt: skip
 
     def __init__(self, lines: list[bytes], from_proxy: bool = False) -> None:
@@ -140,7 +140,6 @@ class _Fields:
         self.length: int | None = None
         self.expects = False
         self.te_trailers = False
-        self.unsent = False
         self.dropped = False
         if len(lines) > MAX_FIELDS + 1:
             raise BadHead(f"more than {MAX_FIELDS} header fields", 431)
@@ -173,7 +172,7 @@ class _Fields:
                 raise BadHead("an Expect other than 100-continue", 417)
             self.expects = True
             self.kept.append(line)
-        elif name == b"l5d-proxy-error" and self.from_proxy:
+        elif name in OURS and self.from_proxy:
             self.kept.append(line)
         else:
             self.dropped = True
@@ -188,8 +187,6 @@ class _Fields:
             self._frame(CHUNKED)
         elif name == b"te":
             self.te_trailers = b"trailers" in value.lower()
-        elif name == b"l5d-proxy-unsent":
-            self.unsent = self.from_proxy
 
     def _frame(self, length: int) -> None:
         if self.length is not None:
@@ -310,8 +307,8 @@ def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, field
 
 
 def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
-    """The response whose head, up to but without the empty line, is `head`. BadHead where it is none. What it says
-    of a proxy's doing is believed where it comes `from_proxy`, one of the mesh that proved itself."""
+    """The response whose head, up to but without the empty line, is `head`. BadHead where it is none. What only
+    proxies may say goes on where it comes `from_proxy`: where it is our own answer."""
     lines = _lines(head)
     found = _STATUS_LINE.fullmatch(lines[0])
     if found is None:
@@ -326,7 +323,7 @@ def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
     alive = fields.keeps_alive(minor) and length != UNTIL_CLOSE
     if status in (204, 304) or status < 200:
         alive = fields.keeps_alive(minor)
-    return ResponseHead(status, minor, length, alive, forward, verbatim, fields.unsent)
+    return ResponseHead(status, minor, length, alive, forward, verbatim, False)
 
 
 def trailer_lines(block: bytes) -> bytes:

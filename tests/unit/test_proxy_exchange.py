@@ -1,6 +1,7 @@
 """An exchange's decisions: when it tries again, waits and gives up, what it counts; cancelling it at every step."""
 
 from collections.abc import Callable
+from time import monotonic
 
 import pytest
 
@@ -9,6 +10,7 @@ from proxy.destination import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import MAX_TRIES, Exchange, Route
 from proxy.http1.heads import RequestHead, ResponseHead, parse_request, parse_response
+from proxy.http2.heads import response
 from proxy.stats import Stats
 from tests.support.aio import run
 from tests.support.exchanges import OUTBOUND, PLAIN, Rig
@@ -191,7 +193,7 @@ class Asking:
         self.told.append("released")
 
 
-UNSENT = parse_response(b"HTTP/1.1 503 X\r\nl5d-proxy-unsent: true\r\nContent-Length: 0", from_proxy=True)
+UNSENT = response([(b":status", b"503"), (b"l5d-proxy-unsent", b"true"), (b"content-length", b"3")], from_proxy=True)
 FINE = parse_response(b"HTTP/1.1 200 OK\r\nContent-Length: 0")
 
 
@@ -203,7 +205,7 @@ def begun(rig: Rig, request_: bytes = GET, body: bytes = b"", ended: bool = True
     caller = Asking()
     route = rig.route(head(request_))
     assert isinstance(route, Route)
-    exchange = Exchange(caller, head(request_), route, 0.0)
+    exchange = Exchange(caller, head(request_), route, monotonic())
     exchange.start(body, ended, b"")
     return exchange, caller
 
@@ -219,7 +221,9 @@ def test_what_a_proxy_did_not_send_is_asked_again_whatever_the_method() -> None:
     rig = Rig(patience_s=60.0)
     exchange, caller = begun(rig, POST, b"hello")
     first = joined(rig, exchange)
-    exchange.respond(UNSENT, 0, b"", True, None)
+    exchange.respond(UNSENT, 3, b"", False, None)
+    assert rig.asked == [], "its answer is let pass to its end first"
+    exchange.respond_more(503, b"why", True, b"")
     assert [live for _, live in rig.asked] == list(rig.destination.endpoints)
     second = joined(rig, exchange)
     assert first.sent == second.sent == [POST[:-2] + b"hello"]
