@@ -41,9 +41,9 @@ def main() -> int:
         body_bytes=arguments.body,
         only=frozenset(arguments.only),
     )
-    here, screen, notes = machine.Machine.here(), Console(highlight=False), Console(stderr=True, highlight=False)
-    if busy := machine.busy():
-        notes.print(busy)
+    here = machine.Machine.here()
+    screen = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    notes = Console(stderr=True, highlight=False)
     try:
         for name in arguments.scenarios or SCENARIOS:
             chosen = scenario(name)

@@ -30,3 +30,13 @@ def _ticks(pid: int) -> int:
     # the second field is the program's name in parentheses, and may itself have spaces and parentheses
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def others_s() -> float:
+    """Processor time, user, system and stolen, that this machine has spent on neither this process nor a descendant of
+    it, ended ones included, in all and since some moment: of use is how it grows."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()
+    user, nice, system, stolen = (int(fields[at]) for at in (1, 2, 3, 8))
+    ended = os.times()
+    ours = cpu_s(os.getpid()) + ended.children_user + ended.children_system
+    return (user + nice + system + stolen) / _TICKS_PER_S - ours

@@ -5,9 +5,6 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-BUSY_LOAD = 0.5
-"""A load average of a minute beyond which something else is running that the figures would include."""
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -35,9 +32,3 @@ class Machine:
         return (
             f"{self.processor}, {self.cores} cores, {self.memory_gib} GiB, Linux {self.kernel}, CPython {self.python}"
         )
-
-
-def busy() -> str:
-    """What to say of a machine that does something else meanwhile; empty when it does not."""
-    load = os.getloadavg()[0]
-    return f"the machine is busy (load average {load:.1f}): the figures will include that" if load > BUSY_LOAD else ""

@@ -8,10 +8,10 @@ import os
 import re
 import subprocess
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 
 from bench import contenders, cost, load, origin
@@ -60,10 +60,12 @@ USUAL = Options()
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One run of the generator against one entrant, and the processor time that the entrant used for it."""
+    """One run of the generator against one entrant: the processor time that the entrant used for it, and what
+    programs that have no part in the benchmark used meanwhile, on all cores."""
 
     load: Load
     cpu_s: float
+    others_s: float
 
 
 @dataclass(slots=True)
@@ -91,6 +93,7 @@ def measure(scenario: Scenario, options: Options, progress: Progress) -> list[En
     cores = Cores.here()
     with tempfile.TemporaryDirectory(prefix="meshd-bench-") as name, ExitStack() as started:
         directory = Path(name)
+        directory.chmod(0o755)  # nginx's worker is another user when this one is root
         summary = load.script(directory)
         entrants = [started.enter_context(_origin(options, cores, directory / DIRECT))]
         for contender in _present(scenario, options, progress):
@@ -101,9 +104,9 @@ def measure(scenario: Scenario, options: Options, progress: Progress) -> list[En
             _check_answer(entrant, options)
 
         def drive(entrant: Entrant, seconds: float) -> Round:
-            before = cost.cpu_s(entrant.pid)
+            own, others = cost.cpu_s(entrant.pid), cost.others_s()
             seen = load.drive(wrk, entrant.port, scenario.connections, seconds, summary, cores.load)
-            return Round(seen, cost.cpu_s(entrant.pid) - before)
+            return Round(seen, cost.cpu_s(entrant.pid) - own, max(0.0, cost.others_s() - others))
 
         for entrant in entrants:
             progress(f"{scenario.name}: warm-up, {entrant.name}")
@@ -170,6 +173,9 @@ def _version(program: Program, path: str) -> str:
 
 
 def _check_answer(entrant: Entrant, options: Options) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{entrant.port}/", timeout=10) as answer:
+    connection = HTTPConnection("127.0.0.1", entrant.port, timeout=10)
+    with closing(connection):
+        connection.request("GET", "/")
+        answer = connection.getresponse()
         if answer.status != 200 or answer.read() != origin.body(options.body_bytes):
             raise Problem(f"{entrant.name} does not pass the origin's answer on: status {answer.status}")

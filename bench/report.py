@@ -15,10 +15,14 @@ UNDER_TEST = "meshd"
 HEADROOM = 1.5
 """How many times the fastest proxy's rate the origin alone should reach; below that it is part of what is measured."""
 
+QUIET = 0.05
+"""How much of a core programs beside the benchmark may use in a round before its figures are in doubt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Medians over the rounds. `meshd_ratio`: meshd's requests per second over this one's, within each round."""
+    """Medians over the rounds, except `used_by_others` (of a core), which is that of the worst round.
+    `meshd_ratio`: meshd's requests per second over this one's, within each round."""
 
     name: str
     version: str
@@ -28,6 +32,7 @@ class Figures:
     p99_ms: float
     cpu_us_per_request: float
     core_used: float
+    used_by_others: float
     rss_idle_mb: float
     rss_loaded_mb: float
     failed: int
@@ -80,6 +85,7 @@ def _figures(entrant: Entrant, all_of_them: list[Entrant]) -> Figures:
         p99_ms=median(each.load.p99_us for each in rounds) / 1000,
         cpu_us_per_request=round(median(each.cpu_s * 1e6 / max(1, each.load.requests) for each in rounds), 1),
         core_used=round(median(each.cpu_s * 1e6 / each.load.duration_us for each in rounds), 2),
+        used_by_others=round(max(each.others_s * 1e6 / each.load.duration_us for each in rounds), 2),
         rss_idle_mb=round(entrant.rss_idle_bytes / 1e6, 1),
         rss_loaded_mb=round(entrant.rss_loaded_bytes / 1e6, 1),
         failed=sum(each.load.failed for each in rounds),
@@ -100,6 +106,9 @@ def _verdicts(scenario: Scenario, by_name: dict[str, Figures]) -> Iterable[str]:
             f"the origin alone is only {headroom:.2f} times as fast as {fastest.name}, which used "
             f"{fastest.core_used:.0%} of its core: compare the processor time per request too"
         )
+    disturbed = max(each.used_by_others for each in by_name.values())
+    if disturbed > QUIET:
+        yield f"other programs used up to {disturbed:.0%} of a core in a round: run it again on a quiet machine"
     for name, goal in scenario.goals.items():
         other = by_name.get(name)
         if other is not None and other.meshd_ratio is not None:
@@ -141,7 +150,7 @@ def headline(shown: Result) -> str:
 
 def table(shown: Result) -> Table:
     """For a terminal."""
-    drawn = Table(box=SIMPLE_HEAD)
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(COLUMNS):
         drawn.add_column(column, justify="right" if number else "left", no_wrap=True)
     for each in shown.figures:
