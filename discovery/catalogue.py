@@ -50,6 +50,7 @@ def _endpoint_set(document: Service, trust_domain: str) -> EndpointSet:
         ServiceName(name.name, name.namespace, spec.port),
         tuple(_endpoint(endpoint, document, trust_domain) for endpoint in spec.endpoints),
         spec.protocol,
+        policy=spec.policy,
     )
 
 

@@ -13,7 +13,9 @@ from typing import Final, Protocol, TypeVar
 from meshd.api.endpoints import Endpoint
 from meshd.api.names import Identity
 from meshd.api.tasks import Tasks
-from proxy.destination import Destination, LiveEndpoint
+from proxy.accrual import Reason, State
+from proxy.destination import Destination
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.client import ClientConnection
@@ -68,11 +70,9 @@ class Dialer:
         self._own = own
 
     def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
-        """The exchange's connection: an idle one or one that has room, or a new one.
-
-        To another proxy all requests go as streams of HTTP/2; to any other endpoint as they were made.
-        """
-        if exchange.head.h2 or live.endpoint.identity:
+        """The exchange's connection: an idle one or one that has room, or a new one."""
+        h2 = live.speaks_h2
+        if h2 or (h2 is None and exchange.head.h2):
             self._connect_shared(exchange, live)
         elif live.idle:
             exchange.connected(live.idle.pop())
@@ -131,11 +131,11 @@ class Dialer:
             return Failure.LOOP
         except (NoCertificate, OSError, TimeoutError, IdentityMismatch, ValueError) as error:
             # ssl.SSLError is an OSError; a host that cannot be a name (a..b) is a ValueError.
-            if not live.bench_s:
+            if live.accrual.state is State.IN:
                 log.warning("%s: %s", destination.name, _describe(live.endpoint, error))
             destination.failed(live)
             return Failure.IDENTITY if isinstance(error, NoCertificate) else Failure.NOT_CONNECTED
-        if live.bench_s:
+        if live.accrual.reason is Reason.CONNECTION:
             log.info("%s: %s:%d accepts connections again", destination.name, live.endpoint.address, live.endpoint.port)
         destination.succeeded(live)
         return None
@@ -149,14 +149,12 @@ class Dialer:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_s
-        failure = Failure.NO_ENDPOINT
         while True:
             live = destination.pick_least()
             if live is None:
-                if destination.known is False:
-                    return Failure.NO_SERVICE
-                if not await _waited(destination, deadline - loop.time()):
-                    return failure if destination.known else Failure.NOT_RESOLVED
+                refused = await _waited(destination, deadline - loop.time())
+                if refused is not None:
+                    return refused
                 continue
             live.open += 1
             protocol = make(live, self._opening(live.endpoint, "tcp", destination.name))
@@ -164,9 +162,8 @@ class Dialer:
             if outcome is None:
                 return protocol
             live.open -= 1
-            failure = outcome
             if outcome in (Failure.IDENTITY, Failure.LOOP) or loop.time() >= deadline:
-                return failure
+                return outcome
 
     async def _open(self, endpoint: Endpoint, make: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
@@ -214,19 +211,23 @@ class _Wakened(asyncio.Event):
         self.set()
 
 
-async def _waited(destination: Destination, patience_s: float) -> bool:
-    """Wait until destination may have an endpoint; False where it is not to be within patience_s."""
+async def _waited(destination: Destination, patience_s: float) -> Failure | None:
+    """Wait until destination may have an endpoint; or why it is not to be had within patience_s."""
     waiter = _Wakened()
-    if patience_s <= 0 or not destination.wait(waiter):
-        return False
+    if patience_s <= 0:
+        return Failure.NO_ENDPOINT
+    refused = destination.wait(waiter)
+    if refused is not None:
+        return refused
     try:
         async with asyncio.timeout(patience_s):
             await waiter.wait()
     except TimeoutError:
-        return False
-    finally:
+        return destination.leave(waiter, in_vain=True)
+    except BaseException:
         destination.leave(waiter)
-    return True
+        raise
+    return None
 
 
 def _describe(endpoint: Endpoint, error: BaseException) -> str:

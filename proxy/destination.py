@@ -1,85 +1,39 @@
 """A destination: one service as one workload calls it, its endpoints, and who waits for one of them.
 
-`Destination` swaps its endpoints when discovery says so, keeps each one's latency and idle connections across the
-swap, benches those that cannot be connected to, and answers `pick`. A request that finds no endpoint waits here, until
-there is one or until its own patience ends. It opens no connection; `proxy.connect` does.
+`Destination` swaps its endpoints when discovery says so and keeps what is known of each across the swap. It answers
+`pick`; is told how connections and answers went, and takes out what fails (`proxy.accrual`); and has those wait that
+find no endpoint, until there is one or their patience ends. When one has waited in vain, further ones fail at once
+(failfast) until an endpoint is well again. It opens no connection; `proxy.connect` does.
 
 Destinations are per workload because connections are: each is opened with the caller's certificate.
 """
 
-from __future__ import annotations
-
+import logging
 import random
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from meshd.api.documents import Protocol as PortProtocol
 from meshd.api.endpoints import Endpoint, EndpointSet
+from meshd.api.policy import Policy
 from proxy import balance
-from proxy.balance import PeakEwma
-from proxy.seams import Client, Shared
-from proxy.stats import HttpTraffic, TcpTraffic
+from proxy.accrual import Reason, State, Window
+from proxy.budget import RetryBudget
+from proxy.endpoint import SLOW_START_S, LiveEndpoint
+from proxy.errors import Failure
+from proxy.rules import Rules
 
-if TYPE_CHECKING:
-    from proxy.exchange import Exchange
-
-MAX_WAITING: Final = 10_000
-"""Requests that may wait on one destination; further ones are shed at once. Linkerd's queue."""
+log = logging.getLogger(__name__)
 
 BENCH_MIN_S: Final = 0.1
 BENCH_MAX_S: Final = 60.0
 """How long an endpoint that refused a connection is left alone; doubled at each failure, with jitter. Linkerd's."""
+BENCH_JITTER: Final = 0.1
 LOCAL_BENCH_MAX_S: Final = 0.5
 """The longest that an application beside the proxy is left alone: to try costs nothing there, and when it is back after
 a restart its callers have `proxy.inbound.PATIENCE_S` to find it so."""
-
-
-class LiveEndpoint:
-    """An endpoint as this proxy knows it: what it measured, and the connections it holds open to it."""
-
-    __slots__ = (
-        "bench_s", "benched_until", "endpoint", "ewma", "http", "idle", "open", "opening", "relayed", "retired",
-        "shared", "tcp", "weight",
-    )  # fmt: skip
-
-    def __init__(self, endpoint: Endpoint, now: float, http: HttpTraffic, tcp: TcpTraffic, relayed: TcpTraffic) -> None:
-        """`tcp` counts the connections that carry requests, `relayed` those that carry opaque bytes."""
-        self.endpoint = endpoint
-        self.weight = endpoint.weight
-        self.ewma = PeakEwma(now)
-        self.http = http
-        self.tcp = tcp
-        self.relayed = relayed
-        self.idle: list[Client] = []
-        self.shared: list[Shared] = []  # connections that carry many requests at once
-        self.opening: list[Exchange] | None = None  # who waits for one of those, while it is being opened
-        self.open = 0  # opaque connections that are open or being opened
-        self.benched_until = 0.0
-        self.bench_s = 0.0
-        self.retired = False
-
-    def load(self, now: float) -> float:
-        return self.ewma.load(now) / self.weight
-
-    def connections(self) -> float:
-        return (self.open + 1) / self.weight
-
-    def retire(self) -> None:
-        """It left the service: what is under way goes on, nothing new begins."""
-        self.retired = True
-        for connection in tuple(self.idle):
-            connection.close()
-        self.idle.clear()
-        for shared in tuple(self.shared):
-            self.unshare(shared)
-            shared.close()
-
-    def unshare(self, connection: Shared) -> None:
-        """connection takes no more requests."""
-        if connection in self.shared:
-            self.shared.remove(connection)
 
 
 class Waiter(Protocol):
@@ -90,7 +44,8 @@ class Waiter(Protocol):
 
 
 class Destination:
-    """See the module. `known` is None until discovery has answered, then whether such a service exists."""
+    """See the module. `known` is None until discovery has answered, then whether such a service exists. `zone` is the
+    proxy's own: endpoints in it are preferred for as long as one of them can be asked."""
 
     def __init__(
         self,
@@ -99,39 +54,65 @@ class Destination:
         call_later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float] = monotonic,
         bench_max_s: float = BENCH_MAX_S,
+        zone: str = "",
     ) -> None:
         self.name = name
         self.known: bool | None = None
         self.protocol: PortProtocol = "auto"
         self.used_at = clock()
+        self.in_flight = 0
+        self.rules = Rules(Policy())
+        self.budget = RetryBudget(*self.rules.budget, clock())
+        self._policy = Policy()
         self._make = make
         self._call_later = call_later
         self._clock = clock
         self._bench_max_s = bench_max_s
+        self._zone = zone
         self._live: dict[tuple[str, int, str, int], LiveEndpoint] = {}
         self._ready: list[LiveEndpoint] = []
+        self._probing = False  # some endpoint is
+        self._shut = False  # failfast
         self._waiting: deque[Waiter] = deque()
+
+    # --- what discovery says
 
     def update(self, found: EndpointSet | None) -> None:
         """Take the endpoints discovery knows now; None: there is no such service."""
-        before = self._live
+        before, now = self._live, self._clock()
+        joins = bool(before)
         self.known = found is not None
         self.protocol = "auto" if found is None else found.protocol
         self._live = {}
         for endpoint in () if found is None else found.endpoints:
             key = (endpoint.address, endpoint.port, endpoint.identity, endpoint.inbound_port)
-            live = self._live.get(key) or before.pop(key, None) or self._make(endpoint)
+            live = self._live.get(key) or before.pop(key, None)
+            if live is None:
+                live = self._make(endpoint)
+                if joins:
+                    live.warm_at = now + SLOW_START_S
             live.endpoint = endpoint
             live.weight = endpoint.weight
             self._live[key] = live
         for gone in before.values():
             gone.retire()
+        if found is not None and found.policy != self._policy:
+            self._govern(found.policy)
+        self._shut = False
         self._refresh()
         self._wake()
 
+    def _govern(self, policy: Policy) -> None:
+        before, self._policy, self.rules = self.rules, policy, Rules(policy)
+        if self.rules.budget != before.budget:
+            self.budget = RetryBudget(*self.rules.budget, self._clock())
+
     def _refresh(self) -> None:
-        now = self._clock()
-        self._ready = [live for live in self._live.values() if live.benched_until <= now]
+        ready = [live for live in self._live.values() if live.accrual.askable]
+        self._ready = [live for live in ready if live.endpoint.zone == self._zone] or ready
+        self._probing = any(live.accrual.state is State.PROBING for live in ready)
+
+    # --- picking
 
     def pick(self, now: float) -> LiveEndpoint | None:
         """The endpoint for a request; None when none can be asked now."""
@@ -139,58 +120,128 @@ class Destination:
         ready = self._ready
         if not ready:
             return None
-        return ready[0] if len(ready) == 1 else balance.pick(ready, now, random.random)
+        live = ready[0] if len(ready) == 1 else balance.pick(ready, now, random.random)
+        if self._probing:
+            self._begin_probe(live)
+        return live
 
     def pick_least(self) -> LiveEndpoint | None:
         """The endpoint for a connection of opaque bytes; None when none can be asked now."""
         self.used_at = self._clock()
-        return balance.pick_least(self._ready, random.random) if self._ready else None
+        if not self._ready:
+            return None
+        live = balance.pick_least(self._ready, random.random)
+        self._begin_probe(live)
+        return live
+
+    def _begin_probe(self, live: LiveEndpoint) -> None:
+        if live.accrual.state is State.PROBING:
+            live.accrual.probing_now = True
+            self._refresh()
+
+    # --- how it went
 
     def failed(self, live: LiveEndpoint) -> None:
         """No connection to it could be had: leave it alone for a while."""
-        now = self._clock()
-        if live.benched_until > now:
-            return  # one of many tries that failed together, and were one failure
-        live.bench_s = min(max(live.bench_s * 2, BENCH_MIN_S), self._bench_max_s)
-        pause = live.bench_s * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-        live.benched_until = now + pause
-        self._refresh()
-        self._call_later(pause, self._unbench)
+        if live.accrual.state is not State.OUT:  # else it is one of many tries that failed together
+            self._take_out(live, Reason.CONNECTION, BENCH_MIN_S, self._bench_max_s, BENCH_JITTER)
 
     def succeeded(self, live: LiveEndpoint) -> None:
         """A connection to it was opened."""
-        if live.bench_s:
-            live.bench_s = 0.0
-            live.benched_until = 0.0
+        if live.accrual.reason is Reason.CONNECTION:
+            self._bring_in(live)
+
+    def answered(self, live: LiveEndpoint, well: bool, now: float) -> None:
+        """It answered a request, well or not; or lost the connection over it, which is not well."""
+        accrual, rules = live.accrual, self.rules
+        if well:
+            accrual.failures = 0
+            if accrual.state is State.PROBING:
+                self._bring_in(live)
+        else:
+            accrual.failures += 1
+        if rules.success_threshold:
+            if accrual.window is None:
+                accrual.window = Window(rules.success_window_s)
+            accrual.window.count(well, now)
+        if not well and accrual.state is not State.OUT:
+            again = accrual.state is State.PROBING
+            if again or (self._is_failing(live) and self._may_eject()):
+                if not again:
+                    log.warning("%s: %s is taken out: it fails", self.name, _where(live))
+                self._take_out(live, Reason.ANSWERS, rules.min_penalty_s, rules.max_penalty_s, rules.jitter)
+
+    def inconclusive(self, live: LiveEndpoint) -> None:
+        """The request to it ended without an outcome of its own: its caller went away."""
+        if live.accrual.probing_now:
+            live.accrual.probing_now = False
             self._refresh()
             self._wake()
 
-    def _unbench(self) -> None:
-        # The loop's timer may fire a little before the float it was computed from.
-        now = self._clock() + 0.002
-        for live in self._live.values():
-            if live.benched_until <= now:
-                live.benched_until = 0.0
+    def _is_failing(self, live: LiveEndpoint) -> bool:
+        rules, accrual = self.rules, live.accrual
+        if rules.consecutive_failures and accrual.failures >= rules.consecutive_failures:
+            return True
+        if accrual.window is None:
+            return False
+        rate, answers = accrual.window.success_rate()
+        return answers >= rules.success_min_requests and rate < rules.success_threshold
+
+    def _may_eject(self) -> bool:
+        """Whether one more may be taken out for its answers: some of a service that fails are better than none."""
+        out = sum(live.accrual.reason is Reason.ANSWERS for live in self._live.values())
+        return out + 1 <= len(self._live) * self.rules.max_ejected
+
+    def _take_out(self, live: LiveEndpoint, reason: Reason, least_s: float, most_s: float, jitter: float) -> None:
+        pause = live.accrual.take_out(reason, self._clock(), least_s, most_s, jitter, random.random)
+        self._refresh()
+        self._call_later(pause, self._probe)
+
+    def _bring_in(self, live: LiveEndpoint) -> None:
+        if live.accrual.reason is Reason.ANSWERS:
+            log.info("%s: %s is well again", self.name, _where(live))
+        live.accrual.bring_in()
+        self._shut = False
         self._refresh()
         self._wake()
 
-    def wait(self, waiter: Waiter) -> bool:
-        """Have waiter resumed when there may be an endpoint. False where too many wait already."""
-        if len(self._waiting) >= MAX_WAITING:
-            return False
-        self._waiting.append(waiter)
-        return True
+    def _probe(self) -> None:
+        # The loop's timer may fire a little before the float it was computed from.
+        now = self._clock() + 0.002
+        for live in self._live.values():
+            live.accrual.probe(now)
+        self._refresh()
+        self._wake()
 
-    def leave(self, waiter: Waiter) -> None:
-        """waiter waits no longer."""
+    # --- waiting
+
+    def wait(self, waiter: Waiter) -> Failure | None:
+        """Have waiter resumed when there may be an endpoint; or why it need not wait."""
+        if self.known is False:
+            return Failure.NO_SERVICE
+        if self._shut:
+            return Failure.NO_ENDPOINT
+        if len(self._waiting) >= self.rules.max_waiting:
+            return Failure.SHED
+        self._waiting.append(waiter)
+        return None
+
+    def leave(self, waiter: Waiter, *, in_vain: bool = False) -> Failure:
+        """waiter waits no longer; `in_vain`: its patience is over. Why it found nothing."""
         if waiter in self._waiting:
             self._waiting.remove(waiter)
+        if self.known is None:
+            return Failure.NOT_RESOLVED
+        self._shut = self._shut or in_vain
+        return Failure.NO_ENDPOINT
 
     def _wake(self) -> None:
         if self._ready or self.known is False:
             waiting, self._waiting = self._waiting, deque()
             for waiter in waiting:
                 waiter.resume()
+
+    # --- its end
 
     def idle(self, now: float, after_s: float) -> bool:
         """Whether nothing was sent its way for after_s, and nothing is open or waiting."""
@@ -208,3 +259,7 @@ class Destination:
             live.retire()
         self._live = {}
         self._ready = []
+
+
+def _where(live: LiveEndpoint) -> str:
+    return f"{live.endpoint.address}:{live.endpoint.port}"

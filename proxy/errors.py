@@ -26,6 +26,7 @@ class Failure(Enum):
     IDENTITY = ProxyError(503, "identity required", "this proxy has no certificate yet")
     NOT_CONNECTED = ProxyError(502, "i/o", "no connection to the service could be made")
     CLOSED = ProxyError(502, "i/o", "the service closed the connection before it answered")
+    TIMED_OUT = ProxyError(504, "response timeout", "the service did not answer in time")
     BAD_RESPONSE = ProxyError(502, "unexpected", "the service's answer is not HTTP/1.1")
     LOOP = ProxyError(508, "gateway loop", "the address is this proxy's own")
     NO_CALLER = ProxyError(

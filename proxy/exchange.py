@@ -6,9 +6,10 @@ connection to connection as the other side has room. All of it happens in the ca
 future, and no timer unless something goes wrong.
 
 When is it safe to ask again? While the request has not been sent: no connection could be made, or a proxy of the mesh
-answered that it never reached the application. And when it was sent on a connection that had been idle and died before
+answered that it never reached the application. When it was sent on a connection that had been idle and died before
 it answered anything, if the method is idempotent (RFC 9110, section 9.2.2): the far side may have closed that
-connection before it saw the request. In all cases only while the whole body is still here.
+connection before it saw the request. And where the service's policy says so, for the answers it names, within the
+retry budget. In all cases only while all that has come of the body is still here, and nothing of an answer is gone.
 """
 
 import asyncio
@@ -17,11 +18,13 @@ import re
 from time import monotonic
 from typing import Final
 
-from proxy.destination import Destination, LiveEndpoint
+from proxy.destination import Destination
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
-from proxy.http1.heads import IDEMPOTENT, RequestHead, ResponseHead
+from proxy.http1.heads import RequestHead, ResponseHead
+from proxy.rules import IDEMPOTENT, MAX_KEPT_BYTES, Rules
 from proxy.seams import Caller, Client, Connector
-from proxy.stats import HttpTraffic, Labels, Stats
+from proxy.stats import HttpTraffic, Labels, Stats, is_success
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +63,16 @@ class Exchange:
     """See the module. `started` and other times are the loop's clock, in seconds."""
 
     __slots__ = (
-        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_over", "_timer", "_trailers", "_tries",
-        "_unsent", "caller", "client", "head", "live", "replayable", "responding", "route", "started",
+        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_moved_at", "_over", "_retries", "_timeout",
+        "_timer", "_trailers", "_tries", "_unsent", "caller", "client", "head", "live", "replayable", "responding",
+        "route", "rules", "started",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, head: RequestHead, route: Route, now: float) -> None:
         self.caller = caller
         self.head = head
         self.route = route
+        self.rules: Rules = route.destination.rules
         self.started = now
         self.client: Client | None = None
         self.live: LiveEndpoint | None = None
@@ -78,9 +83,12 @@ class Exchange:
         self.responding = False  # an answer has begun to be passed on
         self._counted: HttpTraffic | None = None
         self._tries = 0
+        self._retries = 0  # of those, for what was answered
         self._asked_at = 0.0  # when the present endpoint was picked
         self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._moved_at = 0.0  # when a piece of the answer last came
+        self._timer: asyncio.TimerHandle | None = None  # of the wait for an endpoint
+        self._timeout: asyncio.TimerHandle | None = None  # of the policy
         self._over = False
         self._unsent = False  # a proxy said that it sent nothing, and its answer is let pass
 
@@ -91,6 +99,15 @@ class Exchange:
         self._body = payload
         self._body_ended = ended
         self._trailers = trailers
+        destination, rules = self.route.destination, self.rules
+        destination.in_flight += 1
+        if destination.in_flight > rules.max_requests:
+            self._fail(Failure.SHED, self.started, unsent=True)
+            return
+        if rules.retries:
+            destination.budget.deposit(self.started)
+        if rules.timed or self.head.deadline_s:
+            self._limit()
         self._dispatch(self.started)
 
     def _dispatch(self, now: float) -> None:
@@ -119,8 +136,9 @@ class Exchange:
             self._timer = None
         body = self._body
         if not self._body_ended:
-            self.replayable = self.replayable and not body
-            self._body = b""
+            if body and not self._keeps(body):
+                self.replayable = False
+                self._body = b""
             self.caller.release()  # first: to send may be to hold again
         client.send(self, self.route.extra, body, self._body_ended, self._trailers)
         return True
@@ -145,9 +163,16 @@ class Exchange:
         if self.client is None:
             self._body += payload
             self.caller.hold()
-        else:
-            self.replayable = False
-            self.client.send_more(payload, ended, trailers)
+            return
+        if self.replayable:
+            kept = self._body + payload
+            self.replayable = self._keeps(kept)
+            self._body = kept if self.replayable else b""
+        self.client.send_more(payload, ended, trailers)
+
+    def _keeps(self, body: bytes) -> bool:
+        """Whether that much of the body is kept for a retry."""
+        return self.rules.retries and len(body) <= MAX_KEPT_BYTES
 
     def hold(self) -> None:
         """The caller has no room for more of the answer."""
@@ -171,19 +196,24 @@ class Exchange:
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
         """The endpoint answered; `done` when all of it is here."""
         now = monotonic()
-        assert self.live is not None  # an answer comes from an endpoint
-        self.live.ewma.observe(now - self._asked_at, now)
-        if head.unsent and self.replayable and self._body_ended and self._tries < MAX_TRIES:
+        live = self.live
+        assert live is not None  # an answer comes from an endpoint
+        live.ewma.observe(now - self._asked_at, now)
+        if head.unsent and self.replayable and self._tries < MAX_TRIES:
             self._unsent = True
             if done:
-                self._ask_again(now)
+                self._ask_elsewhere(now)
+            return
+        if self.rules.retries and self._retried_by_policy(head, done, now):
             return
         self.responding = True
         if done:
             self._finish(head.status, now, head.forward if self.head.grpc else b"")
+        else:
+            self._moved_at = now
         self.caller.respond(head, length, payload, done, whole)
 
-    def _ask_again(self, now: float) -> None:
+    def _ask_elsewhere(self, now: float) -> None:
         self._unsent = False
         self._leave_endpoint()
         self._retry(Failure.NO_ENDPOINT, now)
@@ -192,46 +222,70 @@ class Exchange:
         """More of the answer's body has come."""
         if self._unsent:
             if done:
-                self._ask_again(monotonic())
+                self._ask_elsewhere(monotonic())
             return
         if done:
             self._finish(status, monotonic(), trailers)
+        elif self.rules.idle_s:
+            self._moved_at = monotonic()
         self.caller.respond_more(payload, done, trailers)
 
     def _finish(self, status: int, now: float, trailers: bytes) -> None:
         """The answer is whole. For gRPC the outcome is in its trailers, which may be its head."""
-        self._over = True
-        self._leave_endpoint()
+        grpc = _grpc_status(trailers) if self.head.grpc else ""
+        live, destination = self.live, self.route.destination
+        assert live is not None  # an answer comes from an endpoint
         assert self._counted is not None  # counted when it was sent
-        self._counted.record(status, now - self.started, _grpc_status(trailers) if self.head.grpc else "")
-
-    # --- when something goes wrong
-
-    def lost(self, failure: Failure, error: BaseException | None, *, unsent: bool = False) -> None:
-        """The endpoint's connection ended, or spoke nonsense, before the answer was whole. `unsent`: the endpoint says
-        that it did nothing for the request."""
-        if self._over:
-            return
-        if error is not None:
-            log.debug("%s: %s", self.route.destination.name, error)
-        client, self.client = self.client, None
+        self._counted.record(status, now - self.started, grpc)
+        self._end()
+        well = is_success(status, grpc)
+        if not well or live.accrual.failures or live.accrual.probing_now or self.rules.success_threshold:
+            destination.answered(live, well, now)
         self._leave_endpoint()
-        now = monotonic()
-        if self.responding:
-            self._over = True
-            assert self._counted is not None  # an answer had begun
-            self._counted.record(502, now - self.started)
-            self.route.stats.count_error(self.route.labels.direction, "http", failure.value.label)
-            self.caller.abort()
-        elif client is not None and failure is Failure.CLOSED and self._may_replay(client, unsent or self._unsent):
-            self._unsent = False
-            self._retry(failure, now)
-        else:
-            self._fail(failure, now, unsent=False)
+
+    def _end(self) -> None:
+        """Nothing more is to happen."""
+        self._over = True
+        self.route.destination.in_flight -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+    # --- asking again
+
+    def _retried_by_policy(self, head: ResponseHead, done: bool, now: float) -> bool:
+        """Whether policy has the request tried again instead of passing this answer on; it is, then."""
+        rules = self.rules
+        if head.status not in rules.retry_statuses:
+            grpc = _grpc_status(head.forward) if done and self.head.grpc else ""
+            if grpc not in rules.retry_grpc:
+                return False
+        elif self.head.grpc:
+            return False
+        if self._retries >= rules.retry_limit or not self.replayable:
+            return False
+        if not self.head.grpc and rules.retry_methods is not None and self.head.method not in rules.retry_methods:
+            return False
+        if not self.route.destination.budget.withdraw(now):
+            self.route.stats.count_error(self.route.labels.direction, "http", "retry budget")
+            return False
+        self._retries += 1
+        client, live = self.client, self.live
+        assert live is not None  # an answer comes from an endpoint
+        if client is not None and not done:
+            client.cancel()
+        self.route.destination.answered(live, False, now)
+        self._leave_endpoint()
+        self.route.stats.retries += 1
+        self._retry(Failure.NO_ENDPOINT, now)
+        return True
 
     def _may_replay(self, client: Client, unsent: bool) -> bool:
         safe = unsent or (client.reused and self.head.method in IDEMPOTENT)
-        return safe and self.replayable and self._body_ended and self._tries < MAX_TRIES
+        return safe and self.replayable and self._tries < MAX_TRIES
 
     def _retry(self, failure: Failure, now: float) -> None:
         """Try again; wait for an endpoint if there is none, but no longer than the route's patience."""
@@ -244,15 +298,13 @@ class Exchange:
             self._dispatch(now)
 
     def _wait(self, now: float) -> None:
-        destination = self.route.destination
-        if destination.known is False:
-            self._fail(Failure.NO_SERVICE, now, unsent=True)
-            return
         if not self._deadline:
             self._deadline = now + self.route.patience_s
-        if not destination.wait(self):
-            self._fail(Failure.SHED, now, unsent=True)
-        elif self._timer is None:
+        failure = self.route.destination.wait(self)
+        if failure is not None:
+            self._fail(failure, now, unsent=True)
+            return
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._deadline - now, self._give_up)
         if not self._body_ended:
             self.caller.hold()
@@ -265,16 +317,87 @@ class Exchange:
     def _give_up(self) -> None:
         self._timer = None
         if self.client is None and self.live is None and not self._over:
-            self.route.destination.leave(self)
-            known = self.route.destination.known
-            failure = Failure.NOT_RESOLVED if known is None else Failure.NO_ENDPOINT
+            failure = self.route.destination.leave(self, in_vain=True)
             self._fail(failure, monotonic(), unsent=True)
 
+    # --- time
+
+    def _limit(self) -> None:
+        """Have the policy's times, and the deadline that the request came with, watched."""
+        rules = self.rules
+        bounds = [bound for bound in (rules.request_s, self.head.deadline_s, rules.response_s) if bound]
+        first = min(bounds) if bounds else rules.idle_s
+        self._timeout = asyncio.get_running_loop().call_later(first, self._check_time)
+
+    def _check_time(self) -> None:
+        """See what is late, or look again when something may be."""
+        self._timeout = None
+        rules, now = self.rules, monotonic()
+        waits = []
+        whole = min((bound for bound in (rules.request_s, self.head.deadline_s) if bound), default=0.0)
+        if whole:
+            waits.append(self.started + whole - now)
+        if rules.response_s and not self.responding:
+            waits.append(self.started + rules.response_s - now)
+        if rules.idle_s and self.responding:
+            waits.append(self._moved_at + rules.idle_s - now)
+        elif rules.idle_s:
+            waits.append(rules.idle_s)
+        if not waits:
+            return
+        # The loop's clock is a little behind the one that is read here, or before.
+        if min(waits) <= 0.002:
+            self._expire(now)
+        else:
+            self._timeout = asyncio.get_running_loop().call_later(min(waits), self._check_time)
+
+    def _expire(self, now: float) -> None:
+        client, self.client = self.client, None
+        live = self.live
+        if live is None:
+            self.route.destination.leave(self)
+        else:
+            self.route.destination.answered(live, False, now)
+        if client is not None:
+            client.cancel()
+            self._leave_endpoint()
+        self._broken_off(Failure.TIMED_OUT, now, unsent=False)
+
+    # --- when something goes wrong
+
+    def lost(self, failure: Failure, error: BaseException | None, *, unsent: bool = False) -> None:
+        """The endpoint's connection ended, or spoke nonsense, before the answer was whole. `unsent`: the endpoint says
+        that it did nothing for the request."""
+        if self._over:
+            return
+        if error is not None:
+            log.debug("%s: %s", self.route.destination.name, error)
+        client, self.client = self.client, None
+        now = monotonic()
+        again = not self.responding and client is not None and failure is Failure.CLOSED
+        again = again and client is not None and self._may_replay(client, unsent or self._unsent)
+        self._unsent = False
+        if not again and self.live is not None:
+            self.route.destination.answered(self.live, False, now)
+        self._leave_endpoint()
+        if again:
+            self._retry(failure, now)
+        else:
+            self._broken_off(failure, now, unsent=False)
+
+    def _broken_off(self, failure: Failure, now: float, *, unsent: bool) -> None:
+        """Fail, or cut the answer off where it has begun."""
+        if not self.responding:
+            self._fail(failure, now, unsent=unsent)
+            return
+        self._end()
+        assert self._counted is not None  # an answer had begun
+        self._counted.record(failure.value.status, now - self.started)
+        self.route.stats.count_error(self.route.labels.direction, "http", failure.value.label)
+        self.caller.abort()
+
     def _fail(self, failure: Failure, now: float, *, unsent: bool) -> None:
-        self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._end()
         traffic = self._counted
         if traffic is None:
             traffic = self.route.traffic or self.route.stats.http(self.route.labels)
@@ -287,10 +410,7 @@ class Exchange:
         """The caller went away."""
         if self._over:
             return
-        self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._end()
         if self.client is not None:
             self.client.cancel()
             if self.live is not None and not self.responding:
@@ -301,8 +421,11 @@ class Exchange:
             self.route.destination.leave(self)
 
     def _leave_endpoint(self) -> None:
-        if self.live is not None:
-            self.live.ewma.pending -= 1
+        live = self.live
+        if live is not None:
+            live.ewma.pending -= 1
+            if live.accrual.probing_now:
+                self.route.destination.inconclusive(live)
             self.live = None
 
 

@@ -13,10 +13,12 @@ from typing import Final, cast
 from meshd.api.documents import WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
+from meshd.api.policy import FailureAccrual, Policy
 from meshd.api.tasks import Tasks
 from proxy.connect import Dialer
-from proxy.destination import LOCAL_BENCH_MAX_S, Destination, LiveEndpoint
+from proxy.destination import LOCAL_BENCH_MAX_S, Destination
 from proxy.detect import take_over
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
@@ -36,6 +38,10 @@ HEADER_S: Final = 10.0
 """How long a peer may take to say its transport header."""
 
 
+_NO_ACCRUAL: Final = Policy(failure_accrual=FailureAccrual(consecutive_failures=0))
+"""There is but one application to ask: its failures are its callers' to judge."""
+
+
 class LocalPort:
     """A port of a workload beside this proxy: where its requests end."""
 
@@ -49,7 +55,9 @@ class LocalPort:
         name = f"{workload}:{port.port}"
         self.destination = Destination(name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S)
         service = ServiceName(workload.name, workload.namespace, port.port)
-        self.destination.update(EndpointSet(service, (Endpoint(port.address, port.port),)))
+        self.destination.update(
+            EndpointSet(service, (Endpoint(port.address, port.port, protocol=port.protocol),), policy=_NO_ACCRUAL)
+        )
 
     def _live(self, endpoint: Endpoint) -> LiveEndpoint:
         labels = self.labels("", False)

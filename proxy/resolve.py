@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
-from proxy.destination import Destination, LiveEndpoint
+from proxy.destination import Destination
+from proxy.endpoint import LiveEndpoint
 from proxy.exchange import Route
 from proxy.seams import Connector
 from proxy.stats import Labels, Stats

@@ -6,7 +6,7 @@ Each has an implementation a protocol (`proxy.http1`); an exchange knows none of
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from proxy.destination import LiveEndpoint
+    from proxy.endpoint import LiveEndpoint
     from proxy.errors import Failure
     from proxy.exchange import Exchange
     from proxy.http1.heads import ResponseHead

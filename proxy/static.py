@@ -42,6 +42,7 @@ from meshd.api.names import (
     check_label,
     is_trust_domain,
 )
+from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 from proxy.mesh.identity import Held
 from proxy.resolve import Found
 
@@ -71,6 +72,10 @@ class StaticService(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     namespace: str = DEFAULT_NAMESPACE
     protocol: Protocol = "auto"
     endpoints: tuple[ServiceEndpoint, ...] = ()
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    failure_accrual: FailureAccrual = FailureAccrual()
+    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         check_label(self.name, "name")
@@ -182,7 +187,8 @@ def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path
             Endpoint(one.address, one.port, identity, inbound_port, service.protocol, one.weight, one.zone, one.labels)
         )
     name = ServiceName(service.name, service.namespace, service.port)
-    return EndpointSet(name, tuple(endpoints), service.protocol)
+    policy = Policy(service.timeouts, service.retries, service.failure_accrual, service.limits)
+    return EndpointSet(name, tuple(endpoints), service.protocol, policy=policy)
 
 
 class StaticResolver:

@@ -113,6 +113,7 @@ class Stats:
     def __init__(self) -> None:
         self._http: dict[Labels, HttpTraffic] = {}
         self._tcp: dict[tuple[Labels, str, bool], TcpTraffic] = {}
+        self.retries = 0  # requests asked again for what was answered
         self.errors: dict[tuple[Direction, str, str], int] = {}
 
     def http(self, labels: Labels) -> HttpTraffic:

@@ -9,7 +9,8 @@ import asyncio
 from typing import Final, cast
 
 from proxy.connect import Dialer
-from proxy.destination import Destination, LiveEndpoint
+from proxy.destination import Destination
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.mesh.records import END, BadRecord, RecordReader, length_of
 from proxy.stats import Direction, Stats, TcpTraffic

@@ -15,13 +15,15 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label
+from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 
 API_VERSION = "meshd.io/v1"
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
-Protocol = Literal["auto", "http", "tcp"]
-"""What a port speaks: `auto` decides by the first bytes of each connection."""
+Protocol = Literal["auto", "http", "http1", "http2", "grpc", "tcp"]
+"""What a port speaks. `auto` decides by the first bytes of each connection; `http` is HTTP of either version, told
+apart by them, `http1` and `http2` just that version, whatever the caller speaks; `grpc` is gRPC over HTTP/2."""
 
 
 class Metadata(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -79,11 +81,19 @@ class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="c
 
 
 class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A service as callers know it: its `port`, and the endpoints behind it."""
+    """A service as callers know it: its `port`, the endpoints behind it, and how callers treat it."""
 
     port: Port
     protocol: Protocol = "auto"
     endpoints: tuple[ServiceEndpoint, ...] = ()
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    failure_accrual: FailureAccrual = FailureAccrual()
+    limits: Limits = Limits()
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.timeouts, self.retries, self.failure_accrual, self.limits)
 
 
 class Workload(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="Workload"):

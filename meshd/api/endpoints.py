@@ -5,6 +5,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from meshd.api.documents import Protocol
+from meshd.api.policy import Policy
 
 
 class ServiceName(NamedTuple):
@@ -36,9 +37,11 @@ class Endpoint(Struct, frozen=True):
 
 
 class EndpointSet(Struct, frozen=True):
-    """All that is known of a service at one moment. `stale`: its back end is away and this is the last it said."""
+    """All that is known of a service at one moment, and how it is to be treated. `stale`: its back end is away and this
+    is the last it said."""
 
     service: ServiceName
     endpoints: tuple[Endpoint, ...] = ()
     protocol: Protocol = "auto"
     stale: bool = False
+    policy: Policy = Policy()

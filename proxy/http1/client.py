@@ -8,7 +8,7 @@ import asyncio
 from time import monotonic
 from typing import Final, cast
 
-from proxy.destination import LiveEndpoint
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, UntilCloseReader, chunk, last_chunk

@@ -49,9 +49,6 @@ _TOLD_APART = _HOP_BY_HOP | OURS | {b"host", b"content-length", b"expect"}
 _NOT_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"trailer"))
 """Fields that `Connection` may not name: to drop them would change where the message goes or where it ends."""
 
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
-"""RFC 9110, section 9.2.2: asking twice is as good as asking once."""
-
 
 class BadHead(Exception):
     """A head that is refused. `status` is what its sender is told where it is a request."""
@@ -69,12 +66,13 @@ class RequestHead:
     port it is for, from an absolute target or else from Host. `forward` is the head as it goes on, without the empty
     line, so that fields can be added; `absolute` tells whether it came in absolute form, as to a forward proxy.
     `plain`: the head is the whole request, and asks for an answer rather than a tunnel. `h2`: it was made in HTTP/2,
-    and is to arrive so; `grpc`: it calls gRPC. `block` is the head as HTTP/2 has it, once that was asked for.
+    and is to arrive so; `grpc`: it calls gRPC, and wants its answer in `deadline_s` (0: whenever). `block` is the head
+    as HTTP/2 has it, once that was asked for.
     """
 
     __slots__ = (
-        "absolute", "authority", "block", "expects_continue", "forward", "grpc", "h2", "keep_alive", "length", "method",
-        "minor", "plain",
+        "absolute", "authority", "block", "deadline_s", "expects_continue", "forward", "grpc", "h2", "keep_alive",
+        "length", "method", "minor", "plain",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +90,7 @@ class RequestHead:
         self.plain = length == 0 and method != b"CONNECT"
         self.h2 = False
         self.grpc = False
+        self.deadline_s = 0.0
         self.block: bytes | None = None
 
 

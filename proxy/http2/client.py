@@ -7,7 +7,7 @@ for as long as it takes new ones.
 from functools import partial
 from typing import Final
 
-from proxy.destination import LiveEndpoint
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead

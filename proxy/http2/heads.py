@@ -131,7 +131,22 @@ def request(fields: list[Field], ended: bool) -> RequestHead:
     head = RequestHead(method, authority.decode("ascii"), 1, length, True, expects, False, forward)
     head.h2 = not found.original
     head.grpc = any(line[:30] == b"content-type: application/grpc" for line in found.lines)
+    if head.grpc:
+        head.deadline_s = _deadline(found.lines)
     return head
+
+
+_UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+
+
+def _deadline(lines: list[bytes]) -> float:
+    """The seconds that `grpc-timeout` gives a call; 0 where it gives none."""
+    for line in lines:
+        if line[:14] == b"grpc-timeout: ":
+            count, unit = line[14:-1], line[-1:]
+            if unit in _UNITS_S and len(count) <= 8 and count.isdigit():
+                return max(int(count) * _UNITS_S[unit], 1e-3)
+    return 0.0
 
 
 def request_block(head: RequestHead) -> bytes:
@@ -220,13 +235,13 @@ def trailers(fields: list[Field]) -> bytes:
     return b"".join(line + b"\r\n" for line in found.lines)
 
 
-def grpc_failure(text: str) -> bytes:
-    """The block of an answer that gRPC takes for UNAVAILABLE: a head that is trailers too ("Trailers-Only")."""
+def grpc_failure(text: str, status: bytes) -> bytes:
+    """The block of an answer of the proxy's own to a gRPC call: a head that is trailers too ("Trailers-Only")."""
     return encode(
         [
             (b":status", b"200"),
             (b"content-type", b"application/grpc"),
-            (b"grpc-status", b"14"),
+            (b"grpc-status", status),
             (b"grpc-message", text.encode()),
             (b"l5d-proxy-error", text.encode()),
         ]

@@ -224,7 +224,8 @@ class ServerStream(Stream):
         self._exchange = None
         error = failure.value
         if self._head.grpc:
-            self.send_headers(heads.grpc_failure(error.text), True)
+            status = b"4" if failure is Failure.TIMED_OUT else b"14"  # DEADLINE_EXCEEDED, UNAVAILABLE
+            self.send_headers(heads.grpc_failure(error.text, status), True)
         else:
             head_only = self._head.method == b"HEAD"
             _answer(self, errors.response(error.status, error.text, close=False, unsent=unsent, head_only=head_only))

