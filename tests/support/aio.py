@@ -1,6 +1,7 @@
 """Running asynchronous tests on the loop that the product runs on."""
 
 import asyncio
+import warnings
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -22,7 +23,9 @@ def run(work: Coroutine[Any, Any, T], deadline_s: float = 30.0) -> T:
         async with asyncio.timeout(deadline_s):
             return await work
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with warnings.catch_warnings(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        # What a failing test leaves open is warned of as the loop closes; raised there, the warning hangs uvloop.
+        warnings.simplefilter("default", ResourceWarning)
         result = runner.run(main())
     if unseen:
         raise AssertionError(f"the loop saw {len(unseen)} errors that no one awaited: {unseen}") from next(

@@ -113,7 +113,7 @@ def h11_reads(encoded: bytes) -> tuple[bytes, bool] | None:
 def test_nothing_is_accepted_that_h11_refuses(
     body: tuple[bytes, bytes, bytes], at: int, byte: int, places: list[int]
 ) -> None:
-    encoded = body[0]
+    encoded = body[0].replace(b"Content-Length: 9\r\n", b"")  # h11 reads it even here, where it is dropped
     at %= len(encoded)
     mutated = encoded[:at] + bytes([byte]) + encoded[at + 1 :]
     try:

@@ -1,0 +1,259 @@
+"""Who is let through: a peer without a certificate, or with the wrong one, gets no byte to the application."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+
+import pytest
+
+from meshd.api.names import WorkloadName
+from proxy.mesh.header import TransportHeader, encode
+from proxy.mesh.identity import Held
+from proxy.mesh.records import END, length_of
+from proxy.mesh.tls import context
+from tests.support.aio import run
+from tests.support.certificates import TRUST_DOMAIN, Root, identity
+from tests.support.http import Client, ask, origin
+from tests.support.meshes import Mesh, mesh, running, service
+from tests.support.waiting import eventually
+
+SERVER_NAME = f"api.default.sa.{TRUST_DOMAIN}"
+
+
+def client_context(held: Held, bundle_pem: str) -> ssl.SSLContext:
+    workload = WorkloadName("default", "web")
+    return context(False, workload, held.certificate.chain_pem.encode(), held.key_pem, bundle_pem)
+
+
+async def what_comes_back(
+    world: Mesh, tls: ssl.SSLContext | None, server_name: str | None, data: bytes
+) -> tuple[bytes, bool]:
+    """(what the inbound port answers to data, whether it ended the connection), within a moment."""
+    heard = b""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(5.0):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", world.api.inbound, ssl=tls, server_hostname=server_name
+            )
+            writer.write(data)
+            while more := await reader.read(1000):
+                heard += more
+    except TimeoutError:
+        return heard, False
+    except OSError:
+        pass
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return heard, True
+
+
+def header(port: int, protocol: str = "tcp") -> bytes:
+    return encode(TransportHeader(port, protocol))  # type: ignore[arg-type]
+
+
+GET = b"GET / HTTP/1.1\r\nHost: api\r\n\r\n"
+REQUEST = length_of(GET) + GET + END
+
+WrongPeer = Callable[[Root], Held]
+
+WRONG_PEERS: dict[str, WrongPeer] = {
+    "another root": lambda root: Root().held(identity("web")),
+    "another trust domain": lambda root: root.held(identity("web", "other.example")),
+    "expired": lambda root: root.held(identity("web"), begins_s=-7200.0, ends_s=-3600.0),
+    "not yet valid": lambda root: root.held(identity("web"), begins_s=3600.0, ends_s=7200.0),
+    "no identity": lambda root: root.held(),
+    "two identities": lambda root: root.held(identity("web"), identity("admin")),
+    "not a SPIFFE ID": lambda root: root.held("https://mesh.example/ns/default/sa/web"),
+    "an identity of another shape": lambda root: root.held(f"spiffe://{TRUST_DOMAIN}/web"),
+}
+
+
+def test_the_way_in_lets_the_right_peer_through() -> None:
+    """The counter-example to those below: the same bytes, with the right certificate, are answered."""
+
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls.set_alpn_protocols(["meshd/1"])
+                heard, ended = await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST)
+                assert b"HTTP/1.1 200" in heard
+                assert ended
+
+    run(conversation())
+
+
+@pytest.mark.parametrize("wrong", WRONG_PEERS.values(), ids=WRONG_PEERS.keys())
+def test_a_peer_with_the_wrong_certificate_gets_no_byte_through(wrong: WrongPeer) -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(wrong(world.root), world.root.bundle_pem)
+                heard, ended = await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST)
+                assert (heard, ended) == (b"", True)
+                assert api.connections == 0
+
+    run(conversation())
+
+
+@pytest.mark.parametrize("alpn", [[], ["h2"], ["http/1.1", "meshd/2"]])
+def test_a_peer_that_speaks_another_protocol_gets_no_byte_through(alpn: list[str]) -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls.set_alpn_protocols(alpn)
+                assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST) == (b"", True)
+                assert api.connections == 0
+
+    run(conversation())
+
+
+def test_a_peer_without_a_certificate_or_without_tls_gets_no_byte_through() -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                bare = ssl.create_default_context(cadata=world.root.bundle_pem)
+                bare.check_hostname = False
+                bare.set_alpn_protocols(["meshd/1"])
+                old = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                old.minimum_version = ssl.TLSVersion.TLSv1_2
+                old.maximum_version = ssl.TLSVersion.TLSv1_2
+                for tls in (bare, old):
+                    assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST) == (b"", True)
+                heard, ended = await what_comes_back(world, None, None, GET)
+                assert ended
+                assert b"HTTP" not in heard
+                assert api.connections == 0
+
+    run(conversation())
+
+
+@pytest.mark.parametrize("name", ["admin.default.sa.mesh.example", "api", "api.default.sa.other.example"])
+def test_a_workload_that_is_not_here_is_not_answered_for(name: str) -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                assert await what_comes_back(world, tls, name, header(api.port) + REQUEST) == (b"", True)
+                assert api.connections == 0
+
+    run(conversation())
+
+
+def test_only_declared_ports_are_reached_and_only_after_a_header() -> None:
+    async def conversation() -> None:
+        async with origin() as api, origin() as other:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                for data in (header(other.port) + REQUEST, GET, b"\0\0\0\x02{}"):
+                    assert await what_comes_back(world, tls, SERVER_NAME, data) == (b"", True)
+                assert (api.connections, other.connections) == (0, 0)
+                assert world.api.proxy.stats.errors[("inbound", "tcp", "unexpected")] == 3
+
+    run(conversation())
+
+
+# --- the way out
+
+
+SERVERS: dict[str, WrongPeer] = {
+    "another workload": lambda root: root.held(identity("admin")),
+    "another root": lambda root: Root().held(identity("api")),
+    "another trust domain": lambda root: root.held(identity("api", "other.example")),
+    "expired": lambda root: root.held(identity("api"), begins_s=-7200.0, ends_s=-3600.0),
+}
+
+
+async def asked_of_an_impostor(wrong: WrongPeer) -> tuple[int, bytes]:
+    """(the status a caller gets, what an impostor hears) where a proxy with the wrong certificate stands for api's."""
+    got = b""
+
+    async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        with contextlib.suppress(OSError):
+            got += await reader.read(1000)
+        writer.close()
+
+    world = mesh(80)
+    held = wrong(world.root)
+    workload = WorkloadName("default", "api")
+    tls = context(True, workload, held.certificate.chain_pem.encode(), held.key_pem, world.root.bundle_pem)
+    server = await asyncio.start_server(impostor, "127.0.0.1", world.api.inbound, ssl=tls)
+    async with running(world.web):
+        answer = await ask(world.upstream, "POST", body=b"a secret")
+    server.close()
+    return answer.status, got
+
+
+async def asked_of_a_proxy_that_speaks_plain_text() -> tuple[int, bytes]:
+    """The same where there is no TLS at the other side, but the application itself."""
+    async with origin() as api:
+        world = mesh(api.port)
+        world.web.resolver.replace(service("api", world.api.endpoint(api.port, inbound_port=api.port)))
+        async with running(world.web):
+            return (await ask(world.upstream)).status, b"".join(request.body for request in api.requests)
+
+
+def test_a_server_that_is_not_who_it_must_be_is_sent_nothing() -> None:
+    async def conversation() -> None:
+        outcomes = await asyncio.gather(
+            *(asked_of_an_impostor(wrong) for wrong in SERVERS.values()), asked_of_a_proxy_that_speaks_plain_text()
+        )
+        assert dict(zip((*SERVERS, "plain text"), outcomes, strict=True)) == dict.fromkeys(
+            (*SERVERS, "plain text"), (503, b"")
+        )
+
+    run(conversation())
+
+
+# --- certificates that change
+
+
+def test_a_new_certificate_drops_no_connection_and_serves_the_next() -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api, world.web):
+                ended = asyncio.Event()
+                statuses: list[int] = []
+
+                async def caller() -> None:
+                    client = await Client.connect(world.upstream)
+                    while not ended.is_set():
+                        statuses.append((await client.ask("GET", "/")).status)
+                    client.close()
+
+                callers = asyncio.gather(*(caller() for _ in range(4)))
+                for _ in range(5):
+                    seen = len(statuses)
+                    await eventually(lambda seen=seen: len(statuses) > seen + 20, "traffic")  # type: ignore[misc]
+                    for node in (world.api, world.web):
+                        node.held = world.root.held(identity(node.name))
+                        await node.apply()
+                ended.set()
+                await callers
+                assert statuses.count(200) == len(statuses)
+                mesh_connections = [
+                    each for each in world.api.proxy.stats.tcp_series if each.peer == "src" and each.labels.tls
+                ]
+                assert sum(each.opened for each in mesh_connections) == 1
+                # A peer that trusts only what is new is served what is new.
+                other = Root()
+                for node in (world.api, world.web):
+                    node.root, node.held = other, other.held(identity(node.name))
+                    await node.apply()
+                tls = client_context(other.held(identity("web")), other.bundle_pem)
+                heard, _ = await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST)
+                assert b"HTTP/1.1 200" in heard
+
+    run(conversation())

@@ -1,0 +1,204 @@
+"""Opaque bytes through two proxies and real TLS: half-close, order, back-pressure, servers that speak first."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.support.aio import run
+from tests.support.meshes import Mesh, mesh, running
+from tests.support.ports import free_port
+from tests.support.waiting import eventually
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def meshed(serve: Serve) -> AsyncIterator[Mesh]:
+    """A mesh around an application that speaks TCP."""
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(served, "127.0.0.1", 0, limit=1 << 16)
+    world = mesh(server.sockets[0].getsockname()[1], "tcp", "tcp")
+    async with running(world.api, world.web):
+        yield world
+    server.close()
+
+
+def open_at_callers(world: Mesh) -> int:
+    series = (*world.web.proxy.stats.tcp_series, *world.api.proxy.stats.tcp_series)
+    return sum(each.open for each in series if each.relays)
+
+
+def test_a_request_ended_by_half_close_is_answered() -> None:
+    async def whole(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(hashlib.sha256(await reader.read()).digest())
+        await writer.drain()
+
+    async def conversation() -> None:
+        async with meshed(whole) as world:
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+            writer.write(b"all that I have to say")
+            writer.write_eof()
+            assert await reader.read() == hashlib.sha256(b"all that I have to say").digest()
+            writer.close()
+            await eventually(lambda: open_at_callers(world) == 0, "nothing is left open")
+
+    run(conversation())
+
+
+def test_a_server_that_speaks_first_and_ends_first() -> None:
+    async def banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 ready\r\n")
+        writer.write_eof()
+        assert await reader.read() == b"thank you"
+
+    async def conversation() -> None:
+        async with meshed(banner) as world:
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+            assert await reader.read() == b"220 ready\r\n"
+            writer.write(b"thank you")
+            writer.close()
+            await eventually(lambda: open_at_callers(world) == 0, "nothing is left open")
+
+    run(conversation())
+
+
+def test_50_megabytes_both_ways_at_once() -> None:
+    size = 50 << 20
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 18):
+            writer.write(data)
+            await writer.drain()
+
+    async def conversation() -> None:
+        async with meshed(echo) as world:
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream, limit=1 << 16)
+            sent, got = hashlib.sha256(), hashlib.sha256()
+
+            async def upload() -> None:
+                for number in range(size >> 16):
+                    block = number.to_bytes(4, "big") * (1 << 14)
+                    sent.update(block)
+                    writer.write(block)
+                    await writer.drain()
+                writer.write_eof()
+
+            uploading = asyncio.get_running_loop().create_task(upload())
+            while data := await reader.read(1 << 18):
+                got.update(data)
+            await uploading
+            assert got.digest() == sent.digest()
+            writer.close()
+
+    run(conversation(), 60.0)
+
+
+@pytest.mark.parametrize("slow", ["server", "client"])
+def test_one_who_does_not_read_holds_the_other(slow: str) -> None:
+    size = 50 << 20
+
+    async def conversation() -> None:
+        go = asyncio.Event()
+        poured = 0
+
+        async def pour(writer: asyncio.StreamWriter) -> None:
+            nonlocal poured
+            for _ in range(size >> 16):
+                writer.write(b"x" * (1 << 16))
+                poured += 1 << 16
+                await writer.drain()
+            writer.write_eof()
+
+        async def drink(reader: asyncio.StreamReader) -> None:
+            await go.wait()
+            assert len(await reader.read(-1)) == size
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await (drink(reader) if slow == "server" else pour(writer))
+            await (reader.read() if slow == "client" else asyncio.sleep(0))
+
+        async with meshed(serve) as world:
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream, limit=1 << 16)
+            work = pour(writer) if slow == "server" else drink(reader)
+            task = asyncio.get_running_loop().create_task(work)
+            last, same = -1, 0
+
+            def still() -> bool:
+                nonlocal last, same
+                same = same + 1 if poured == last and poured > 1 << 20 else 0
+                last = poured
+                return same > 30
+
+            await eventually(still, "the flow stands still", 20.0)
+            assert poured < 24 << 20
+            go.set()
+            await task
+            writer.close()
+            await eventually(lambda: open_at_callers(world) == 0, "nothing is left open", 20.0)
+
+    run(conversation(), 60.0)
+
+
+def test_a_reset_goes_through() -> None:
+    async def conversation() -> None:
+        ended = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                await reader.read()
+            except ConnectionError:
+                ended.set()
+
+        async with meshed(serve) as world:
+            _, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+            writer.write(b"begun")
+            await eventually(lambda: open_at_callers(world) == 4, "it is through")
+            writer.transport.abort()
+            await eventually(lambda: open_at_callers(world) == 0, "nothing is left open")
+
+    run(conversation())
+
+
+def test_no_application_ends_the_connection() -> None:
+    async def conversation() -> None:
+        world = mesh(free_port(), "tcp", "tcp")
+        async with running(world.api, world.web):
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+            writer.write(b"hello")
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+            await eventually(lambda: open_at_callers(world) == 0, "nothing is left open")
+
+    run(conversation())
+
+
+@pytest.mark.parametrize("said", [b"\x16\x03\x01\x00\x05hello", b"*1\r\n$4\r\nPING\r\n", b"HELO example\r\n"])
+def test_an_upstream_that_finds_out_for_itself(said: bytes) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.read(100))
+        writer.close()
+
+    async def conversation() -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        world = mesh(server.sockets[0].getsockname()[1])
+        async with running(world.api, world.web):
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+            writer.write(said)
+            assert await reader.read(100) == said
+            writer.close()
+        server.close()
+
+    run(conversation())
