@@ -159,6 +159,10 @@ class _Opening(asyncio.Protocol):
         if local is None:
             self._refuse(f"{self._peer} asked for port {header.port}, which {self._workload} does not declare")
             return
+        if header.protocol == "tcp" and local.port.protocol == "http":
+            # Opaque bytes are not looked into, so what they say in l5d-client-id would be believed.
+            self._refuse(f"{self._peer} sent opaque bytes for port {header.port} of {self._workload}, which is HTTP")
+            return
         labels = local.labels(self._peer, True)
         if header.protocol == "tcp":
             end = RelayEnd(inbound.stats.tcp(labels, "src", relays=True), records=True)

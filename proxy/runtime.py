@@ -18,7 +18,7 @@ from meshd.api.tasks import Tasks
 from proxy.admin import Admin
 from proxy.inbound import Inbound
 from proxy.listeners import Handler, Listeners
-from proxy.mesh.identity import Held, Sign
+from proxy.mesh.identity import Held, Sign, check
 from proxy.mesh.tls import ServerContexts, listener_context
 from proxy.metrics import Metrics, State
 from proxy.outbound import ForwardProxy, Outbound
@@ -69,7 +69,10 @@ class Proxy:
         held: dict[str, Held] | None = None,
         signer: Callable[[str], Sign] | None = None,
     ) -> None:
-        """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`."""
+        """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`.
+        Problem or ssl.SSLError where it cannot be; then all is as it was."""
+        for workload_name, one in (held or {}).items():
+            check(WorkloadName.parse(workload_name), one, wanted.trust_bundle_pem)
         if self._inbound is None:
             self._inbound = Inbound(wanted.trust_domain, self.stats, self._sweep, self._tasks)
         elif wanted.trust_domain != self._inbound.trust_domain:

@@ -79,7 +79,8 @@ class ServerConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._body: BodyReader | None = None  # of the request that is still arriving
         self._advancing = False
-        self._last = False  # no request is taken after the one under way
+        self._last = False  # no request is taken after the one under way, and its answer says so
+        self._draining = False  # the next answer's head is to say so
         self._ended = False  # the caller has said all it will
         self._blocked = False  # the caller does not read its answers, or a tunnel is being made
         self._minor = 1
@@ -252,7 +253,7 @@ class ServerConnection(asyncio.Protocol):
         if self._buffer or self._body is not None:
             if waited > HEAD_S:
                 self._refuse(408, Failure.TIMEOUT.value.text)
-        elif waited > (UNUSED_S if self._last else IDLE_S):
+        elif waited > (UNUSED_S if self._draining else IDLE_S):
             self.transport.close()
 
     # --- from the exchange
@@ -261,6 +262,8 @@ class ServerConnection(asyncio.Protocol):
         self._write(head.forward + b"\r\n")
 
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
+        if self._draining:
+            self._last = True
         if self._body is not None and done:
             self._last = True  # answered before the request was whole: what follows is no request
         if whole is not None and not self._last and self._minor == 1:
@@ -328,7 +331,7 @@ class ServerConnection(asyncio.Protocol):
         self._answer(failure, unsent, exchange is not None and exchange.head.method == b"HEAD")
 
     def _answer(self, failure: Failure, unsent: bool, head_only: bool) -> None:
-        if self._body is not None:
+        if self._draining or self._body is not None:
             self._last = True
         error = failure.value
         close = self._last or self._minor == 0
@@ -384,8 +387,9 @@ class ServerConnection(asyncio.Protocol):
     # --- from the listener
 
     def drain(self) -> None:
-        """End after the request under way; or after the next, which may be on its way, or when none comes."""
-        self._last = True
+        """End after the next answer whose head can say so, or when no request comes: a caller that was not told
+        may be sending one at this moment, and a connection that closes then has lost it."""
+        self._draining = True
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         """Let another protocol have the transport: the tunnel stands. What came early goes to it."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from meshd.api.control import Certificate, CertificateState
-from meshd.api.names import Identity
+from meshd.api.names import Identity, WorkloadName
 from proxy.connect import NoCertificate
 from proxy.mesh.tls import ServerContexts, context
 
@@ -45,6 +45,11 @@ class Held(NamedTuple):
 
     certificate: Certificate
     key_pem: bytes
+
+
+def check(workload: WorkloadName, held: Held, bundle_pem: str) -> None:
+    """Whether certificate, key and trust bundle fit. ssl.SSLError where they do not."""
+    context(True, workload, held.certificate.chain_pem.encode(), held.key_pem, bundle_pem)
 
 
 class WorkloadIdentity:

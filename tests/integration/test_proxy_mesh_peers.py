@@ -163,6 +163,20 @@ def test_only_declared_ports_are_reached_and_only_after_a_header() -> None:
     run(conversation())
 
 
+def test_a_port_that_is_http_takes_no_opaque_bytes() -> None:
+    """They could say of themselves who the caller is, since nobody would look."""
+
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port, "http")
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST) == (b"", True)
+                assert api.connections == 0
+
+    run(conversation())
+
+
 # --- the way out
 
 

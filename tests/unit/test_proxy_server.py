@@ -579,6 +579,22 @@ def test_draining_waits_a_moment_for_a_request_that_may_be_on_its_way() -> None:
         assert caller.is_closing()
 
 
+def test_draining_in_the_midst_of_an_answer_waits_for_one_that_can_say_so() -> None:
+    """The head under way promised to keep the connection: to close after it could lose the next request."""
+    rig = Rig()
+    caller = rig.call()
+    caller.says(GET)
+    endpoint = rig.open()
+    endpoint.says(OK[:-1])
+    caller.get_protocol().drain()  # type: ignore[attr-defined]
+    endpoint.says(OK[-1:])
+    assert caller.heard() == OK
+    assert not caller.is_closing()
+    caller.says(GET)
+    assert b"connection: close" in answered(rig, caller)
+    assert caller.is_closing()
+
+
 def test_draining_ends_connections_that_bring_nothing() -> None:
     rig = Rig()
     caller = rig.call()
