@@ -29,6 +29,8 @@ from proxy.http1.heads import (
 )
 from proxy.http2.fields import Field, encode
 
+_GRPC = re.compile(rb"content-type: application/grpc(?:[+; ]|$)")
+"""Not `application/grpc-web`, which has its status in the body."""
 _VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 _PSEUDO_REQUEST: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 _FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
@@ -44,7 +46,9 @@ def _check_name(name: bytes) -> None:
         raise BadHead("a field name that is not a lower-case token")
     if name in _FORBIDDEN:
         raise BadHead(f"{name.decode()} in HTTP/2")
-    if len(_names) < 1024:
+    if len(name) <= 64:
+        if len(_names) >= 1024:
+            _names.clear()
         _names.add(name)
 
 
@@ -112,7 +116,9 @@ def request(fields: list[Field], ended: bool) -> RequestHead:
         raise BadHead("a :scheme other than http and https")
     if TARGET.fullmatch(path) is None or not (path[:1] == b"/" or (path == b"*" and method == b"OPTIONS")):
         raise BadHead("no :path, or one that is no path")
-    if not authority or AUTHORITY.fullmatch(authority) is None:
+    if authority is None and found.original:
+        authority = b""  # HTTP/1.0 may do without, and an HTTP/1.1 Host may be empty
+    elif not authority or AUTHORITY.fullmatch(authority) is None:
         raise BadHead("no :authority, or one that is not HOST or HOST:PORT")
     if found.host is not None and found.host.lower() != authority.lower():
         raise BadHead(":authority and host say different things")
@@ -130,7 +136,7 @@ def request(fields: list[Field], ended: bool) -> RequestHead:
     expects = any(line[:7] == b"expect:" for line in found.lines)
     head = RequestHead(method, authority.decode("ascii"), 1, length, True, expects, False, forward)
     head.h2 = not found.original
-    head.grpc = any(line[:30] == b"content-type: application/grpc" for line in found.lines)
+    head.grpc = any(_GRPC.match(line) is not None for line in found.lines)
     if head.grpc:
         head.deadline_s = _deadline(found.lines)
     return head
@@ -154,12 +160,13 @@ def request_block(head: RequestHead) -> bytes:
     if head.block is None:
         first, *lines = head.forward.split(b"\r\n")[:-1]
         method, path, _ = first.split(b" ")
-        fields = [(b":method", method), (b":scheme", b"http"), (b":authority", b""), (b":path", path)]
+        fields = [(b":method", method), (b":scheme", b"http"), (b":path", path)]
         for line in lines:
             name, _, value = line.partition(b":")
             name, value = name.lower(), value.strip(b" \t")
             if name == b"host":
-                fields[2] = (b":authority", value)
+                if value:  # an empty one must not be sent (RFC 9113, section 8.3.1)
+                    fields.insert(2, (b":authority", value))
             elif name not in _FORBIDDEN:
                 fields.append((name, value))
         if not head.h2:
