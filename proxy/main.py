@@ -165,6 +165,9 @@ class _Program:
         latest: asyncio.Queue[ProxyConfiguration] = asyncio.Queue()
         instance = os.environ.pop("MESHD_INSTANCE", "")
         self._agent = AgentClient(self._arguments.control, instance, __version__, latest.put_nowait)
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: log.info("SIGHUP: there is no file to read; the agent says what changes")
+        )
         self._tasks.start(self._agent.run(), "control")
         self._tasks.start(self._follow(self._agent, latest), "configuration")
         self._tasks.start(self._report(), "report")

@@ -56,8 +56,8 @@ class Proxy:
         self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)
 
     def _tick(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)  # first: it must never end
         self._sweep.tick(monotonic())
-        self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)
 
     # --- configuration
 

@@ -115,8 +115,7 @@ def load(file: Path) -> StaticWorld:
     if len(values) != 1:
         raise ConfigurationError([Finding(str(file), f"expected one document, found {len(values)}")])
     found: ProxyFile = convert(values[0][1], ProxyFile, str(file))
-    names = [f"{workload.namespace}/{workload.name}" for workload in found.workloads]
-    findings = [Finding(str(file), f"{name} is there twice", "workloads") for name in names if names.count(name) > 1]
+    findings = _duplicates(found, file)
     beside = file.parent
     bundle = _pem(beside, found.trust_bundle, file, "trustBundle") if found.trust_bundle else ""
     meshed = found.inbound or any(endpoint.workload for service in found.services for endpoint in service.endpoints)
@@ -141,6 +140,24 @@ def load(file: Path) -> StaticWorld:
         {(one.namespace, one.name): _endpoints(one, index, found.trust_domain, file)
          for index, one in enumerate(found.services)},
     )  # fmt: skip
+
+
+def _duplicates(found: ProxyFile, file: Path) -> list[Finding]:
+    """What is there more than once and may be there once: names of a kind, and addresses to listen at."""
+    workloads = [(f"workloads[{index}]", f"{one.namespace}/{one.name}") for index, one in enumerate(found.workloads)]
+    services = [(f"services[{index}]", f"{one.name}.{one.namespace}") for index, one in enumerate(found.services)]
+    fixed = (("outbound", found.outbound), ("inbound", found.inbound), ("admin", found.admin))
+    addresses = [(path, address) for path, address in fixed if address]
+    for path, workload in zip((path for path, _ in workloads), found.workloads, strict=True):
+        addresses += [(f"{path}.upstreams[{n}].listen", each.listen) for n, each in enumerate(workload.upstreams)]
+    findings = []
+    for kind in (workloads, services, addresses):
+        seen: set[str] = set()
+        for path, name in kind:
+            if name in seen:
+                findings.append(Finding(str(file), f"{name} is there twice", path))
+            seen.add(name)
+    return findings
 
 
 def _pem(beside: Path, name: str, file: Path, path: str) -> str:

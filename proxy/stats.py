@@ -6,6 +6,7 @@ them when scraped and `proxy.control` reports them to the agent. Nothing here co
 """
 
 import errno
+import ssl
 from bisect import bisect_left
 from typing import Literal, NamedTuple
 
@@ -103,8 +104,11 @@ class TcpTraffic:
 
 def errno_name(error: BaseException) -> str:
     """How an error is called in a label: its errno's name, else its class (a small, fixed set)."""
+    name = type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        return name  # its number is OpenSSL's
     number = getattr(error, "errno", None)
-    return errno.errorcode.get(number, "") if isinstance(number, int) else type(error).__name__
+    return errno.errorcode.get(number, name) if isinstance(number, int) else name
 
 
 class Stats:

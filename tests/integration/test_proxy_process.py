@@ -284,6 +284,15 @@ def test_a_drain_ends_at_its_deadline_and_a_second_signal_ends_it_at_once(files:
             assert web.wait(5) == 0
 
 
+def test_sighup_does_not_end_a_proxy_that_an_agent_configures(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    argv = [*PROXY, "--control", str(tmp_path / "no-agent.sock")]
+    with running(argv, log, lambda: "no agent answers" in log.read_text()) as proxy:
+        proxy.send_signal(signal.SIGHUP)
+        wait_until(lambda: "SIGHUP" in log.read_text(), "it says what it made of it")
+        assert proxy.poll() is None
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
