@@ -56,6 +56,7 @@ class AgentClient:
         self._attached = 0
         self._writer: asyncio.StreamWriter | None = None
         self._state: ReportState | None = None
+        self._stats: ReportStats | None = None
         self._refusal = ""
 
     @property
@@ -94,6 +95,8 @@ class AgentClient:
         self._send(0, state)
 
     def report_stats(self, stats: ReportStats) -> None:
+        """Tell what was counted; told again whenever the agent comes back, as what its rates begin from."""
+        self._stats = stats
         self._send(0, stats)
 
     async def _ask(self, body: Request) -> Response:
@@ -189,6 +192,8 @@ class AgentClient:
             self._configured(body)
             if self._state is not None:
                 self._send(0, self._state)
+            if self._stats is not None:
+                self._send(0, self._stats)
         elif isinstance(body, Refused):
             if body.reason != self._refusal:
                 self._refusal = body.reason

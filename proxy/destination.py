@@ -109,7 +109,8 @@ class Destination:
 
     def _refresh(self) -> None:
         ready = [live for live in self._live.values() if live.accrual.askable]
-        self._ready = [live for live in ready if live.endpoint.zone == self._zone] or ready
+        near = [live for live in ready if live.endpoint.zone == self._zone] if self._zone else []
+        self._ready = near or ready
         self._probing = any(live.accrual.state is State.PROBING for live in ready)
 
     # --- picking

@@ -171,8 +171,8 @@ class Exchange:
         self.client.send_more(payload, ended, trailers)
 
     def _keeps(self, body: bytes) -> bool:
-        """Whether that much of the body is kept for a retry."""
-        return self.rules.retries and len(body) <= MAX_KEPT_BYTES
+        """Whether that much of the body is kept, so that the request can be sent again."""
+        return len(body) <= MAX_KEPT_BYTES
 
     def hold(self) -> None:
         """The caller has no room for more of the answer."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Protocol
 
 from meshd.api.names import Address
@@ -34,10 +35,12 @@ class _Listener:
 
 
 class Listeners:
-    """See the module. Listeners are known by their address, HOST:PORT, as it is written."""
+    """See the module. Listeners are known by their address, HOST:PORT, as it is written. `changed` is called when one
+    has opened."""
 
-    def __init__(self, sockets: Sockets, tasks: Tasks) -> None:
+    def __init__(self, sockets: Sockets, tasks: Tasks, changed: Callable[[], None]) -> None:
         self._sockets = sockets
+        self._changed = changed
         self._tasks = tasks
         self._listeners: dict[str, _Listener] = {}
 
@@ -68,6 +71,7 @@ class Listeners:
                 ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
             )
             listener.error = ""
+            self._changed()
             return
 
     def close(self, address: str) -> None:

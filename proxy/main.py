@@ -168,6 +168,7 @@ class _Program:
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP, lambda: log.info("SIGHUP: there is no file to read; the agent says what changes")
         )
+        self._report_stats()  # nothing yet: from there on every request counts in the agent's rates
         self._tasks.start(self._agent.run(), "control")
         self._tasks.start(self._follow(self._agent, latest), "configuration")
         self._tasks.start(self._report(), "report")
@@ -193,7 +194,7 @@ class _Program:
         while True:
             await asyncio.sleep(REPORT_S)
             self._proxy.connected = self._agent.connected
-            if (counted := rows(self._proxy.stats)) != told and self._agent.connected:
+            if (counted := rows(self._proxy.stats)) != told:
                 told = counted
                 self._agent.report_stats(ReportStats(self._proxy.id, counted))
             if (now := self._proxy.state(os.getpid())) != state:

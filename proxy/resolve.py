@@ -22,6 +22,8 @@ IDLE_S: Final = 60.0
 PATIENCE_S: Final = 3.0
 """How long a request waits for an endpoint that can be reached; Linkerd's outbound failfast."""
 
+_MESH_ENDINGS: Final = (".mesh", ".svc", ".svc.cluster.local")
+
 Found = Callable[[EndpointSet | None], None]
 
 
@@ -44,6 +46,7 @@ class Destinations:
         connector: Connector,
         call_later: Callable[[float, Callable[[], None]], object],
         own: Callable[[str, int], bool],
+        zone: str = "",
     ) -> None:
         self._workload = workload
         self._resolver = resolver
@@ -51,6 +54,7 @@ class Destinations:
         self._connector = connector
         self._call_later = call_later
         self._own = own
+        self._zone = zone
         self._followed: dict[str, Followed] = {}
 
     def get(self, authority: str) -> Route:
@@ -65,7 +69,9 @@ class Destinations:
     def follow(self, authority: str, *, passthrough: bool) -> "Followed":
         """The route to authority, followed until its `end`. `passthrough`: where it is no service of the mesh, it is a
         host and port outside."""
-        destination = Destination(authority, lambda endpoint: self._live(destination.name, endpoint), self._call_later)
+        destination = Destination(
+            authority, lambda endpoint: self._live(destination.name, endpoint), self._call_later, zone=self._zone
+        )
 
         def found(endpoints: EndpointSet | None) -> None:
             if endpoints is not None:
@@ -79,12 +85,13 @@ class Destinations:
         return Followed(route, self._resolver.watch(authority, self._workload.namespace, found))
 
     def _outside(self, authority: str) -> EndpointSet | None:
-        """authority as a place outside the mesh, reached in plain text; None where it is this proxy itself."""
+        """authority as a place outside the mesh, reached in plain text; None where it is this proxy itself, or a name
+        that can only be the mesh's: a service that is gone must not be asked for somewhere else, unencrypted."""
         host, colon, port_text = authority.rpartition(":")
         if not colon or authority.endswith("]"):
             host, port_text = authority, "80"
         host, port = host.strip("[]"), int(port_text)
-        if not host or not 0 < port <= 65535 or self._own(host, port):
+        if not host or not 0 < port <= 65535 or self._own(host, port) or host.rstrip(".").endswith(_MESH_ENDINGS):
             return None
         return EndpointSet(ServiceName(host, "", port), (Endpoint(host, port),))
 

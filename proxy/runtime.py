@@ -44,7 +44,7 @@ class Proxy:
         self._changed = changed
         self._sweep = Sweep()
         self._tasks = Tasks("proxy")
-        self.listeners = Listeners(sockets, self._tasks)
+        self.listeners = Listeners(sockets, self._tasks, changed)
         self._contexts: ServerContexts = {}
         self._served: dict[WorkloadName, ServedWorkload] = {}
         self._configuration: ProxyConfiguration | None = None
@@ -88,7 +88,7 @@ class Proxy:
             if served is None:
                 identity = Identity.of(wanted.trust_domain, name)
                 served = self._served[name] = ServedWorkload(
-                    identity, resolver, self._inbound, self.listeners, self._contexts, self._changed
+                    identity, resolver, self._inbound, self.listeners, self._contexts, self._changed, wanted.zone
                 )
                 if signer is not None:
                     served.identity.trust(wanted.trust_bundle_pem)

@@ -27,6 +27,7 @@ class ServedWorkload:
         listeners: Listeners,
         contexts: ServerContexts,
         changed: Callable[[], None],
+        zone: str,
     ) -> None:
         self.name: WorkloadName = identity.workload
         self.identity = WorkloadIdentity(identity, contexts, changed)
@@ -37,7 +38,7 @@ class ServedWorkload:
         loop = asyncio.get_running_loop()
         stats, sweep = inbound.stats, inbound.sweep
         dialer = Dialer(self.tasks, sweep, self.identity, CONNECT_TIMEOUT_S, listeners.own)
-        destinations = Destinations(self.name, resolver, stats, dialer, loop.call_later, listeners.own)
+        destinations = Destinations(self.name, resolver, stats, dialer, loop.call_later, listeners.own, zone)
         self.outbound = Outbound(str(self.name), destinations, dialer, stats, sweep, self.tasks)
         self._local = Dialer(self.tasks, sweep, self.identity, LOCAL_TIMEOUT_S, listeners.own)
         sweep.add(destinations)

@@ -1,6 +1,7 @@
 """A proxy with no agent: its configuration, services and certificates from one file (`meshd-proxy --config FILE`).
 
     trustDomain: prod.example
+    zone: a                            # endpoints of the same zone are preferred
     trustBundle: bundle.pem            # needed with inbound, or with services whose endpoints are meshed
     outbound: "127.0.0.1:4140"         # the forward proxy; leave out for none
     inbound: "0.0.0.0:4143"
@@ -87,6 +88,7 @@ class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
 
     trust_domain: str
     trust_bundle: str = ""
+    zone: str = ""
     outbound: str = ""
     inbound: str = ""
     admin: str = ""
@@ -131,6 +133,7 @@ def load(file: Path) -> StaticWorld:
             found.inbound,
             found.admin,
             tuple(ProxyWorkload(one.namespace, one.name, one.ports, one.upstreams) for one in found.workloads),
+            found.zone,
         ),
         {
             f"{one.namespace}/{one.name}": _held(one, index, beside, file)

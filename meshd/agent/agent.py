@@ -53,6 +53,7 @@ class Agent:
         signer: Signer,
         files: Sequence[FileSource],
         proxy: ProxySettings | None,
+        zone: str = "",
     ) -> None:
         self.registry = Registry()
         self._files, self._proxy = files, proxy
@@ -71,6 +72,7 @@ class Agent:
             signer=signer,
             access=access,
             troubles=self._troubles,
+            zone=zone,
         )
         self._server = ControlServer(self.core, ControlSocket(socket))
         self._socket = socket

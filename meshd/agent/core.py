@@ -37,6 +37,7 @@ class Core:
     signer: Signer
     access: Access
     troubles: Callable[[], tuple[str, ...]]
+    zone: str = ""
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     pid: int = field(default_factory=os.getpid)
@@ -84,6 +85,7 @@ class Core:
             inbound=instance.inbound,
             admin=instance.admin,
             workloads=instance.workloads,
+            zone=self.zone,
         )
 
     def may_attach_host(self) -> bool:

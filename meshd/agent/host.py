@@ -65,6 +65,7 @@ async def run_host(file: Path) -> None:
     try:
         agent = Agent(
             node=settings.node_name,
+            zone=settings.zone,
             trust_domain=settings.trust_domain,
             mode="host",
             socket=Path(settings.socket),

@@ -98,6 +98,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     node: Annotated[
         str, Meta(description="This host's name in the mesh, a DNS label; when empty, the host name's first label.")
     ] = ""
+    zone: Annotated[
+        str, Meta(description="Where this host stands, as in `a`: endpoints of the same zone are preferred.")
+    ] = ""
     state_dir: Annotated[str, Meta(description="Directory for what the agent keeps: its lock, the CA's token.")] = (
         "/var/lib/meshd"
     )

@@ -2,7 +2,8 @@
 
 A proxy reports totals since it started (`ReportStats`). From these an `Account` makes totals that never go back, even
 when the proxy restarts (its report says so by its `proxy` id) or forgets a row, and keeps one snapshot a second for a
-minute. Rates are the difference between two snapshots; nothing is averaged twice. Pure: time is an argument.
+minute. Rates are the difference between two snapshots; nothing is averaged twice. A proxy with nothing new to say says
+nothing, so a gap between two snapshots is a time without traffic. Pure: time is an argument.
 
 The counterpart is `meshd.agent.golden`, which makes the golden metrics of what `over` gives.
 """
@@ -19,6 +20,10 @@ WINDOW_S = 60.0
 """The longest window that can be asked for."""
 
 SNAPSHOT_EVERY_S = 1.0
+"""As often as a proxy reports while it has traffic."""
+
+SILENT_S = 2 * SNAPSHOT_EVERY_S
+"""A proxy that has not reported for so long has no traffic."""
 
 MAX_ROWS = 512
 """Rows kept for a proxy. 60 snapshots of as many rows that all change are some 40 MB; rows at rest cost nothing."""
@@ -141,14 +146,19 @@ class Account:
         if not self._snapshots:
             return
         last_at, last = self._snapshots[-1]
+        until = last_at if now - last_at < SILENT_S else now
+        since = until - window_s
         first_at, first = self._snapshots[0]
+        begun = max(first_at, since)
         for at, snapshot in islice(self._snapshots, 1, None):
-            if at > now - window_s:
+            if at > since:
+                # What this snapshot adds was counted in the second before it, however long the silence before that.
+                begun = max(first_at, min(since, at - SNAPSHOT_EVERY_S))
                 break
             first_at, first = at, snapshot
         for key, total in last.items():
             counted = total.minus(first.get(key, NOTHING))
-            yield Span(key, counted, last_at - first_at, total, self._open.get(key, 0))
+            yield Span(key, counted, until - begun, total, self._open.get(key, 0))
 
 
 def _key(row: Traffic) -> Key:

@@ -174,7 +174,8 @@ class ProxyWorkload(Struct, frozen=True):
 
 
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
-    """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener."""
+    """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener. `zone` is where it runs:
+    endpoints of the same zone are preferred."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -182,6 +183,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     inbound: str
     admin: str
     workloads: tuple[ProxyWorkload, ...]
+    zone: str = ""
 
 
 class Destination(Struct, frozen=True, tag="destination"):

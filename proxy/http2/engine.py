@@ -539,10 +539,10 @@ class Engine:
         if self.settled:
             self._idle()
         self.settled = True
+        self._send(SETTINGS_ACK)  # first: to the peer, what the new values allow is allowed behind it
         for at in range(0, len(payload), 6):
             name = int.from_bytes(payload[at : at + 2], "big")
             self._setting(name, int.from_bytes(payload[at + 2 : at + 6], "big"))
-        self._send(SETTINGS_ACK)
         self.on_capacity()
 
     def _setting(self, name: int, value: int) -> None:

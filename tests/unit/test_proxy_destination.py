@@ -55,12 +55,12 @@ class Pooled:
         self.closed = True
 
 
-def made(time: Time, *endpoints: Endpoint, bench_max_s: float = BENCH_MAX_S) -> Destination:
+def made(time: Time, *endpoints: Endpoint, bench_max_s: float = BENCH_MAX_S, zone: str = "") -> Destination:
     def make(endpoint: Endpoint) -> LiveEndpoint:
         traffic = HttpTraffic(LABELS), TcpTraffic(LABELS, "dst", False), TcpTraffic(LABELS, "dst", True)
         return LiveEndpoint(endpoint, time.now, *traffic)
 
-    destination = Destination("api", make, time.call_later, time.clock, bench_max_s)
+    destination = Destination("api", make, time.call_later, time.clock, bench_max_s, zone)
     if endpoints:
         destination.update(found(*endpoints))
     return destination
@@ -250,3 +250,19 @@ def test_a_closed_destination_lets_go_of_everything() -> None:
     assert pooled.closed
     assert live.retired
     assert destination.pick(100.0) is None
+
+
+def test_the_proxys_own_zone_is_preferred_while_something_there_can_be_asked() -> None:
+    time = Time()
+    near, far = Endpoint("192.0.2.1", 80, zone="a"), Endpoint("192.0.2.2", 80, zone="b")
+    destination = made(time, near, far, zone="a")
+    here, there = destination.endpoints
+    assert all(destination.pick(time.now) is here for _ in range(50))
+    destination.failed(here)
+    assert destination.pick(time.now) is there
+
+
+def test_without_a_zone_of_its_own_a_proxy_prefers_none() -> None:
+    time = Time()
+    destination = made(time, Endpoint("192.0.2.1", 80), Endpoint("192.0.2.2", 80, zone="b"))
+    assert len({destination.pick(time.now) for _ in range(50)}) == 2
