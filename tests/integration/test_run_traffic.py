@@ -74,6 +74,22 @@ def test_a_call_is_mutual_tls_from_process_to_process(agent: Path, tmp_path: Pat
     assert list(answers(me)) == ["200"]
 
 
+def test_a_first_few_calls_are_measured(agent: Path, tmp_path: Path) -> None:
+    options = ["--socket", str(agent)]
+    with server(options, tmp_path):
+        meshed.announced(agent, "web")
+        with meshed.run("me", options, [*CALL, "http://web/", "1"], tmp_path) as me:
+            assert me.ends() == 0, me.text
+
+        def web() -> Any:
+            (found,) = [each for each in meshed.status(agent)["workloads"] if each["name"] == "web"]
+            return found["golden"] if found["golden"]["requests"] == 10 else None
+
+        golden = wait_until(web, "the calls are reported")
+    assert golden["success_rate"] == 1.0
+    assert golden["rps"] > 0
+
+
 def test_a_workload_is_announced_when_its_port_accepts(agent: Path, tmp_path: Path) -> None:
     port, go = free_port(), tmp_path / "go"
     options = ["--socket", str(agent), "--port", str(port)]

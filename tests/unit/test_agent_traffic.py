@@ -110,6 +110,18 @@ def test_a_proxy_that_fell_silent_has_no_rate(proxy: Conversation) -> None:
     assert (found.rps, found.success_rate, found.requests) == (0, None, 100)
 
 
+def test_a_burst_after_a_silence_is_a_rate_over_the_window(proxy: Conversation) -> None:
+    proxy.reports(0)
+    proxy.reports(3600, traffic(60))
+    assert proxy.over(60, 3600).rps == 1
+
+
+def test_a_rate_falls_while_a_proxy_is_silent(proxy: Conversation) -> None:
+    proxy.reports(0)
+    proxy.reports(10, traffic(60))
+    assert [proxy.over(60, now).rps for now in (10, 20, 60)] == [6, 3, 1]
+
+
 def test_a_restart_of_the_proxy_loses_and_invents_nothing(proxy: Conversation) -> None:
     proxy.reports(0)
     proxy.reports(1, traffic(100), traffic(5, service="9090"))
