@@ -17,6 +17,7 @@ from collections import deque
 from typing import Final
 
 from proxy.http2 import frames
+from proxy.http2.fields import NO_TABLE, TABLE_BYTES
 from proxy.http2.frames import (
     ACK,
     CONTINUATION,
@@ -148,6 +149,7 @@ class Engine:
         self._unacknowledged = 0
         self._window = CONNECTION_WINDOW  # what the peer may still send
         self._waiting: dict[Stream, None] = {}  # streams with something queued, in turn
+        self._resize = b""  # what the next field block must begin with
         self._forgotten: deque[int] = deque(maxlen=MAX_REMEMBERED)
         self._idle_frames = 0
         self._resets = 0
@@ -212,6 +214,8 @@ class Engine:
             return
         if not self.out:
             self.wake()
+        if self._resize:
+            block, self._resize = self._resize + block, b""
         self.out.append(frames.headers(stream.number, block, ended, self.peer_max_frame))
         if ended:
             self._end_local(stream)
@@ -272,10 +276,10 @@ class Engine:
                 return
         if stream.tail is not None and not queue:
             if stream.tail:
-                self.out.append(frames.headers(stream.number, stream.tail, True, self.peer_max_frame))
+                self.send_headers(stream, stream.tail, True)
             else:
                 self.out.append(frames.frame(DATA, END_STREAM, stream.number))
-            self._end_local(stream)
+                self._end_local(stream)
 
     def _resume(self) -> None:
         """Windows have opened: send what waits, each stream in its turn."""
@@ -561,6 +565,8 @@ class Engine:
             if not MAX_FRAME_BYTES <= value < 1 << 24:
                 raise ProtocolError(Code.PROTOCOL_ERROR, f"a maximal frame size of {value}")
             self.peer_max_frame = min(value, 1 << 18)
+        elif name == Setting.HEADER_TABLE_SIZE and value < TABLE_BYTES:
+            self._resize = NO_TABLE
         elif name == Setting.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
         elif name == Setting.ENABLE_PUSH and value > (0 if self._client else 1):

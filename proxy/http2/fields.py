@@ -18,6 +18,9 @@ Field = tuple[bytes, bytes]
 STATIC: Final[tuple[Field, ...]] = tuple(HeaderTable.STATIC_TABLE)
 TABLE_BYTES: Final = 4096
 """The dynamic table a peer may use towards us: the protocol's default."""
+NO_TABLE: Final = b"\x20"
+"""A size update to 0. An encoder whose peer allows less than the default must say so, even if it uses no table (RFC
+7541, section 4.2)."""
 ENTRY_OVERHEAD: Final = 32
 MAX_LIST_BYTES: Final = 64 << 10
 """What a list of fields may measure, with 32 bytes for each (RFC 9113, section 6.5.2): as a head of HTTP/1.1."""
