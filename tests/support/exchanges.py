@@ -4,6 +4,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.policy import Policy
 from proxy.destination import Destination
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
@@ -15,6 +16,7 @@ from proxy.stats import Labels, Stats
 from proxy.sweep import Sweep
 from tests.support.wire import Wire
 
+DEFAULT = Policy()
 PLAIN = Endpoint("192.0.2.1", 80)
 OUTBOUND = Labels("outbound", "default/web", "api.default:80")
 
@@ -23,7 +25,14 @@ class Rig:
     """A listener with one route. What is asked of the connector waits in `asked` until the test answers it; idle
     connections are used again at once, as by `proxy.connect.Dialer`."""
 
-    def __init__(self, *endpoints: Endpoint, extra: bytes = b"", patience_s: float = 0.05, known: bool = True) -> None:
+    def __init__(
+        self,
+        *endpoints: Endpoint,
+        extra: bytes = b"",
+        patience_s: float = 0.05,
+        known: bool = True,
+        policy: Policy = DEFAULT,
+    ) -> None:
         self.stats = Stats()
         self.sweep = Sweep()
         self.asked: list[tuple[Exchange, LiveEndpoint]] = []
@@ -35,7 +44,9 @@ class Rig:
         self._timers: list[Callable[[], None]] = []
         self.destination = Destination("api", self._live, self._call_later)
         if known:
-            self.destination.update(EndpointSet(ServiceName("api", "default", 80), endpoints or (PLAIN,)))
+            self.destination.update(
+                EndpointSet(ServiceName("api", "default", 80), endpoints or (PLAIN,), policy=policy)
+            )
         self._route = Route(self.destination, self, self.stats, extra, patience_s, OUTBOUND)
 
     def _live(self, endpoint: Endpoint) -> LiveEndpoint:
@@ -113,3 +124,9 @@ class Rig:
         """Every deadline is looked at, as if after_s had passed."""
         for _ in range(Sweep.BUCKETS):
             self.sweep.tick(monotonic() + after_s)
+
+    def ring(self) -> None:
+        """Every timer that the destination set is over."""
+        timers, self._timers = self._timers, []
+        for call in timers:
+            call()
