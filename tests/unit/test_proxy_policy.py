@@ -203,7 +203,7 @@ def test_never_more_than_a_share_are_out_for_their_answers() -> None:
 def test_the_only_endpoint_is_never_taken_out_for_its_answers() -> None:
     rig = Rig()
     fail(rig, 20)
-    assert rig.destination.endpoints[0].state(accrual) is State.IN
+    assert state(rig.destination.endpoints[0]) is State.IN
 
 
 def test_a_success_rate_that_is_too_low_takes_out() -> None:
