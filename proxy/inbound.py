@@ -37,6 +37,8 @@ PATIENCE_S: Final = 1.0
 HEADER_S: Final = 10.0
 """How long a peer may take to say its transport header."""
 
+OPAQUE: Final = frozenset(("auto", "tcp"))
+"""Protocols of ports that take opaque bytes; every other is HTTP."""
 
 _NO_ACCRUAL: Final = Policy(failure_accrual=FailureAccrual(consecutive_failures=0))
 """There is but one application to ask: its failures are its callers' to judge."""
@@ -159,7 +161,7 @@ class _Opening(asyncio.Protocol):
         if local is None:
             self._refuse(f"{self._peer} asked for port {header.port}, which {self._workload} does not declare")
             return
-        if header.protocol == "tcp" and local.port.protocol == "http":
+        if header.protocol == "tcp" and local.port.protocol not in OPAQUE:
             # Opaque bytes are not looked into, so what they say in l5d-client-id would be believed.
             self._refuse(f"{self._peer} sent opaque bytes for port {header.port} of {self._workload}, which is HTTP")
             return

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
+from meshd.api.documents import Protocol
 from meshd.api.names import WorkloadName
 from proxy.mesh.header import TransportHeader, encode
 from proxy.mesh.identity import Held
@@ -163,12 +165,13 @@ def test_only_declared_ports_are_reached_and_only_after_a_header() -> None:
     run(conversation())
 
 
-def test_a_port_that_is_http_takes_no_opaque_bytes() -> None:
+@pytest.mark.parametrize("protocol", [each for each in get_args(Protocol) if each not in ("auto", "tcp")])
+def test_a_port_that_is_http_takes_no_opaque_bytes(protocol: Protocol) -> None:
     """They could say of themselves who the caller is, since nobody would look."""
 
     async def conversation() -> None:
         async with origin() as api:
-            world = mesh(api.port, "http")
+            world = mesh(api.port, protocol)
             async with running(world.api):
                 tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
                 assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST) == (b"", True)
