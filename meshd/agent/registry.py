@@ -25,7 +25,7 @@ HOST = ""
 MAX_REGISTRATIONS = 1024
 """Workloads that `meshd run` may have on one host at a time."""
 
-NOT_ATTACHED = "proxy attached"
+NOT_ATTACHED = "its proxy"
 """What a workload waits for whose proxy is not there."""
 
 NOT_REPORTED = "first report of the proxy"

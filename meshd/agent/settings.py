@@ -13,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from meshd.api.names import Address, is_label, is_trust_domain
+from meshd.api.names import Address, InvalidName, is_label, is_trust_domain
 
 SETTINGS_FILE = "/etc/meshd/meshd.yaml"
 
@@ -35,7 +35,7 @@ class CaSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"
 
     def __post_init__(self) -> None:
         if not self.url.startswith("https://"):
-            raise ValueError(f"{self.url!r} is not an https URL, as in https://ca.example:4180")
+            raise ValueError(f"url: {self.url!r} is not an https URL, as in https://ca.example:4180")
 
 
 class FileDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -68,10 +68,12 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     workers: Annotated[int, Meta(description="Worker processes; 1 is the only number that can be had.")] = 1
 
     def __post_init__(self) -> None:
-        Address.parse(self.inbound)
-        for optional in (self.outbound, self.admin):
-            if optional:
-                Address.parse(optional)
+        for field, text in (("outbound", self.outbound), ("inbound", self.inbound), ("admin", self.admin)):
+            if text or field == "inbound":
+                try:
+                    Address.parse(text)
+                except InvalidName as error:
+                    raise ValueError(f"{field}: {error}") from error
         if self.workers != 1:
             raise ValueError(f"{self.workers} workers cannot be had: the proxy is one process, so `workers` is 1")
 

@@ -27,7 +27,7 @@ class _Label(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return check_label(value, "it")
+            return check_label(value, "the name")
         except InvalidName as error:
             self.fail(str(error), param, ctx)
 

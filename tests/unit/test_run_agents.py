@@ -65,7 +65,7 @@ def test_a_log_is_private_bounded_and_shows_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--name", "Web", "--", "true"], "'--name': it 'Web' is not a DNS label"),
+        (["--name", "Web", "--", "true"], "'--name': the name 'Web' is not a DNS label"),
         (["--name", "web"], "Missing argument 'CMD...'"),
         (["--", "true"], "Missing option '--name'"),
         (["--name", "web", "--port", "0", "--", "true"], "'--port': 0 is not in the range"),
