@@ -23,6 +23,7 @@ import uvloop
 from meshd import __version__
 from meshd.api.control import ProxyConfiguration, ReportStats, Traffic
 from meshd.api.loading import ConfigurationError
+from meshd.api.logs import Lines
 from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from proxy.control import AgentClient
@@ -56,9 +57,9 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """The console script."""
     arguments = _arguments()
-    logging.basicConfig(
-        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    logging.basicConfig(level=arguments.log_level.upper(), handlers=[handler])
     try:
         if arguments.check:
             load(arguments.config)

@@ -1,0 +1,20 @@
+"""The one form of meshd's logs: lines for the journal, or for a file to keep.
+
+    2026-03-01T10:00:00+0000 warning agent.session: refused Attach to pid 4711 of uid 1000: …
+
+The form alone; where the lines go is the program's choice.
+"""
+
+import logging
+
+
+class Lines(logging.Formatter):
+    """Time with its zone, level, the logger's name without `meshd.`, message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        record.name = record.name.removeprefix("meshd.")
+        return super().format(record)
