@@ -14,7 +14,7 @@ connection ends with ENHANCE_YOUR_CALM.
 """
 
 from collections import deque
-from typing import Final
+from typing import ClassVar, Final
 
 from proxy.http2 import frames
 from proxy.http2.fields import NO_TABLE, TABLE_BYTES
@@ -48,10 +48,13 @@ MAX_BLOCK_BYTES: Final = 64 << 10
 MAX_CONTINUATIONS: Final = 16
 MAX_IDLE_FRAMES: Final = 1000
 """PING, SETTINGS, PRIORITY, empty DATA and the like, between two looks at the clock (about a second)."""
-MAX_RESETS: Final = 200
-"""Streams that a peer resets between two looks at the clock."""
-MAX_REMEMBERED: Final = 64
+MAX_RESETS: Final = 1000
+"""Streams that a peer resets, or has us reset, between two looks at the clock. More than a proxy in good faith has open
+at once (`MAX_STREAMS`), all of which it gives up when its own caller goes away; nghttp2's."""
+MAX_REMEMBERED: Final = 4 * MAX_STREAMS
 """Streams that we reset and on which the peer may still be sending."""
+MAX_SETTINGS: Final = 32
+"""Values in one SETTINGS, each of which may change every stream; nghttp2's."""
 
 
 class ProtocolError(Exception):
@@ -127,6 +130,8 @@ class Stream:
 class Engine:
     """See the module. The owner implements `wake`, `on_stream` and `on_goaway`."""
 
+    LAST_NUMBER: ClassVar[int] = MAX_WINDOW
+
     def __init__(self, client: bool) -> None:
         self.out: list[bytes] = []
         self.streams: dict[int, Stream] = {}
@@ -147,10 +152,9 @@ class Engine:
         self._block_bytes = 0
         self._send_window = DEFAULT_WINDOW
         self._unacknowledged = 0
-        self._window = CONNECTION_WINDOW  # what the peer may still send
         self._waiting: dict[Stream, None] = {}  # streams with something queued, in turn
         self._resize = b""  # what the next field block must begin with
-        self._forgotten: deque[int] = deque(maxlen=MAX_REMEMBERED)
+        self._forgotten: dict[int, None] = {}  # streams that we reset, in turn
         self._idle_frames = 0
         self._resets = 0
 
@@ -202,7 +206,7 @@ class Engine:
     @property
     def exhausted(self) -> bool:
         """No further stream may be opened: the numbers are used up (RFC 9113, section 5.1.1)."""
-        return self._next > MAX_WINDOW
+        return self._next > self.LAST_NUMBER
 
     def send_headers(self, stream: Stream, block: bytes, ended: bool) -> None:
         """See `Stream.send_headers`."""
@@ -313,13 +317,31 @@ class Engine:
         """See `Stream.reset`."""
         if self.streams.get(stream.number) is stream:
             self._send(frames.rst_stream(stream.number, code))
-            self._forgotten.append(stream.number)
+            self._forget(stream.number)
             self._close(stream)
 
     def refuse(self, number: int, code: Code) -> None:
         """Reset a stream that was never taken up."""
         self._send(frames.rst_stream(number, code))
-        self._forgotten.append(number)
+        self._forget(number)
+
+    def break_off(self, stream: Stream, code: Code) -> None:
+        """Reset stream, on which the peer broke the protocol."""
+        self.reset(stream, code)
+        self._count_reset()
+        stream.on_reset(code, False)
+
+    def _forget(self, number: int) -> None:
+        self._forgotten[number] = None
+        if len(self._forgotten) > MAX_REMEMBERED:
+            del self._forgotten[next(iter(self._forgotten))]
+
+    def _count_reset(self) -> None:
+        # Where it opens the streams, to open and reset them costs a peer less than it costs us. A peer that has us
+        # reset them instead ("MadeYouReset") does the same.
+        self._resets += 1
+        if self._resets > MAX_RESETS and not self._client:
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "too many streams opened and reset")
 
     def go_away(self, final: bool) -> None:
         """Take no new streams. Not `final`: those the peer is just opening are still taken (section 6.8)."""
@@ -408,13 +430,9 @@ class Engine:
         size = len(payload)
         if number == 0:
             raise ProtocolError(Code.PROTOCOL_ERROR, "DATA on stream 0")
-        self._window -= size
-        if self._window < 0:
-            raise ProtocolError(Code.FLOW_CONTROL_ERROR, "more than the connection's window")
         self._unacknowledged += size
         if self._unacknowledged * 2 >= CONNECTION_WINDOW:
             self._send(frames.window_update(0, self._unacknowledged))
-            self._window += self._unacknowledged
             self._unacknowledged = 0
         ended = bool(flags & END_STREAM)
         if flags & PADDED:
@@ -427,7 +445,7 @@ class Engine:
             return
         stream.unacknowledged += size
         if stream.unacknowledged > STREAM_WINDOW:
-            self._stream_error(stream, Code.FLOW_CONTROL_ERROR)
+            self.break_off(stream, Code.FLOW_CONTROL_ERROR)
             return
         if ended:
             self._end_remote(stream)
@@ -442,17 +460,13 @@ class Engine:
         if number in self._forgotten:
             return
         if stream is not None:
-            self._stream_error(stream, Code.STREAM_CLOSED)
+            self.break_off(stream, Code.STREAM_CLOSED)
         else:
             raise ProtocolError(Code.STREAM_CLOSED, "a frame on a closed stream")
 
     def _is_idle(self, number: int) -> bool:
         mine = bool(number & 1) == self._client
         return number >= self._next if mine else number > self._highest
-
-    def _stream_error(self, stream: Stream, code: Code) -> None:
-        self.reset(stream, code)
-        stream.on_reset(code, False)
 
     def _headers(self, flags: int, number: int, payload: bytes) -> None:
         if not self.settled:
@@ -511,10 +525,11 @@ class Engine:
         if number == 0:
             if increment == 0:
                 raise ProtocolError(Code.PROTOCOL_ERROR, "a WINDOW_UPDATE of 0")
+            shut = self._send_window <= 0  # else those that wait, wait for their own window
             self._send_window += increment
             if self._send_window > MAX_WINDOW:
                 raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a connection window beyond 2^31-1")
-            if self._waiting:
+            if shut and self._waiting:
                 self._resume()
             return
         stream = self.streams.get(number)
@@ -525,7 +540,7 @@ class Engine:
             return
         stream.send_window += increment
         if increment == 0 or stream.send_window > MAX_WINDOW:
-            self._stream_error(stream, Code.PROTOCOL_ERROR if increment == 0 else Code.FLOW_CONTROL_ERROR)
+            self.break_off(stream, Code.PROTOCOL_ERROR if increment == 0 else Code.FLOW_CONTROL_ERROR)
         elif stream in self._waiting:
             self._resume()
 
@@ -538,6 +553,8 @@ class Engine:
             if not self.settled:
                 raise ProtocolError(Code.PROTOCOL_ERROR, "a connection that does not begin with SETTINGS")
             return
+        if len(payload) > 6 * MAX_SETTINGS:
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "SETTINGS of too many values")
         if len(payload) % 6:
             raise ProtocolError(Code.FRAME_SIZE_ERROR, "SETTINGS that are not of 6 bytes each")
         if self.settled:
@@ -593,12 +610,10 @@ class Engine:
                 raise ProtocolError(Code.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
             self._idle()
             return
-        self._resets += 1
-        if self._resets > MAX_RESETS and not self._client:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "too many streams opened and reset")
         code = int.from_bytes(payload, "big")
         self._close(stream)
         stream.on_reset(code, code == Code.REFUSED_STREAM)
+        self._count_reset()
 
     def _ping(self, flags: int, number: int, payload: bytes) -> None:
         if number != 0:

@@ -171,8 +171,7 @@ class ServerStream(Stream):
             self._exchange.request_more(b"", True, lines)
 
     def _malformed(self) -> None:
-        self.reset(Code.PROTOCOL_ERROR)
-        self.on_reset(Code.PROTOCOL_ERROR, False)
+        self.engine.break_off(self, Code.PROTOCOL_ERROR)
 
     def on_reset(self, code: int, unprocessed: bool) -> None:  # noqa: ARG002 - the seam's signature
         exchange, self._exchange = self._exchange, None

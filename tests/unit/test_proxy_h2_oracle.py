@@ -8,7 +8,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from proxy.http2.engine import STREAM_WINDOW
@@ -330,7 +330,7 @@ OPERATIONS = st.lists(
 
 @pytest.mark.parametrize("client", [True, False], ids=["our client", "our server"])
 def test_all_that_one_sends_the_other_gets(client: bool) -> None:
-    @settings(max_examples=20, deadline=None, phases=GENERATE_ONLY)
+    @settings(max_examples=20, deadline=None, phases=GENERATE_ONLY, suppress_health_check=[HealthCheck.too_slow])
     @given(OPERATIONS)
     def converse(operations: list[tuple[str, int, int, int, bool]]) -> None:
         ours, oracle = Ours(client), Oracle(not client)
