@@ -33,7 +33,16 @@ LOCAL_TIMEOUT_S: Final = 0.3
 MESH_TIMEOUT_S: Final = 3.0
 """To another proxy, with the TLS handshake."""
 
-P = TypeVar("P", bound=asyncio.Protocol)
+
+class Opened(asyncio.Protocol):
+    """What a connection for opaque bytes is opened with; its endpoint counts it as open from when it is made."""
+
+    def not_opened(self) -> None:
+        """No connection could be had for it."""
+        raise NotImplementedError
+
+
+E = TypeVar("E", bound=Opened)
 
 
 class NoCertificate(Exception):
@@ -94,27 +103,36 @@ class Dialer:
         """Open one connection for all that wait; those it has no room for open the next."""
         opening = self._opening(live.endpoint, "h2", destination.name)
         client = Http2Client(live, self._sweep, live.tcp, opening)
-        failure = await self.dial(destination, live, lambda: client)
-        waiting, live.opening = live.opening or [], None
-        if failure is None and not live.retired:
+        failure: Failure | None = Failure.NOT_CONNECTED
+        try:
+            failure = await self.dial(destination, live, lambda: client)
+        finally:  # cancelled too: those that wait are to know
+            waiting, live.opening = live.opening or [], None
+            if failure is not None:
+                for exchange in waiting:
+                    exchange.not_connected(failure)
+        if failure is not None:
+            return
+        if not live.retired:
             live.shared.append(client)
         for exchange in waiting:
-            if failure is not None:
-                exchange.not_connected(failure)
-            elif client.room > 0:
+            if client.room > 0:
                 exchange.connected(client.stream())
             else:
                 self._connect_shared(exchange, live)
-        if live.retired and failure is None:
+        if live.retired:
             client.close()
 
     async def _connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
         destination = exchange.route.destination
         client = ClientConnection(live, self._sweep, live.tcp)
-        failure = await self.dial(destination, live, lambda: client)
-        if failure is not None:
-            exchange.not_connected(failure)
-        elif not exchange.connected(client):
+        failure: Failure | None = Failure.NOT_CONNECTED
+        try:
+            failure = await self.dial(destination, live, lambda: client)
+        finally:  # cancelled too: the exchange is to know
+            if failure is not None:
+                exchange.not_connected(failure)
+        if failure is None and not exchange.connected(client):
             client.park()
 
     def _opening(self, endpoint: Endpoint, protocol: MeshProtocol, service: str) -> bytes:
@@ -141,11 +159,11 @@ class Dialer:
         return None
 
     async def open_tcp(
-        self, destination: Destination, patience_s: float, make: Callable[[LiveEndpoint, bytes], P]
-    ) -> P | Failure:
+        self, destination: Destination, patience_s: float, make: Callable[[LiveEndpoint, bytes], E]
+    ) -> E | Failure:
         """A connection for opaque bytes to the least loaded endpoint. Waits and tries for patience_s.
 
-        `make` gets the endpoint, whose `open` is already one higher, and what to send first.
+        `make` gets the endpoint and what to send first.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_s
@@ -156,12 +174,11 @@ class Dialer:
                 if refused is not None:
                     return refused
                 continue
-            live.open += 1
             protocol = make(live, self._opening(live.endpoint, "tcp", destination.name))
             outcome = await self.dial(destination, live, lambda made=protocol: made)  # type: ignore[misc]
             if outcome is None:
                 return protocol
-            live.open -= 1
+            protocol.not_opened()
             if outcome in (Failure.IDENTITY, Failure.LOOP) or loop.time() >= deadline:
                 return outcome
 

@@ -18,11 +18,12 @@ from proxy.sweep import Sweep
 
 TIMEOUT_S: Final = 10.0
 """How long the first bytes are waited for; Linkerd's."""
+DRAIN_S: Final = 1.0
 MAX_LINE_BYTES: Final = 16 << 10
 """A first line that is longer is no HTTP/1.x request line."""
 
-_BEGINS = re.compile(rb"\r?\n?[A-Za-z][!#$%&'*+\-.^_`|~0-9A-Za-z]{0,31}(?: |$)")
-_REQUEST_LINE = re.compile(rb"\r?\n?[^\r\n]* HTTP/1\.[0-9]\r?")
+_BEGINS = re.compile(rb"(?:\r\n)?[A-Za-z][!#$%&'*+\-.^_`|~0-9A-Za-z]{0,31}(?: |$)")
+_REQUEST_LINE = re.compile(rb"(?:\r\n)?[^\r\n]* HTTP/1\.[0-9]\r?")
 
 Detected = Literal["http1", "http2", "tcp"]
 
@@ -40,15 +41,22 @@ def detect(data: bytes) -> Detected | None:
 
 
 class Detecting(asyncio.Protocol):
-    """A connection whose protocol is not known yet; `decided` is told, with the bytes read so far, and takes over.
-    Not `opaque`: it is HTTP, and the question is which version."""
+    """A connection whose protocol is not known yet. `decided` is told, with the bytes read so far, and takes over;
+    `gone` when it is over, either way. Not `opaque`: it is HTTP, and the question is which version."""
 
     def __init__(
-        self, sweep: Sweep, decided: Callable[[asyncio.Transport, Detected, bytes], None], *, opaque: bool
+        self,
+        sweep: Sweep,
+        decided: Callable[[asyncio.Transport, Detected, bytes], None],
+        gone: Callable[["Detecting"], None],
+        *,
+        opaque: bool,
     ) -> None:
         self._sweep = sweep
         self._decided = decided
+        self._gone = gone
         self._opaque = opaque
+        self._draining = False
         self._data = b""
         self._deadline = 0.0
         self._transport: asyncio.Transport
@@ -69,12 +77,22 @@ class Detecting(asyncio.Protocol):
         if found is not None:
             self._decide(found)
 
+    def drain(self) -> None:
+        """The proxy ends: what is said within `DRAIN_S` is heard, and a connection that says nothing is closed."""
+        self._draining = True
+        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + DRAIN_S)
+
     def _decide(self, found: Detected) -> None:
         self._sweep.discard(self)
+        self._gone(self)
         self._decided(self._transport, found, self._data)
 
     def sweep(self, now: float) -> None:
-        if now >= self._deadline:
+        if now < self._deadline:
+            return
+        if self._draining and not self._data:
+            self._transport.close()
+        else:
             self._decide("tcp" if self._opaque else "http1")
 
     def eof_received(self) -> bool:
@@ -86,6 +104,7 @@ class Detecting(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._sweep.discard(self)
+        self._gone(self)
 
 
 def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes) -> None:

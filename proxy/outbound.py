@@ -46,11 +46,18 @@ class _Connections:
     def __init__(self, stats: Stats) -> None:
         self._stats = stats
         self._open: set[Drained] = set()
+        self._draining = False
 
     def opened(self, connection: C) -> C:
         """connection itself, kept until it is closed."""
         self._open.add(connection)
         return connection
+
+    def serve(self, transport: asyncio.Transport, connection: ServerConnection | Http2Server, data: bytes) -> None:
+        """Let connection have the transport, and the bytes that were read from it."""
+        take_over(transport, self.opened(connection), data)
+        if self._draining:
+            connection.drain()
 
     def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
         self._stats.count_error("outbound", "http", "unexpected")
@@ -60,6 +67,7 @@ class _Connections:
 
     def drain(self) -> None:
         """Let each connection end after the request under way."""
+        self._draining = True
         for connection in tuple(self._open):
             connection.drain()
 
@@ -86,19 +94,15 @@ class UpstreamListener(_Connections):
         if speaks == "auto":
             speaks = self._followed.route.destination.protocol
         if speaks == "tcp":
-            return self._serving("tcp")
-        return Detecting(self._outbound.sweep, self._detected, opaque=speaks == "auto")
+            return _Relayed(self._relayed, self._relay)
+        return self.opened(Detecting(self._outbound.sweep, self._detected, self.closed, opaque=speaks == "auto"))
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
-        take_over(transport, self._serving(found), data)
-
-    def _serving(self, found: Detected) -> asyncio.Protocol:
-        sweep = self._outbound.sweep
-        if found == "http1":
-            return self.opened(ServerConnection(self, self._http_tcp, sweep))
-        if found == "http2":
-            return self.opened(Http2Server(self, self._http_tcp, sweep))
-        return _Relayed(self._relayed, self._relay)
+        if found == "tcp":
+            take_over(transport, _Relayed(self._relayed, self._relay), data)
+        else:
+            kind = Http2Server if found == "http2" else ServerConnection
+            self.serve(transport, kind(self, self._http_tcp, self._outbound.sweep), data)
 
     def _relay(self, end: RelayEnd) -> None:
         outbound, destination = self._outbound, self._followed.route.destination
@@ -138,19 +142,19 @@ class ForwardProxy(_Connections):
         self._tcp = stats.tcp(Labels("outbound"), "src")
 
     def accept(self) -> asyncio.Protocol:
-        return Detecting(self._sweep, self._detected, opaque=False)
+        return self.opened(Detecting(self._sweep, self._detected, self.closed, opaque=False))
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
         kind = Http2Server if found == "http2" else ServerConnection
-        take_over(transport, self.opened(kind(self, self._tcp, self._sweep)), data)
+        self.serve(transport, kind(self, self._tcp, self._sweep), data)
 
     def route(self, head: RequestHead) -> Route | Failure:
         callers = self._callers()
-        if len(callers) != 1:
-            return Failure.NO_CALLER
-        if not head.authority:
-            return Failure.BAD_REQUEST
-        return callers[0].destinations.get(head.authority)
+        if len(callers) == 1 and head.authority:
+            return callers[0].destinations.get(head.authority)
+        failure = Failure.BAD_REQUEST if len(callers) == 1 else Failure.NO_CALLER
+        self._stats.count_error("outbound", "http", failure.value.label)
+        return failure
 
     def tunnel(self, connection: ServerConnection, authority: str) -> Failure | None:
         callers = self._callers()

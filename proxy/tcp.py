@@ -8,7 +8,7 @@ that breaks, or is cut short of its empty record, breaks the other: what was tru
 import asyncio
 from typing import Final, cast
 
-from proxy.connect import Dialer
+from proxy.connect import Dialer, Opened
 from proxy.destination import Destination
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
@@ -160,15 +160,23 @@ async def open_end(destination: Destination, dialer: Dialer, patience_s: float) 
     return await dialer.open_tcp(destination, patience_s, make)
 
 
-class EndpointEnd(RelayEnd):
-    """The end at an endpoint; the endpoint counts it as open until it is lost."""
+class EndpointEnd(RelayEnd, Opened):
+    """The end at an endpoint, which counts it as open from when it is made until it is lost, or was never had."""
 
     def __init__(self, live: LiveEndpoint, opening: bytes) -> None:
         super().__init__(live.relayed, records=bool(live.endpoint.identity), opening=opening)
         self._live = live
+        self._is_open = True
+        live.open += 1
+
+    def not_opened(self) -> None:
+        """See `proxy.connect.Opened`. A connection that was made in the moment its time was over is counted once."""
+        if self._is_open:
+            self._is_open = False
+            self._live.open -= 1
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._live.open -= 1
+        self.not_opened()
         super().connection_lost(exc)
 
 
