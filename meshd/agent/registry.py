@@ -72,7 +72,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._instances: dict[str, Instance] = {}
-        self._attachments: dict[str, Attachment] = {}
+        self._attachments: dict[str, list[Attachment]] = {}
         self._subscribers: list[Callable[[], None]] = []
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -131,32 +131,38 @@ class Registry:
     # --- proxies ------------------------------------------------------------------------------------------------
 
     def attach(self, key: str, uid: int, connection: object) -> Instance:
-        """A proxy of user uid is there for the instance; the last to attach is the one that counts."""
+        """A proxy of user uid is there for the instance. Of several, the last that is ready counts: one that cannot
+        serve, since another has its listeners, takes nobody's place."""
         known = self._known(key)
         if known is None:
             raise Unacceptable("no workload is registered with this instance (yet)", retry=True)
         if key != HOST and known.uid != uid:
             raise Unacceptable("this instance belongs to another user")
-        self._attachments[known.key] = Attachment(connection)
+        self._attachments.setdefault(known.key, []).append(Attachment(connection))
         self._changed()
         return known
 
     def report(self, key: str, connection: object, report: ReportState) -> None:
-        """How the proxy is; of no account when another has attached for the instance since."""
-        attachment = self._attachments.get(key)
-        if attachment is not None and attachment.connection is connection and attachment.report != report:
-            attachment.report = report
-            self._changed()
+        """How the proxy that attached over connection is."""
+        for attachment in self._attachments.get(key, ()):
+            if attachment.connection is connection and attachment.report != report:
+                attachment.report = report
+                self._changed()
 
     def gone(self, connection: object) -> None:
         """The connection ended, and with it what it declared and the proxy that was attached over it."""
         instances = [key for key, instance in self._instances.items() if instance.owner is connection]
-        attachments = [key for key, each in self._attachments.items() if each.connection is connection]
         for key in instances:
             del self._instances[key]
-        for key in attachments:
-            del self._attachments[key]
-        if instances or attachments:
+        detached = False
+        for key, attachments in tuple(self._attachments.items()):
+            left = [each for each in attachments if each.connection is not connection]
+            detached = detached or len(left) < len(attachments)
+            if left:
+                self._attachments[key] = left
+            else:
+                del self._attachments[key]
+        if instances or detached:
             self._changed()
 
     # --- what is known ------------------------------------------------------------------------------------------
@@ -170,7 +176,7 @@ class Registry:
 
     def waiting_for(self, instance: Instance) -> tuple[str, ...]:
         """What keeps the instance's workloads from being announced; empty when nothing does."""
-        attachment = self._attachments.get(instance.key)
+        attachment = self._attachment(instance)
         if attachment is None:
             return (*instance.waiting_for, NOT_ATTACHED)
         if attachment.report is None:
@@ -190,8 +196,16 @@ class Registry:
         )
 
     def report_of(self, instance: Instance) -> ReportState | None:
-        attachment = self._attachments.get(instance.key)
+        attachment = self._attachment(instance)
         return None if attachment is None else attachment.report
+
+    def _attachment(self, instance: Instance) -> Attachment | None:
+        """The one that counts: the last that is ready, else the last."""
+        attached = self._attachments.get(instance.key)
+        if not attached:
+            return None
+        ready = [each for each in attached if each.report is not None and not each.report.waiting_for]
+        return (ready or attached)[-1]
 
     def certificate(self, instance: Instance, workload: ProxyWorkload) -> CertificateState:
         """What the instance's proxy said of the workload's certificate."""

@@ -28,6 +28,9 @@ SILENT_S = 2 * SNAPSHOT_EVERY_S
 MAX_ROWS = 512
 """Rows kept for a proxy. 60 snapshots of as many rows that all change are some 40 MB; rows at rest cost nothing."""
 
+MAX_PROXIES = 4
+"""Proxies of one instance that may take turns: the one that serves, those that drain, one started by mistake."""
+
 MAX_TEXT = 512
 """Characters in a peer or a service; a SPIFFE ID of ours has at most 400."""
 
@@ -88,12 +91,10 @@ class Span(NamedTuple):
 
 
 class Account:
-    """The traffic of one proxy and of those that take its place after it."""
+    """The traffic of one proxy, of those that take its place after it, and of both while one drains."""
 
     def __init__(self) -> None:
-        self._proxy = ""
-        self._reported: dict[Key, Counters] = {}  # as last reported
-        self._carried: dict[Key, Counters] = {}  # of proxies that are no more
+        self._reported: dict[str, dict[Key, Counters]] = {}  # by proxy, as it last said
         self._totals: dict[Key, Counters] = {}
         self._open: dict[Key, int] = {}
         self._snapshots: deque[tuple[float, Snapshot]] = deque()
@@ -105,32 +106,32 @@ class Account:
                 raise ValueError(f"a row has {BUCKETS} latency buckets")
             if len(row.peer) > MAX_TEXT or len(row.service) > MAX_TEXT:
                 raise ValueError(f"a row's texts have at most {MAX_TEXT} characters")
-        if report.proxy != self._proxy:
-            self._proxy, self._reported, self._carried = report.proxy, {}, dict(self._totals)
+        reported = self._reported[report.proxy] = self._reported.pop(report.proxy, {})
+        while len(self._reported) > MAX_PROXIES:
+            del self._reported[next(iter(self._reported))]
         rows = {_key(row): row for row in report.rows}
         self._make_room(rows.keys())
         self._open = {}
         for key, row in rows.items():
             if key in self._totals or len(self._totals) < MAX_ROWS:
                 self._open[key] = row.open_connections
-                self._count(key, _counters(row))
+                self._count(reported, key, _counters(row))
         self._snap(now)
 
     def _make_room(self, needed: Set[Key]) -> None:
         """Forget rows that are no longer reported, the longest known first, where new ones would not fit."""
         excess = len(self._totals.keys() | needed) - MAX_ROWS
         for key in [key for key in self._totals if key not in needed][: max(excess, 0)]:
-            for rows in (self._totals, self._reported, self._carried):
+            for rows in (self._totals, *self._reported.values()):
                 rows.pop(key, None)
 
-    def _count(self, key: Key, counters: Counters) -> None:
-        before = self._reported.get(key)
-        if before is not None and counters.requests < before.requests:  # the proxy forgot the row, and began it anew
-            self._carried[key] = self._totals[key]
-        self._reported[key] = counters
-        total = counters.plus(self._carried[key]) if key in self._carried else counters
-        if total != self._totals.get(key):  # else the object there serves on, and the snapshots share it
-            self._totals[key] = total
+    def _count(self, reported: dict[Key, Counters], key: Key, counters: Counters) -> None:
+        before = reported.get(key, NOTHING)
+        if counters.requests < before.requests:  # the proxy forgot the row, and began it anew
+            before = NOTHING
+        reported[key] = counters
+        if counters != before or key not in self._totals:  # else the object there serves on, and the snapshots share it
+            self._totals[key] = self._totals.get(key, NOTHING).plus(counters.minus(before))
 
     def _snap(self, now: float) -> None:
         """Keep the totals as they are now: a snapshot a second, back to one from before the longest window."""

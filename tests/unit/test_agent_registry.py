@@ -110,6 +110,24 @@ def test_a_proxy_that_was_replaced_says_nothing_any_more(mesh: Mesh) -> None:
     assert (mesh.ports("web"), mesh.waiting_for) == ([], (NOT_REPORTED,))
 
 
+def test_a_second_proxy_counts_once_it_is_ready_and_the_first_again_when_it_is_gone(mesh: Mesh) -> None:
+    """As when one takes over from another, and when one is started by mistake while another has the listeners."""
+
+    def pid() -> int:
+        (instance,) = mesh.registry.instances()
+        report = mesh.registry.report_of(instance)
+        return report.pid if report is not None else 0
+
+    mesh.serve(WEB, proxy="first")
+    mesh.registry.attach(WEB.instance, 1000, "second")
+    mesh.registry.report(WEB.instance, "second", ReportState(pid=3, waiting_for=("listener 127.0.0.1:40001",)))
+    assert (pid(), mesh.ports("web")) == (READY.pid, [8080])
+    mesh.registry.report(WEB.instance, "second", ReportState(pid=3, waiting_for=()))
+    assert (pid(), mesh.ports("web")) == (3, [8080])
+    mesh.registry.gone("second")
+    assert (pid(), mesh.ports("web")) == (READY.pid, [8080])
+
+
 def test_a_proxy_that_stayed_serves_the_workload_that_comes_back(mesh: Mesh) -> None:
     mesh.serve(WEB)
     mesh.registry.gone("run")

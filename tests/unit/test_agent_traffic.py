@@ -132,6 +132,14 @@ def test_a_restart_of_the_proxy_loses_and_invents_nothing(proxy: Conversation) -
     assert {span.key.service: span.counted.requests for span in proxy.spans(1, 4)} == {"8080": 1, "9090": 0}
 
 
+def test_two_proxies_that_take_turns_are_each_counted_once(proxy: Conversation) -> None:
+    proxy.reports(0)
+    for second in range(1, 10):
+        proxy.reports(second, traffic(10 * second), proxy="old")
+        proxy.reports(second + 0.5, traffic(second), proxy="new")
+    assert [span.total.requests for span in proxy.spans(60, 10)] == [99]
+
+
 def test_a_row_that_the_proxy_began_anew_goes_on_adding(proxy: Conversation) -> None:
     proxy.reports(0, traffic(50))
     proxy.reports(1)
