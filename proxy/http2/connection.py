@@ -22,6 +22,7 @@ class Http2Connection(Engine, asyncio.Protocol):
         self._tcp = tcp
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
+        self._ending = False  # the transport was closing when it was last looked at
         self.transport: asyncio.Transport
 
     def lost(self) -> None:
@@ -84,3 +85,7 @@ class Http2Connection(Engine, asyncio.Protocol):
     def sweep(self, now: float) -> None:  # noqa: ARG002 - the owners look at the clock
         """See `proxy.sweep.Swept`."""
         self.calm()
+        if self.transport.is_closing():
+            if self._ending:
+                self.transport.abort()  # a peer that does not read its last bytes does not keep the connection
+            self._ending = True

@@ -242,14 +242,16 @@ def trailers(fields: list[Field]) -> bytes:
     return b"".join(line + b"\r\n" for line in found.lines)
 
 
-def grpc_failure(text: str, status: bytes) -> bytes:
-    """The block of an answer of the proxy's own to a gRPC call: a head that is trailers too ("Trailers-Only")."""
-    return encode(
-        [
-            (b":status", b"200"),
-            (b"content-type", b"application/grpc"),
-            (b"grpc-status", status),
-            (b"grpc-message", text.encode()),
-            (b"l5d-proxy-error", text.encode()),
-        ]
-    )
+def grpc_failure(text: str, status: bytes, unsent: bool) -> bytes:
+    """The block of an answer of the proxy's own to a gRPC call: a head that is trailers too ("Trailers-Only"). `unsent`
+    tells another proxy that the call went nowhere."""
+    fields = [
+        (b":status", b"200"),
+        (b"content-type", b"application/grpc"),
+        (b"grpc-status", status),
+        (b"grpc-message", text.encode()),
+        (b"l5d-proxy-error", text.encode()),
+    ]
+    if unsent:
+        fields.append((b"l5d-proxy-unsent", b"true"))
+    return encode(fields)

@@ -185,6 +185,8 @@ class ServerStream(Stream):
     def on_room(self) -> None:
         if self._exchange is not None:
             self._exchange.release()
+        else:
+            self._done()
 
     # --- from the exchange
 
@@ -224,7 +226,7 @@ class ServerStream(Stream):
         error = failure.value
         if self._head.grpc:
             status = b"4" if failure is Failure.TIMED_OUT else b"14"  # DEADLINE_EXCEEDED, UNAVAILABLE
-            self.send_headers(heads.grpc_failure(error.text, status), True)
+            self.send_headers(heads.grpc_failure(error.text, status, unsent), True)
         else:
             head_only = self._head.method == b"HEAD"
             _answer(self, errors.response(error.status, error.text, close=False, unsent=unsent, head_only=head_only))

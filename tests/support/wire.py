@@ -112,6 +112,9 @@ class Wire(asyncio.Transport):
             self._paused_writing = False
             self._protocol.resume_writing()
 
+    def get_write_buffer_size(self) -> int:
+        return len(self._buffered)
+
     def write_eof(self) -> None:
         assert not self._tls, "TLS has no half-close"
         if self.lost:

@@ -1,0 +1,487 @@
+"""Callers' and endpoints' connections of HTTP/2 with real exchanges between them, on recorded wires."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from meshd.api.endpoints import Endpoint
+from proxy.endpoint import LiveEndpoint
+from proxy.errors import Failure
+from proxy.exchange import Exchange
+from proxy.http2 import frames
+from proxy.http2.client import Http2Client
+from proxy.http2.engine import MAX_STREAMS, STREAM_WINDOW
+from proxy.http2.fields import Field, FieldDecoder, encode
+from proxy.http2.frames import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    MAX_WINDOW,
+    PREFACE,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    Code,
+    frame,
+    goaway,
+    rst_stream,
+    window_update,
+)
+from proxy.http2.server import Http2Server
+from tests.support.aio import run
+from tests.support.exchanges import OUTBOUND, Rig
+from tests.support.h2 import ANSWER, REQUEST, Frame, data, frames_of, request, settings
+from tests.support.wire import Wire
+
+MESHED = Endpoint("192.0.2.1", 80, "spiffe://mesh.example/ns/default/sa/api", 4143)
+POST: list[Field] = [(b":method", b"POST"), *REQUEST[1:]]
+GRPC: list[Field] = [*POST, (b"content-type", b"application/grpc"), (b"te", b"trailers")]
+
+
+class Peer:
+    """The other side of a wire, who reads and writes frames."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._decoder = FieldDecoder()
+
+    def says(self, *sent: bytes) -> None:
+        self.wire.says(b"".join(sent))
+
+    async def hears(self) -> list[Frame]:
+        """The frames that came since it last listened."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self.wire.settle()
+        return frames_of(self.wire.heard())
+
+    async def hears_on(self, number: int) -> tuple[list[Field], bytes, bool, Code | None]:
+        """(fields of all blocks, content, whether it ended, code it was reset with), on one stream."""
+        fields: list[Field] = []
+        content, ended, code = b"", False, None
+        for each in await self.hears():
+            block = self._decoder.decode(each.payload) if each.kind == HEADERS else []
+            if each.stream != number:
+                continue
+            fields += block
+            if each.kind == DATA:
+                content += each.payload
+            if each.kind in (DATA, HEADERS):
+                ended = ended or bool(each.flags & END_STREAM)
+            if each.kind == RST_STREAM:
+                code = Code(int.from_bytes(each.payload, "big"))
+        return fields, content, ended, code
+
+
+class H2Rig(Rig):
+    """A rig whose endpoints speak HTTP/2: exchanges share their connections, as by `proxy.connect.Dialer`."""
+
+    def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
+        for connection in live.shared:
+            if connection.room > 0:
+                exchange.connected(connection.stream())
+                return
+        self.asked.append((exchange, live))
+
+    async def open_h2(self, **values: int) -> Peer:
+        """The connection that the first exchange asked for is made; all that wait for its endpoint have it."""
+        live = self.asked[0][1]
+        client = Http2Client(live, self.sweep, live.tcp)
+        peer = Peer(Wire(client))
+        live.shared.append(client)
+        peer.says(settings(**values))
+        await peer.hears()
+        self.destination.succeeded(live)
+        waiting = [each for each in self.asked if each[1] is live]
+        self.asked = [each for each in self.asked if each[1] is not live]
+        for exchange, _ in waiting:
+            if client.room > 0:
+                exchange.connected(client.stream())
+            else:
+                self.asked.append((exchange, live))
+        return peer
+
+    async def caller(self, clogged: bool = False, **values: int) -> Peer:
+        """A caller that speaks HTTP/2, and has begun."""
+        peer = Peer(Wire(Http2Server(self, self.stats.tcp(OUTBOUND, "src"), self.sweep), clogged))
+        peer.says(PREFACE, settings(**values))
+        await peer.hears()
+        return peer
+
+
+Test = Callable[[], Coroutine[Any, Any, None]]
+
+
+def on_loop(test: Test) -> Callable[[], None]:
+    """A test that runs on the product's loop."""
+
+    def runs() -> None:
+        run(test())
+
+    runs.__name__, runs.__doc__ = test.__name__, test.__doc__
+    return runs
+
+
+def block(fields: list[Field], number: int = 1, ended: bool = True) -> bytes:
+    return request(number, ended, encode(fields))
+
+
+@on_loop
+async def test_a_request_and_its_answer() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(block(POST, ended=False), data(1, b"what"))
+    endpoint = await rig.open_h2()
+    caller.says(data(1, b" now", True))
+    fields, content, ended, _ = await endpoint.hears_on(1)
+    assert dict(fields) == dict(POST)
+    assert (content, ended) == (b"what now", True)
+    endpoint.says(frames.headers(1, encode([(b":status", b"200"), (b"a", b"b")]), False), data(1, b"this"))
+    endpoint.says(frames.headers(1, encode([(b"x-sum", b"9")]), True))
+    fields, content, ended, code = await caller.hears_on(1)
+    assert fields == [(b":status", b"200"), (b"a", b"b"), (b"x-sum", b"9")]
+    assert (content, ended, code) == (b"this", True, None)
+    assert rig.counted() == (1, {200: 1})
+    assert rig.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (block([*REQUEST, (b"x", b"a\r\nb: c")]), b"400", None),
+        (block([*REQUEST, (b"transfer-encoding", b"chunked")]), b"400", None),
+        (block([*REQUEST, (b"host", b"other")]), b"400", None),
+        (block([*POST, (b"content-length", b"x")], ended=False), b"400", Code.PROTOCOL_ERROR),
+        (block([(b":method", b"CONNECT"), (b":authority", b"api:80")], ended=False), b"501", Code.NO_ERROR),
+        (block([*REQUEST, *[(b"x", b"")] * 2000]), b"431", None),
+    ],
+)  # fmt: skip
+def test_a_malformed_request_is_answered_and_reaches_nobody(sent: bytes, status: bytes, code: Code | None) -> None:
+    async def conversation() -> None:
+        rig = H2Rig(MESHED)
+        caller = await rig.caller()
+        caller.says(sent, data(1, b"more") if code is not None else b"")
+        fields, _, ended, found = await caller.hears_on(1)
+        assert dict(fields)[b":status"] == status
+        assert (ended, found) == (True, code)
+        assert not rig.asked
+        assert [refused for refused, _ in rig.refusals] == [int(status)]
+        caller.says(block(REQUEST, 3))
+        assert len(rig.asked) == 1
+
+    run(conversation())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [data(1, b"abcd")],
+        [data(1, b"ab", True)],
+        [frames.headers(1, encode([(b"x", b"y")]), True)],
+        [data(1, b"abc"), frames.headers(1, encode([(b"x", b"y")]), False)],
+        [data(1, b"abc"), frames.headers(1, encode([(b":path", b"/")]), True)],
+    ],
+    ids=["more", "less", "trailers before the end", "trailers that do not end", "a pseudo-field in trailers"],
+)
+def test_a_request_that_is_not_what_it_says_is_reset_and_given_up(sent: list[bytes]) -> None:
+    async def conversation() -> None:
+        rig = H2Rig(MESHED)
+        caller = await rig.caller()
+        caller.says(block([*POST, (b"content-length", b"3")], ended=False))
+        endpoint = await rig.open_h2()
+        await endpoint.hears()
+        caller.says(*sent)
+        assert (await caller.hears_on(1))[3] == Code.PROTOCOL_ERROR
+        assert (await endpoint.hears_on(1))[3] == Code.CANCEL
+        assert rig.pending == 0
+
+    run(conversation())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [data(1, b"x", True)],
+        [frames.headers(1, encode([(b"a", b"b")]), True)],
+        [frames.headers(1, encode([(b":status", b"101")]), False)],
+        [frames.headers(1, encode([(b":status", b"103")]), True)],
+        [frames.headers(1, encode([(b":status", b"200"), (b"content-length", b"1")]), True)],
+        [frames.headers(1, encode([(b":status", b"200"), (b"connection", b"close")]), True)],
+        [frames.headers(1, encode([(b":status", b"200"), (b"a", b"b\r\n\r\n")]), True)],
+    ],
+    ids=["no head", "no status", "101", "interim at the end", "no content", "connection", "CR LF"],
+)
+def test_an_answer_that_is_none_is_a_502(sent: list[bytes]) -> None:
+    async def conversation() -> None:
+        rig = H2Rig(MESHED)
+        caller = await rig.caller()
+        caller.says(request(1))
+        endpoint = await rig.open_h2()
+        await endpoint.hears()
+        endpoint.says(*sent)
+        assert dict((await caller.hears_on(1))[0])[b":status"] == b"502"
+        assert rig.pending == 0
+        assert rig.counted() == (1, {502: 1})
+
+    run(conversation())
+
+
+@pytest.mark.parametrize("sent", [data(1, b"abcd"), data(1, b"ab", True)], ids=["more", "less"])
+def test_an_answer_that_is_not_as_long_as_it_says_is_cut_off(sent: bytes) -> None:
+    async def conversation() -> None:
+        rig = H2Rig(MESHED)
+        caller = await rig.caller()
+        caller.says(request(1))
+        endpoint = await rig.open_h2()
+        endpoint.says(frames.headers(1, encode([(b":status", b"200"), (b"content-length", b"3")]), False), sent)
+        _, _, ended, code = await caller.hears_on(1)
+        assert (ended, code) == (False, Code.INTERNAL_ERROR)
+        assert rig.pending == 0
+
+    run(conversation())
+
+
+# --- asking again
+
+
+@on_loop
+async def test_what_was_refused_is_asked_again_even_if_it_is_not_idempotent() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(block(POST))
+    endpoint = await rig.open_h2()
+    endpoint.says(rst_stream(1, Code.REFUSED_STREAM))
+    fields, _, ended, _ = await endpoint.hears_on(3)
+    assert dict(fields)[b":method"] == b"POST"
+    assert ended
+    endpoint.says(frames.headers(3, ANSWER, True))
+    assert dict((await caller.hears_on(1))[0])[b":status"] == b"200"
+    assert rig.counted() == (1, {200: 1})
+
+
+@on_loop
+async def test_what_a_server_that_goes_away_has_not_seen_is_asked_on_another_connection() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(block(POST, 1), block(POST, 3))
+    endpoint = await rig.open_h2()
+    endpoint.says(goaway(1, Code.NO_ERROR))
+    assert len(rig.asked) == 1
+    another = await rig.open_h2()
+    endpoint.says(frames.headers(1, ANSWER, True))
+    another.says(frames.headers(1, ANSWER, True))
+    answers = [each for each in await caller.hears() if each.kind == HEADERS]
+    assert sorted(each.stream for each in answers) == [1, 3]
+    assert endpoint.wire.is_closing()
+    assert rig.counted() == (2, {200: 2})
+    assert rig.pending == 0
+
+
+@on_loop
+async def test_a_connection_lost_with_many_streams() -> None:
+    """Those that are idempotent are asked again, since the connection had served before; the others are 502."""
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(request(1))
+    endpoint = await rig.open_h2()
+    endpoint.says(frames.headers(1, ANSWER, True))
+    await caller.hears()
+    caller.says(*[block(REQUEST if each % 2 else POST, 3 + 2 * each) for each in range(100)])
+    await endpoint.hears()
+    endpoint.wire.breaks(ConnectionResetError())
+    assert len(rig.asked) == 50
+    refused = [each for each in await caller.hears() if each.kind == HEADERS]
+    assert len(refused) == 50
+    another = await rig.open_h2()
+    another.says(*[frames.headers(1 + 2 * each, ANSWER, True) for each in range(50)])
+    assert len([each for each in await caller.hears() if each.kind == HEADERS]) == 50
+    assert rig.counted() == (101, {200: 51, 502: 50})
+    assert rig.pending == 0
+
+
+@on_loop
+async def test_a_call_of_grpc_that_a_proxy_could_not_pass_on_is_asked_again() -> None:
+    """The proxy on the far side says that it sent nothing; the same as for any other request."""
+    far = H2Rig(MESHED)
+    far.unroutable = Failure.NO_ENDPOINT
+    far_side = await far.caller()
+    far_side.says(block(GRPC, ended=True))
+    refused = [each for each in await far_side.hears() if each.kind == HEADERS]
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(block(GRPC, ended=True))
+    endpoint = await rig.open_h2()
+    await endpoint.hears()
+    endpoint.says(frames.headers(1, refused[0].payload, True))
+    assert (await caller.hears_on(1))[0] == []
+    assert dict((await endpoint.hears_on(3))[0]) == dict(GRPC)
+    endpoint.says(frames.headers(3, encode([(b":status", b"200"), (b"grpc-status", b"0")]), True))
+    assert dict((await caller.hears_on(1))[0])[b"grpc-status"] == b"0"
+    assert rig.pending == 0
+
+
+@on_loop
+async def test_a_call_of_grpc_that_finds_nobody_is_unavailable() -> None:
+    rig = H2Rig(MESHED)
+    rig.unroutable = Failure.NO_ENDPOINT
+    caller = await rig.caller()
+    caller.says(block(GRPC, ended=False))
+    fields, _, ended, code = await caller.hears_on(1)
+    assert dict(fields)[b":status"] == b"200"
+    assert dict(fields)[b"grpc-status"] == b"14"
+    assert (ended, code) == (True, Code.NO_ERROR)
+
+
+# --- back-pressure
+
+
+@on_loop
+async def test_an_early_answer_ends_an_upload_that_was_held() -> None:
+    """The caller's window is shut when the answer comes, and the endpoint takes no more of the request."""
+    rig = H2Rig(MESHED)
+    caller = await rig.caller(initial_window_size=2)
+    caller.says(block(POST, ended=False))
+    endpoint = await rig.open_h2(initial_window_size=0)
+    caller.says(data(1, bytes(STREAM_WINDOW)))
+    assert not [each for each in await caller.hears() if each.kind == WINDOW_UPDATE and each.stream == 1]
+    endpoint.says(frames.headers(1, ANSWER, False), data(1, b"enough", True))
+    assert (await caller.hears_on(1))[1:] == (b"en", False, None)
+    caller.says(window_update(1, 100))
+    assert (await caller.hears_on(1))[1:] == (b"ough", True, Code.NO_ERROR)
+    assert rig.pending == 0
+
+
+@on_loop
+async def test_a_caller_that_does_not_read_holds_its_endpoint_and_no_other() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller(initial_window_size=1000)
+    caller.says(request(1), request(3))
+    endpoint = await rig.open_h2()
+    await endpoint.hears()
+    endpoint.says(frames.headers(1, ANSWER, False), frames.headers(3, ANSWER, False))
+    endpoint.says(data(1, bytes(STREAM_WINDOW)))
+    assert not [each for each in await endpoint.hears() if each.kind == WINDOW_UPDATE and each.stream == 1]
+    endpoint.says(data(3, b"quick", True))
+    assert (await caller.hears_on(3))[1:] == (b"quick", True, None)
+    got = 1000
+    while got < STREAM_WINDOW:
+        caller.says(window_update(1, 20_000), window_update(0, 20_000))
+        got += len((await caller.hears_on(1))[1])
+    granted = [each for each in await endpoint.hears() if each.kind == WINDOW_UPDATE and each.stream == 1]
+    assert granted == [Frame(WINDOW_UPDATE, 0, 1, STREAM_WINDOW.to_bytes(4, "big"))]
+
+
+@on_loop
+async def test_both_ways_full_is_no_deadlock() -> None:
+    """Upload and download of one stream stand still; each goes on as soon as its own reader does."""
+    rig = H2Rig(MESHED)
+    caller = await rig.caller(initial_window_size=0)
+    caller.says(block(POST, ended=False))
+    endpoint = await rig.open_h2(initial_window_size=0)
+    caller.says(data(1, b"u" * STREAM_WINDOW))
+    endpoint.says(frames.headers(1, ANSWER, False), data(1, b"d" * STREAM_WINDOW))
+    assert (await caller.hears_on(1))[1] == b""
+    assert (await endpoint.hears_on(1))[1] == b""
+    caller.says(window_update(1, STREAM_WINDOW), window_update(0, STREAM_WINDOW))
+    assert (await caller.hears_on(1))[1] == b"d" * STREAM_WINDOW
+    endpoint.says(window_update(1, STREAM_WINDOW), window_update(0, STREAM_WINDOW))
+    assert (await endpoint.hears_on(1))[1] == b"u" * STREAM_WINDOW
+    caller.says(data(1, b"", True))
+    endpoint.says(data(1, b"", True))
+    assert (await caller.hears_on(1))[2]
+    assert rig.pending == 0
+
+
+@on_loop
+async def test_a_clogged_transport_holds_the_endpoints() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller(clogged=True, initial_window_size=MAX_WINDOW)
+    caller.says(request(1), window_update(0, 1 << 30))
+    endpoint = await rig.open_h2()
+    endpoint.says(frames.headers(1, ANSWER, False))
+    sent, room = 0, STREAM_WINDOW
+    while sent < 4 << 20:
+        endpoint.says(data(1, bytes(room)))
+        sent += room
+        granted = [each for each in await endpoint.hears() if each.kind == WINDOW_UPDATE and each.stream == 1]
+        room = sum(int.from_bytes(each.payload, "big") for each in granted)
+        if not room:
+            break
+    assert sent <= 3 * STREAM_WINDOW
+    assert caller.wire.buffered < 3 * STREAM_WINDOW
+    caller.wire.reads()
+    await caller.hears()
+    assert [each for each in await endpoint.hears() if each.kind == WINDOW_UPDATE and each.stream == 1]
+
+
+# --- the end of a connection
+
+
+@on_loop
+async def test_a_drain_is_two_goaways() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(request(1))
+    endpoint = await rig.open_h2()
+    server = caller.wire.get_protocol()
+    assert isinstance(server, Http2Server)
+    server.drain()
+    assert [each.payload[:4] for each in await caller.hears() if each.kind == GOAWAY] == [b"\x7f\xff\xff\xff"]
+    caller.says(request(3))  # it crossed the GOAWAY
+    rig.tick(1.1)
+    assert [each.payload[:4] for each in await caller.hears() if each.kind == GOAWAY] == [b"\x00\x00\x00\x03"]
+    caller.says(request(5))
+    assert (await caller.hears_on(5))[3] == Code.REFUSED_STREAM
+    endpoint.says(frames.headers(1, ANSWER, True), frames.headers(3, ANSWER, True))
+    assert {each.stream for each in await caller.hears() if each.kind == HEADERS} == {1, 3}
+    rig.tick(2.2)
+    assert caller.wire.is_closing()
+    caller.wire.settle()
+    assert rig.ended == [server]
+
+
+@on_loop
+async def test_a_caller_that_goes_away_gives_up_all_its_requests() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(*[request(1 + 2 * each) for each in range(MAX_STREAMS)])
+    endpoint = await rig.open_h2(max_concurrent_streams=MAX_STREAMS)
+    await endpoint.hears()
+    caller.wire.breaks()
+    resets = [each for each in await endpoint.hears() if each.kind == RST_STREAM]
+    assert len(resets) == MAX_STREAMS
+    assert rig.pending == 0
+    endpoint.says(*[frames.headers(1 + 2 * each, ANSWER, True) for each in range(MAX_STREAMS)])
+    assert not endpoint.wire.is_closing()
+
+
+@on_loop
+async def test_a_connection_that_broke_the_protocol_is_not_kept_by_not_reading() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller(clogged=True)
+    caller.says(request(1))
+    endpoint = await rig.open_h2()
+    caller.says(frame(DATA, 0, 0, b"x"))
+    rig.tick(0.0)
+    assert not bool(caller.wire.aborted)
+    rig.tick(1.0)
+    assert caller.wire.aborted
+    caller.wire.settle()
+    assert (await endpoint.hears_on(1))[3] == Code.CANCEL
+    assert rig.pending == 0
+    assert [status for status, _ in rig.refusals] == [400]
+
+
+@on_loop
+async def test_more_streams_than_a_connection_has_room_for_open_another() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(*[request(1 + 2 * each) for each in range(7)])
+    first = await rig.open_h2(max_concurrent_streams=3)
+    assert len([each for each in await first.hears() if each.kind == HEADERS]) == 3
+    assert len(rig.asked) == 4
+    second = await rig.open_h2(max_concurrent_streams=4)
+    assert len([each for each in await second.hears() if each.kind == HEADERS]) == 4
+    assert not rig.asked
