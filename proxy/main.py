@@ -133,7 +133,10 @@ class _Program:
     async def _run_static(self, sockets: Sockets) -> None:
         world = load(self._arguments.config)
         for address in _addresses(world):
-            sockets.listen(address).close()  # the first start fails where a port is taken; later ones try again
+            try:
+                sockets.listen(address).close()  # the first start fails where a port is taken; later ones try again
+            except Problem as problem:
+                raise Problem(f"{self._arguments.config}: {problem}: end what listens there, or change it") from problem
         resolver = StaticResolver(world.services)
         await self._apply(world, resolver)
         asyncio.get_running_loop().add_signal_handler(

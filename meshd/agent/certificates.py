@@ -74,7 +74,7 @@ class Signer:
             log.warning("CA %s refused a certificate for %s: %s", self._health.name, identity, error)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
         except Unreachable as error:
-            self._away = str(error)
+            self._away = str(error).removeprefix(f"{self._health.name}: ")
             self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
         self._away = self._forbidden = ""

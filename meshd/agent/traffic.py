@@ -152,7 +152,7 @@ class Account:
         first_at, first = self._snapshots[0]
         begun = max(first_at, since)
         for at, snapshot in islice(self._snapshots, 1, None):
-            if at > since:
+            if at > since + SNAPSHOT_EVERY_S / 2:  # the nearest is taken, so that no window is longer as a rule
                 # What this snapshot adds was counted in the second before it, however long the silence before that.
                 begun = max(first_at, min(since, at - SNAPSHOT_EVERY_S))
                 break

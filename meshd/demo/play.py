@@ -88,7 +88,7 @@ async def _drive(stage: Stage, rate: float, seconds: float, screen: Screen) -> R
 async def _counted(stage: Stage, report: Report) -> Status:
     """The status once the proxies at both ends of load's requests have told of all of them; else the last one."""
     end = time.monotonic() + COUNTED_WITHIN_S
-    window_s = min(MOST_WINDOW_S, report.taken_s + 1.0)
+    window_s = min(MOST_WINDOW_S, max(1.0, report.taken_s))
     while True:
         status = await stage.status(window_s)
         served = [each.golden.requests for each in serving(status) if each.name == "web"]

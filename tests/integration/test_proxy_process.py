@@ -324,7 +324,7 @@ def test_a_taken_port_ends_the_start(files: Files) -> None:
             [*PROXY, "--config", str(files.web)], capture_output=True, text=True, timeout=20, check=False
         )
     assert ended.returncode == 1
-    assert f"cannot listen at 127.0.0.1:{files.upstream}: Address already in use" in ended.stderr
+    assert f"{files.web}: cannot listen at 127.0.0.1:{files.upstream}: Address already in use" in ended.stderr
 
 
 # --- ring 4
