@@ -74,7 +74,7 @@ class Signer:
             log.warning("CA %s refused a certificate for %s: %s", self._health.name, identity, error)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
         except Unreachable as error:
-            self._away = str(error).removeprefix(f"{self._health.name}: ")
+            self._away = str(error)
             self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
         self._away = self._forbidden = ""
@@ -104,7 +104,8 @@ class Signer:
         self._judge()
 
     def _judge(self) -> None:
-        trouble, before = self._away or self._forbidden, self._health
+        before = self._health
+        trouble = (self._away or self._forbidden).removeprefix(f"{before.name}: ")  # its URL, which health begins with
         if trouble and before.healthy:
             log.error(
                 "CA %s: %s; certificates in use stay good until they expire, none is renewed", before.name, trouble

@@ -33,7 +33,7 @@ class Source:
 
     async def health(self) -> None:
         if self.is_away:
-            raise Unreachable("connection refused")
+            raise Unreachable("https://ca: connection refused")
 
 
 class Mesh:
@@ -70,7 +70,7 @@ def test_a_ca_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> Non
         mesh.source.is_away = True
         for _ in range(3):
             refusal = await mesh.refusal()
-            assert (str(refusal), refusal.retry) == ("the CA is away: connection refused", True)
+            assert (str(refusal), refusal.retry) == ("the CA is away: https://ca: connection refused", True)
             mesh.now += 10
         health = mesh.signer.health()
         assert (health.healthy, health.message, health.since) == (False, "connection refused", NOW)
