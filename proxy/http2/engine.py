@@ -39,7 +39,10 @@ from proxy.http2.frames import (
     read_header,
 )
 
-STREAM_WINDOW: Final = 256 << 10
+OUR_MAX_FRAME_BYTES: Final = 256 << 10
+"""The largest DATA frame we allow: as much as one read of a socket brings. Twice as much of a large body goes through
+as in frames of the protocol's 16 KiB."""
+STREAM_WINDOW: Final = 512 << 10
 """What a peer may send on a stream before we have passed it on."""
 CONNECTION_WINDOW: Final = 4 << 20
 MAX_STREAMS: Final = 256
@@ -160,7 +163,11 @@ class Engine:
 
     def begin(self) -> None:
         """Say what a connection begins with."""
-        values = {Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW, Setting.MAX_HEADER_LIST_SIZE: MAX_BLOCK_BYTES}
+        values = {
+            Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+            Setting.MAX_FRAME_SIZE: OUR_MAX_FRAME_BYTES,
+            Setting.MAX_HEADER_LIST_SIZE: MAX_BLOCK_BYTES,
+        }
         if self._client:
             values[Setting.ENABLE_PUSH] = 0
             self.out.append(PREFACE)
@@ -398,7 +405,7 @@ class Engine:
         while size - at >= 9:
             high, low, kind, flags, number = read_header(data, at)
             length = high << 8 | low
-            if length > MAX_FRAME_BYTES:
+            if length > (OUR_MAX_FRAME_BYTES if kind == DATA else MAX_BLOCK_BYTES):
                 raise ProtocolError(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             start, at = at + 9, at + 9 + length
             if at > size:

@@ -16,7 +16,7 @@ HAS_PRIORITY: Final = 0x20
 
 HEADER_BYTES: Final = 9
 MAX_FRAME_BYTES: Final = 16_384
-"""The largest payload either side sends unless the other allows more (section 4.2); we allow no more."""
+"""The largest payload either side sends unless the other allows more (section 4.2)."""
 DEFAULT_WINDOW: Final = 65_535
 MAX_WINDOW: Final = 2**31 - 1
 

@@ -108,7 +108,8 @@ REFUSED_BY_SERVER: list[tuple[str, bytes, Code]] = [
     ("WINDOW_UPDATE of 0", window_update(0, 0), Code.PROTOCOL_ERROR),
     ("WINDOW_UPDATE beyond 2^31-1", window_update(0, MAX_WINDOW), Code.FLOW_CONTROL_ERROR),
     ("WINDOW_UPDATE on an idle stream", window_update(1, 1), Code.PROTOCOL_ERROR),
-    ("a frame that is too large", b"\x00\x40\x01" + b"\x00" * 6, Code.FRAME_SIZE_ERROR),
+    ("DATA that is too large", b"\x04\x00\x01" + b"\x00" * 6, Code.FRAME_SIZE_ERROR),
+    ("another frame that is too large", b"\x01\x00\x01\x01" + b"\x00" * 5, Code.FRAME_SIZE_ERROR),
 ]
 
 
