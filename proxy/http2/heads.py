@@ -134,7 +134,7 @@ def request(fields: list[Field], ended: bool) -> RequestHead:
         lines += (b"TE: trailers", b"Connection: TE")
     forward = b"\r\n".join(lines) + b"\r\n"
     expects = any(line[:7] == b"expect:" for line in found.lines)
-    head = RequestHead(method, authority.decode("ascii"), 1, length, True, expects, False, forward)
+    head = RequestHead(method, authority.decode("ascii").lower(), 1, length, True, expects, False, forward)
     head.h2 = not found.original
     head.grpc = any(_GRPC.match(line) is not None for line in found.lines)
     if head.grpc:

@@ -48,6 +48,11 @@ def test_a_good_request_reads_the_same_in_http1(fields: list[Field], forward: by
     assert (again.method, again.authority, again.length) == (head.method, head.authority.lower(), 0)
 
 
+def test_an_authority_is_the_same_in_any_case() -> None:
+    """Else `API.MESH` would be a name outside the mesh to the forward proxy, and be asked for in plain text."""
+    assert heads.request(instead(b":authority", b"API.Mesh:80"), ended=True).authority == "api.mesh:80"
+
+
 REFUSED: dict[str, list[Field]] = {
     "no method": without(b":method"),
     "no path": without(b":path"),
