@@ -130,7 +130,10 @@ class AgentClient:
             except OSError as error:
                 if not complained:
                     log.warning(
-                        "no agent answers at %s (%s); going on with what is known", self._socket, error.strerror
+                        "no agent answers at %s (%s); %s",
+                        self._socket,
+                        error.strerror,
+                        "going on with what is known" if self._attached else "waiting for it",
                     )
                     complained = True
             else:

@@ -7,6 +7,7 @@ a transport header, and reaches no port but those its workload declares. The app
 
 import asyncio
 import logging
+from collections import deque
 from time import monotonic
 from typing import Final, cast
 
@@ -25,7 +26,7 @@ from proxy.http1.heads import RequestHead
 from proxy.http1.server import Drained, ServerConnection
 from proxy.http2.server import Http2Server
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
-from proxy.mesh.tls import IdentityMismatch, WorkloadContext, peer_identity
+from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext, peer_identity
 from proxy.stats import Labels, Stats, TcpTraffic
 from proxy.sweep import Sweep
 from proxy.tcp import RelayEnd, relay
@@ -88,6 +89,8 @@ class Inbound:
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
         self._open: set[Http2Server] = set()
+        self._strangers = Strangers(self)
+        sweep.add(self._strangers)
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted; it hears of it when the TLS handshake is done."""
@@ -110,6 +113,25 @@ class Inbound:
     @property
     def open(self) -> int:
         return len(self._open)
+
+
+class Strangers:
+    """Says how many connections did not prove themselves: a TLS handshake that fails is told to no protocol. A
+    connection counts when the time that a handshake may take is over."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        self._inbound = inbound
+        self._accepted: deque[tuple[float, int]] = deque()
+        self._said = 0
+
+    def sweep(self, now: float) -> None:
+        """See `proxy.sweep.Swept`."""
+        self._accepted.append((now, self._inbound.accepted))
+        while self._accepted[0][0] < now - HANDSHAKE_TIMEOUT_S - 1.0:
+            unproved = self._accepted.popleft()[1] - self._inbound.established
+            if unproved > self._said:
+                log.warning("%d connections to the inbound listener were no peers of the mesh", unproved - self._said)
+                self._said = unproved
 
 
 class _Opening(asyncio.Protocol):

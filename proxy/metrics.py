@@ -33,14 +33,16 @@ _HTTP: Final = (
 
 
 class State(NamedTuple):
-    """How the proxy is: its identities, what it waits for, whether the agent is connected, and of the connections to
-    its inbound listener how many were accepted and how many proved themselves a peer of the mesh."""
+    """How the proxy is: its identities, what it waits for, whether the agent is connected; how many connections to its
+    inbound listener were accepted and how many proved themselves a peer of the mesh; whether the CA answers the agent.
+    """
 
     identities: tuple[WorkloadIdentity, ...]
     waiting_for: tuple[str, ...]
     connected: bool
     accepted: int
     established: int
+    ca_healthy: bool = True
 
 
 class Metrics:
@@ -187,6 +189,9 @@ class _Proxy:
                 refreshes.add_metric([workload, result], count)
         yield from (expires, refreshed, refreshes)
         yield GaugeMetricFamily("meshd_proxy_ready", "Whether the proxy is ready.", value=float(not state.waiting_for))
+        yield GaugeMetricFamily(
+            "meshd_ca_healthy", "Whether the CA answered the agent, when it last said.", value=float(state.ca_healthy)
+        )
         yield GaugeMetricFamily("meshd_control_connected", "Whether the agent answers.", value=float(state.connected))
         yield CounterMetricFamily(
             "meshd_inbound_accepted", "Connections to the inbound listener.", value=state.accepted

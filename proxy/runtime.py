@@ -149,7 +149,8 @@ class Proxy:
         identities = tuple(served.identity for served in self._served.values())
         inbound = self._inbound
         accepted, established = (0, 0) if inbound is None else (inbound.accepted, inbound.established)
-        return State(identities, self.waiting_for(), self.connected, accepted, established)
+        ca_healthy = self._configuration is None or self._configuration.ca_healthy
+        return State(identities, self.waiting_for(), self.connected, accepted, established, ca_healthy)
 
     # --- the end
 

@@ -74,6 +74,7 @@ class Agent:
             troubles=self._troubles,
             zone=zone,
         )
+        signer.changed = self.core.changed
         self._server = ControlServer(self.core, ControlSocket(socket))
         self._socket = socket
         self._tasks = Tasks("agent")

@@ -36,7 +36,7 @@ class NotSigned(Exception):
 
 class Signer:
     """Certificates from `source`, which is called `name` in the status. `watch` runs beside it for as long as it is
-    in use."""
+    in use. `changed` is called when the CA went away or came back."""
 
     def __init__(
         self, source: CertificateSource, trust_bundle_pem: str, name: str, clock: Callable[[], float] = time.time
@@ -45,6 +45,7 @@ class Signer:
         self._clock_trouble = ""
         self._away = self._forbidden = ""
         self._health = Health(name, healthy=True)
+        self.changed: Callable[[], None] = lambda: None
         self._fell_ill = asyncio.Event()
         self.use(source, trust_bundle_pem)
 
@@ -116,6 +117,8 @@ class Signer:
             self._fell_ill.clear()
         is_news = before.healthy == bool(trouble) or not before.since
         self._health = Health(before.name, not trouble, trouble, self._clock() if is_news else before.since)
+        if before.healthy != self._health.healthy:
+            self.changed()
 
     def _compare_clocks(self, issued: Certificate) -> None:
         trouble = clocks_apart(issued, self._clock())

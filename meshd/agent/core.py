@@ -86,6 +86,7 @@ class Core:
             admin=instance.admin,
             workloads=instance.workloads,
             zone=self.zone,
+            ca_healthy=self.signer.health().healthy,
         )
 
     def may_attach_host(self) -> bool:

@@ -175,7 +175,7 @@ class ProxyWorkload(Struct, frozen=True):
 
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener. `zone` is where it runs:
-    endpoints of the same zone are preferred."""
+    endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -184,6 +184,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     admin: str
     workloads: tuple[ProxyWorkload, ...]
     zone: str = ""
+    ca_healthy: bool = True
 
 
 class Destination(Struct, frozen=True, tag="destination"):

@@ -20,7 +20,7 @@ IN = Labels("inbound", "default/api", "8080", "127.0.0.1:8080", WEB, True)
 
 
 def page(stats: Stats) -> list[str]:
-    metrics = Metrics(stats, lambda: State((), (), True, 3, 2))
+    metrics = Metrics(stats, lambda: State((), (), True, 3, 2, ca_healthy=False))
     return metrics.page().decode().splitlines()
 
 
@@ -41,7 +41,12 @@ def test_a_page() -> None:
         'target_ip="127.0.0.1",target_port="8080",tls="true",workload="default/api"} 3.0'
     ) in found
     assert 'outbound_http_errors_total{error="failfast"} 1.0' in found
-    for line in ("meshd_inbound_accepted_total 3.0", "meshd_inbound_established_total 2.0", "meshd_proxy_ready 1.0"):
+    for line in (
+        "meshd_inbound_accepted_total 3.0",
+        "meshd_inbound_established_total 2.0",
+        "meshd_proxy_ready 1.0",
+        "meshd_ca_healthy 0.0",
+    ):
         assert line in found
     assert [line.rpartition(" ")[2] for line in found if line.startswith("response_total{")] == ["2.0", "1.0"]
     assert [line.rpartition(" ")[2] for line in found if line.startswith("request_total{")] == ["3.0"]
