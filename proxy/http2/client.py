@@ -4,6 +4,7 @@ Its counterparts are the exchanges that have its streams, and the endpoint's set
 for as long as it takes new ones.
 """
 
+import logging
 from functools import partial
 from typing import Final
 
@@ -11,16 +12,22 @@ from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
-from proxy.http2 import heads
+from proxy.http2 import frames, heads
 from proxy.http2.connection import Http2Connection
 from proxy.http2.engine import ProtocolError, Stream
 from proxy.http2.fields import CompressionError, Field, FieldDecoder, FieldsTooLarge
-from proxy.http2.frames import Code
+from proxy.http2.frames import PING, Code
 from proxy.http2.memo import BlockReader, SharedHeads
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
+log = logging.getLogger(__name__)
+
 IDLE_S: Final = 60.0
+SILENT_S: Final = 10.0
+"""How long another proxy may say nothing to requests before it is asked whether it is there; Linkerd's keep-alive."""
+ANSWER_S: Final = 3.0
+"""How long it may take to say so."""
 MAX_STREAMS: Final = 256
 """Streams on one connection; beyond it another is opened, even where the peer allows more."""
 
@@ -39,6 +46,9 @@ class Http2Client(Http2Connection):
         shared = _from_proxies if proxy else _from_applications
         self._reader = BlockReader(self._decoder, shared, partial(heads.response, from_proxy=proxy))
         self._idle_since = 0.0
+        self._proxy = proxy
+        self._silent_since = 0.0
+        self._asked = False  # whether it is there
         if opening:
             self.out.append(opening)
 
@@ -105,11 +115,30 @@ class Http2Client(Http2Connection):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
+        if self._proxy:
+            self._look_for_life(now)
         if self.streams or not self._idle_since:
             self._idle_since = now
         elif now - self._idle_since > IDLE_S:
             self._live.unshare(self)
             self.close()
+
+    def _look_for_life(self, now: float) -> None:
+        """Find out whether the other proxy is there: a host that lost power sends no FIN, and all requests share this
+        connection. Applications are not asked, as gRPC's servers take frequent PINGs for an attack."""
+        if self._heard or not self.streams:
+            self._heard = self._asked = False
+            self._silent_since = now
+        elif now - self._silent_since <= (ANSWER_S if self._asked else SILENT_S):
+            return
+        elif self._asked:
+            endpoint = self._live.endpoint
+            log.warning("%s at %s has gone silent: its connection is given up", endpoint.identity, endpoint.address)
+            self.transport.abort()
+        else:
+            self._asked = True
+            self._silent_since = now
+            self._send(frames.frame(PING, 0, 0, bytes(8)))
 
 
 class ClientStream(Stream):

@@ -22,6 +22,7 @@ class Http2Connection(Engine, asyncio.Protocol):
         self._tcp = tcp
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
+        self._heard = True  # something has come since this was last looked at
         self._ending = False  # the transport was closing when it was last looked at
         self.transport: asyncio.Transport
 
@@ -39,6 +40,7 @@ class Http2Connection(Engine, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._tcp.read_bytes += len(data)
+        self._heard = True
         try:
             self.receive(data)
         except ProtocolError as error:

@@ -15,11 +15,13 @@ from proxy.http2.client import Http2Client
 from proxy.http2.engine import MAX_STREAMS, STREAM_WINDOW
 from proxy.http2.fields import Field, FieldDecoder, encode
 from proxy.http2.frames import (
+    ACK,
     DATA,
     END_STREAM,
     GOAWAY,
     HEADERS,
     MAX_WINDOW,
+    PING,
     PREFACE,
     RST_STREAM,
     WINDOW_UPDATE,
@@ -472,6 +474,61 @@ async def test_a_connection_that_broke_the_protocol_is_not_kept_by_not_reading()
     assert (await endpoint.hears_on(1))[3] == Code.CANCEL
     assert rig.pending == 0
     assert [status for status, _ in rig.refusals] == [400]
+
+
+async def silent(rig: H2Rig) -> tuple[Peer, Peer]:
+    """A caller whose request waits, and its endpoint, which says nothing from now on."""
+    caller = await rig.caller()
+    caller.says(request(1))
+    endpoint = await rig.open_h2()
+    rig.tick(0.0)
+    rig.tick(1.0)
+    await endpoint.hears()
+    return caller, endpoint
+
+
+@on_loop
+async def test_a_proxy_that_says_nothing_is_asked_whether_it_is_there_and_left_if_not() -> None:
+    """As when its host lost power: TCP alone would take a quarter of an hour to notice."""
+    rig = H2Rig(MESHED)
+    caller, endpoint = await silent(rig)
+    rig.tick(9.5)
+    assert await endpoint.hears() == []
+    rig.tick(10.5)
+    assert await endpoint.hears() == [Frame(PING, 0, 0, bytes(8))]
+    rig.tick(13.0)
+    assert not endpoint.wire.is_closing()
+    rig.tick(14.0)
+    assert endpoint.wire.is_closing()
+    endpoint.wire.settle()
+    assert dict((await caller.hears_on(1))[0])[b":status"] == b"502"
+    assert rig.pending == 0
+
+
+@on_loop
+async def test_a_proxy_that_answers_or_has_nothing_to_answer_is_not_left() -> None:
+    rig = H2Rig(MESHED)
+    caller, endpoint = await silent(rig)
+    for second in (12, 25, 38, 51):
+        rig.tick(second)
+        assert Frame(PING, 0, 0, bytes(8)) in await endpoint.hears()
+        endpoint.says(frame(PING, ACK, 0, bytes(8)))
+        rig.tick(second + 1)
+    endpoint.says(frames.headers(1, ANSWER, True))
+    assert dict((await caller.hears_on(1))[0])[b":status"] == b"200"
+    for second in (52, 65, 78, 91):
+        rig.tick(second)
+    assert await endpoint.hears() == []
+
+
+@on_loop
+async def test_an_application_is_not_asked_whether_it_is_there() -> None:
+    """gRPC's servers take a PING in every 10 seconds for an attack, and go away."""
+    rig = H2Rig(Endpoint("192.0.2.1", 80, protocol="grpc"))
+    _, endpoint = await silent(rig)
+    for second in (12, 25, 38):
+        rig.tick(second)
+    assert await endpoint.hears() == []
 
 
 @on_loop
