@@ -145,7 +145,8 @@ class Engine:
         self.settled = False  # the peer's first SETTINGS have come
         self.paused = False  # the transport takes no more for now
         self._client = client
-        self._rest = b""
+        self._rest = bytearray()  # the beginning of a frame, or of the preface
+        self._need = 0  # how long it must be before it is worth a look
         self._preface = not client  # the client's preface is still to come
         self._highest = 0  # the highest stream number the peer has used
         self._next = 1 if client else 2
@@ -391,14 +392,19 @@ class Engine:
 
     def receive(self, data: bytes) -> None:
         """Take in bytes. ProtocolError where the connection must end; `fail` then says so to the peer."""
-        if self._rest:
-            data = self._rest + data
+        rest = self._rest
+        if rest:
+            rest += data
+            if len(rest) < self._need:
+                return
+            data = bytes(rest)
+            rest.clear()
         at, size = 0, len(data)
         if self._preface:
             if not PREFACE.startswith(data[:24]):
                 raise ProtocolError(Code.PROTOCOL_ERROR, "no preface")
             if size < 24:
-                self._rest = data
+                self._keep(data, 0)
                 return
             self._preface = False
             at = 24
@@ -409,10 +415,15 @@ class Engine:
                 raise ProtocolError(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             start, at = at + 9, at + 9 + length
             if at > size:
-                at = start - 9
-                break
+                self._keep(data[start - 9 :], 9 + length)
+                return
             self._frame(kind, flags, number & MAX_WINDOW, data[start:at])
-        self._rest = data[at:]
+        if at < size:
+            self._keep(data[at:], 9)
+
+    def _keep(self, rest: bytes, need: int) -> None:
+        self._rest += rest
+        self._need = need
 
     def _frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._block is not None and (kind != CONTINUATION or number != self._block_stream):

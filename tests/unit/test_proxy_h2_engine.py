@@ -14,6 +14,7 @@ from proxy.http2.engine import (
     MAX_RESETS,
     MAX_SETTINGS,
     MAX_STREAMS,
+    OUR_MAX_FRAME_BYTES,
     STREAM_WINDOW,
     ProtocolError,
 )
@@ -532,6 +533,18 @@ def test_memory_is_flat_while_much_goes_by() -> None:
     tracemalloc.stop()
     assert waiting <= 2 * STREAM_WINDOW
     assert peak < 4 << 20
+
+
+def test_a_large_frame_byte_by_byte_costs_no_more_than_its_bytes() -> None:
+    """Not a copy of all that has come for each of them."""
+    end = server()
+    end.receive(request(1, False))
+    sent = frame(DATA, END_STREAM, 1, bytes(OUR_MAX_FRAME_BYTES))
+    begun = time.process_time()
+    byte_by_byte(end, sent)
+    assert time.process_time() - begun < 0.5
+    assert end.told[1].ended
+    assert len(end.told[1].body) == OUR_MAX_FRAME_BYTES
 
 
 def test_bytes_may_come_in_any_pieces() -> None:
