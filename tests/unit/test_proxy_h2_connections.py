@@ -10,6 +10,7 @@ from meshd.api.endpoints import Endpoint
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
+from proxy.http1.server import IDLE_S
 from proxy.http2 import frames
 from proxy.http2.client import Http2Client
 from proxy.http2.engine import MAX_STREAMS, STREAM_WINDOW
@@ -442,6 +443,22 @@ async def test_a_drain_is_two_goaways() -> None:
     assert caller.wire.is_closing()
     caller.wire.settle()
     assert rig.ended == [server]
+
+
+@pytest.mark.parametrize("last", [b"", frame(HEADERS, 0, 1, encode(REQUEST)), frame(HEADERS, 5, 1)[:5]])
+def test_a_caller_that_asks_nothing_or_never_finishes_asking_is_left(last: bytes) -> None:
+    async def conversation() -> None:
+        rig = H2Rig(MESHED)
+        caller = await rig.caller()
+        caller.says(last)
+        rig.tick(IDLE_S - 1)
+        assert await caller.hears() == []
+        rig.tick(IDLE_S + 1)
+        assert [each.kind for each in await caller.hears()] == [GOAWAY]
+        assert bool(caller.wire.lost)
+        assert not rig.asked
+
+    run(conversation())
 
 
 @on_loop
