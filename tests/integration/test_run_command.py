@@ -102,6 +102,7 @@ def test_on_sigterm_the_workload_is_withdrawn_before_the_command_hears_of_it(
     monkeypatch.setenv("NOTE_ON_TERM", " ".join(look))
     with meshed.run("web", ["--socket", str(agent)], NOTE, tmp_path) as run:
         meshed.announced(agent, "web")
+        run.says("ready")
         run.process.terminate()
         assert run.ends() == 7
     assert '"withdrawn"' in run.text.partition("got SIGTERM")[2]
