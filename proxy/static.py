@@ -31,7 +31,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
-from meshd.api.documents import Port, Protocol, ServiceEndpoint, Upstream, WorkloadPort
+from meshd.api.documents import ServiceSpec, Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
 from meshd.api.names import (
@@ -43,7 +43,6 @@ from meshd.api.names import (
     check_label,
     is_trust_domain,
 )
-from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 from proxy.mesh.identity import Held
 from proxy.resolve import Found
 
@@ -65,18 +64,11 @@ class StaticWorkload(Struct, frozen=True, forbid_unknown_fields=True, rename="ca
             raise ValueError("`certificate` and `key` go together")
 
 
-class StaticService(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A service and its endpoints."""
+class StaticService(ServiceSpec, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """A service: its name, and what a `Service` document's spec says."""
 
     name: str
-    port: Port
     namespace: str = DEFAULT_NAMESPACE
-    protocol: Protocol = "auto"
-    endpoints: tuple[ServiceEndpoint, ...] = ()
-    timeouts: Timeouts = Timeouts()
-    retries: Retries = Retries()
-    failure_accrual: FailureAccrual = FailureAccrual()
-    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         check_label(self.name, "name")
@@ -207,8 +199,7 @@ def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path
             Endpoint(one.address, one.port, identity, inbound_port, service.protocol, one.weight, one.zone, one.labels)
         )
     name = ServiceName(service.name, service.namespace, service.port)
-    policy = Policy(service.timeouts, service.retries, service.failure_accrual, service.limits)
-    return EndpointSet(name, tuple(endpoints), service.protocol, policy=policy)
+    return EndpointSet(name, tuple(endpoints), service.protocol, policy=service.policy)
 
 
 class StaticResolver:
