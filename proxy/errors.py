@@ -4,8 +4,29 @@ A caller learns from `l5d-proxy-error` that the answer is the proxy's and why; t
 in the metrics. Nothing of the mesh's inside (addresses, identities, causes) is in the text; that is the log's.
 """
 
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import NamedTuple
+
+
+class Bound(StrEnum):
+    """What a peer may not do, in the words of the label `error`; `docs/bounds.md` says how much is too much."""
+
+    MALFORMED = "malformed"
+    HEAD_SIZE = "head too large"
+    HEAD_TIME = "head timeout"
+    CONTINUATION = "continuation flood"
+    RESETS = "rapid reset"
+    SETTINGS = "settings flood"
+    PING = "ping flood"
+    FRAMES = "frame flood"
+    STREAMS = "stream limit"
+    WINDOW = "flow control"
+    COMPRESSION = "compression"
+
+
+def bound_of(status: int) -> Bound:
+    """What a request that is answered so was refused for."""
+    return {431: Bound.HEAD_SIZE, 408: Bound.HEAD_TIME}.get(status, Bound.MALFORMED)
 
 
 class ProxyError(NamedTuple):

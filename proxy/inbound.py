@@ -20,7 +20,7 @@ from proxy.connect import Dialer
 from proxy.destination import LOCAL_BENCH_MAX_S, Destination
 from proxy.detect import take_over
 from proxy.endpoint import LiveEndpoint
-from proxy.errors import Failure
+from proxy.errors import Bound, Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
 from proxy.http1.server import Drained, ServerConnection
@@ -226,8 +226,8 @@ class _LocalService:
     def tunnel(self, connection: ServerConnection, authority: str) -> Failure | None:  # noqa: ARG002
         return Failure.BAD_REQUEST
 
-    def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
-        self._inbound.stats.count_error("inbound", "http", "unexpected")
+    def refused(self, bound: Bound, reason: str) -> None:  # noqa: ARG002 - the seam's signature
+        self._inbound.stats.count_error("inbound", "http", bound)
 
     def closed(self, connection: Drained) -> None:  # noqa: ARG002 - there is but one
         self._inbound.closed(self.connection)

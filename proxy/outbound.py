@@ -13,7 +13,7 @@ from meshd.api.documents import Upstream
 from meshd.api.tasks import Tasks
 from proxy.connect import Dialer
 from proxy.detect import Detected, Detecting, take_over
-from proxy.errors import Failure
+from proxy.errors import Bound, Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
 from proxy.http1.server import Drained, ServerConnection
@@ -59,8 +59,8 @@ class _Connections:
         if self._draining:
             connection.drain()
 
-    def refused(self, status: int, reason: str) -> None:  # noqa: ARG002 - the seam's signature
-        self._stats.count_error("outbound", "http", "unexpected")
+    def refused(self, bound: Bound, reason: str) -> None:  # noqa: ARG002 - the seam's signature
+        self._stats.count_error("outbound", "http", bound)
 
     def closed(self, connection: Drained) -> None:
         self._open.discard(connection)

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final, Protocol, cast
 
 from proxy import errors
-from proxy.errors import Failure
+from proxy.errors import Bound, Failure, bound_of
 from proxy.exchange import Exchange, Route
 from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, chunk, last_chunk
 from proxy.http1.heads import (
@@ -54,8 +54,8 @@ class Service(Protocol):
     def tunnel(self, connection: "ServerConnection", authority: str) -> Failure | None:
         """Connect to authority for a CONNECT, then `hand_over` the connection or let it `fail`. A Failure: at once."""
 
-    def refused(self, status: int, reason: str) -> None:
-        """A request was malformed, and answered so."""
+    def refused(self, bound: Bound, reason: str) -> None:
+        """A caller went beyond a bound, and was told so or cut off."""
 
     def closed(self, connection: "Drained") -> None:
         """The connection has ended, or is no longer an HTTP connection."""
@@ -200,6 +200,7 @@ class ServerConnection(asyncio.Protocol):
         except BadBody as error:
             exchange.cancel()
             if exchange.responding:
+                self._service.refused(Bound.MALFORMED, str(error))
                 self.abort()  # no other answer can be given in the midst of this one
             else:
                 self._refuse(400, str(error))
@@ -342,7 +343,7 @@ class ServerConnection(asyncio.Protocol):
     def _refuse(self, status: int, reason: str) -> None:
         """Answer what is malformed, and end the connection: nothing after it can be told apart."""
         self._exchange = None
-        self._service.refused(status, reason)
+        self._service.refused(bound_of(status), reason)
         self._write(errors.response(status, reason, close=True))
         self._leave()
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from proxy.endpoint import LiveEndpoint
-from proxy.errors import Failure
+from proxy.errors import Bound, Failure
 from proxy.exchange import Exchange
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
 from proxy.http2 import frames, heads
@@ -81,7 +81,7 @@ class Http2Client(Http2Connection):
         try:
             return self._reader.read(block)
         except CompressionError as error:
-            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
         except FieldsTooLarge as error:
             raise BadHead("a head that is too large") from error
 
@@ -90,7 +90,7 @@ class Http2Client(Http2Connection):
         try:
             return self._decoder.decode(block)
         except (CompressionError, FieldsTooLarge) as error:
-            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
 
     def on_stray_block(self, block: bytes) -> None:
         """Keep the dynamic table in step."""

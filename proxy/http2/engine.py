@@ -16,6 +16,7 @@ connection ends with ENHANCE_YOUR_CALM.
 from collections import deque
 from typing import ClassVar, Final
 
+from proxy.errors import Bound
 from proxy.http2 import frames
 from proxy.http2.fields import NO_TABLE, TABLE_BYTES
 from proxy.http2.frames import (
@@ -61,11 +62,12 @@ MAX_SETTINGS: Final = 32
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol; the connection ends with this code."""
+    """The peer broke the protocol; the connection ends with this code. `bound` is what it went beyond."""
 
-    def __init__(self, code: Code, reason: str) -> None:
+    def __init__(self, code: Code, reason: str, bound: Bound = Bound.MALFORMED) -> None:
         super().__init__(f"{code.name}: {reason}")
         self.code = code
+        self.bound = bound
 
 
 class Stream:
@@ -332,6 +334,7 @@ class Engine:
         """Reset a stream that was never taken up."""
         self._send(frames.rst_stream(number, code))
         self._forget(number)
+        self._count_reset()
 
     def break_off(self, stream: Stream, code: Code) -> None:
         """Reset stream, on which the peer broke the protocol."""
@@ -349,7 +352,7 @@ class Engine:
         # reset them instead ("MadeYouReset") does the same.
         self._resets += 1
         if self._resets > MAX_RESETS and not self._client:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "too many streams opened and reset")
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "too many streams opened and reset", Bound.RESETS)
 
     def go_away(self, final: bool) -> None:
         """Take no new streams. Not `final`: those the peer is just opening are still taken (section 6.8)."""
@@ -439,10 +442,10 @@ class Engine:
         else:
             self._idle()  # an unknown type is ignored (section 4.1)
 
-    def _idle(self) -> None:
+    def _idle(self, bound: Bound = Bound.FRAMES) -> None:
         self._idle_frames += 1
         if self._idle_frames > MAX_IDLE_FRAMES:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "too many frames that carry nothing", bound)
 
     def _data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
@@ -511,7 +514,7 @@ class Engine:
         block.append(payload)
         self._block_bytes += len(payload)
         if self._block_bytes > MAX_BLOCK_BYTES or len(block) > MAX_CONTINUATIONS:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "a field block that does not end")
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "a field block that does not end", Bound.CONTINUATION)
         if flags & END_HEADERS:
             self._block = None
             self._whole_block(number, b"".join(block), self._block_ended)
@@ -546,7 +549,7 @@ class Engine:
             shut = self._send_window <= 0  # else those that wait, wait for their own window
             self._send_window += increment
             if self._send_window > MAX_WINDOW:
-                raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a connection window beyond 2^31-1")
+                raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a connection window beyond 2^31-1", Bound.WINDOW)
             if shut and self._waiting:
                 self._resume()
             return
@@ -572,11 +575,11 @@ class Engine:
                 raise ProtocolError(Code.PROTOCOL_ERROR, "a connection that does not begin with SETTINGS")
             return
         if len(payload) > 6 * MAX_SETTINGS:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "SETTINGS of too many values")
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "SETTINGS of too many values", Bound.SETTINGS)
         if len(payload) % 6:
             raise ProtocolError(Code.FRAME_SIZE_ERROR, "SETTINGS that are not of 6 bytes each")
         if self.settled:
-            self._idle()
+            self._idle(Bound.SETTINGS)
         self.settled = True
         self._send(SETTINGS_ACK)  # first: to the peer, what the new values allow is allowed behind it
         for at in range(0, len(payload), 6):
@@ -587,13 +590,13 @@ class Engine:
     def _setting(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW:
-                raise ProtocolError(Code.FLOW_CONTROL_ERROR, "an initial window beyond 2^31-1")
+                raise ProtocolError(Code.FLOW_CONTROL_ERROR, "an initial window beyond 2^31-1", Bound.WINDOW)
             change = value - self.peer_window
             self.peer_window = value
             for stream in tuple(self.streams.values()):
                 stream.send_window += change
                 if stream.send_window > MAX_WINDOW:
-                    raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1")
+                    raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1", Bound.WINDOW)
             if change > 0 and self._waiting:
                 self._resume()
         elif name == Setting.MAX_FRAME_SIZE:
@@ -639,7 +642,7 @@ class Engine:
         if len(payload) != 8:
             raise ProtocolError(Code.FRAME_SIZE_ERROR, "a PING that is not 8 bytes")
         if not flags & ACK:
-            self._idle()
+            self._idle(Bound.PING)
             self._send(frames.frame(PING, ACK, 0, payload))
 
     def _goaway(self, _: int, number: int, payload: bytes) -> None:

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from proxy import errors
-from proxy.errors import Failure
+from proxy.errors import Bound, Failure, bound_of
 from proxy.exchange import Exchange
 from proxy.http1.heads import BadHead, RequestHead, ResponseHead, parse_response
 from proxy.http1.server import IDLE_S, Service
@@ -55,7 +55,7 @@ class Http2Server(Http2Connection):
         try:
             head = (self._whole if ended else self._open).read(block)
         except CompressionError as error:
-            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
         except FieldsTooLarge:
             self._refuse(number, ended, BadHead("a head that is too large", 431))
             return
@@ -63,6 +63,8 @@ class Http2Server(Http2Connection):
             self._refuse(number, ended, error)
             return
         if len(self.streams) >= MAX_STREAMS or self._drain_at < 0:
+            if self._drain_at >= 0:
+                self._service.refused(Bound.STREAMS, "more streams than were allowed")
             self.refuse(number, Code.REFUSED_STREAM)
             return
         stream = ServerStream(self, number, head)
@@ -72,12 +74,18 @@ class Http2Server(Http2Connection):
 
     def _refuse(self, number: int, ended: bool, error: BadHead) -> None:
         """Answer a request that is malformed."""
-        self._service.refused(error.status, error.reason)
+        self._service.refused(bound_of(error.status), error.reason)
         stream = Stream(self, number)
         stream.remote_ended = ended
         self.open(stream)
         _answer(stream, errors.response(error.status, error.reason, close=False))
         stream.reset(Code.PROTOCOL_ERROR if error.status == 400 else Code.NO_ERROR)
+
+    def break_off(self, stream: Stream, code: Code) -> None:
+        """See `Engine.break_off`; it is counted."""
+        bound = Bound.WINDOW if code is Code.FLOW_CONTROL_ERROR else Bound.MALFORMED
+        self._service.refused(bound, f"a stream that ended with {code.name}")
+        super().break_off(stream, code)
 
     def on_stray_block(self, block: bytes) -> None:
         """Keep the dynamic table in step."""
@@ -88,15 +96,15 @@ class Http2Server(Http2Connection):
         try:
             return self._decoder.decode(block)
         except CompressionError as error:
-            raise ProtocolError(Code.COMPRESSION_ERROR, str(error)) from error
+            raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
         except FieldsTooLarge as error:
-            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "trailers that are too large") from error
+            raise ProtocolError(Code.ENHANCE_YOUR_CALM, "trailers that are too large", Bound.HEAD_SIZE) from error
 
     def on_goaway(self, code: int) -> None:
         """The caller will open no more; it is answered what it has asked."""
 
     def broken(self, error: ProtocolError) -> None:
-        self._service.refused(400, str(error))
+        self._service.refused(error.bound, str(error))
 
     def lost(self) -> None:
         self._service.closed(self)

@@ -7,7 +7,7 @@ from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.policy import Policy
 from proxy.destination import Destination
 from proxy.endpoint import LiveEndpoint
-from proxy.errors import Failure
+from proxy.errors import Bound, Failure
 from proxy.exchange import Exchange, Route
 from proxy.http1.client import ClientConnection
 from proxy.http1.heads import RequestHead
@@ -37,7 +37,7 @@ class Rig:
         self.sweep = Sweep()
         self.asked: list[tuple[Exchange, LiveEndpoint]] = []
         self.opened: list[Wire] = []
-        self.refusals: list[tuple[int, str]] = []
+        self.refusals: list[tuple[Bound, str]] = []
         self.tunnels: list[str] = []
         self.ended: list[Drained] = []
         self.unroutable: Failure | None = None
@@ -95,8 +95,8 @@ class Rig:
         self.tunnels.append(authority)
         return self.unroutable
 
-    def refused(self, status: int, reason: str) -> None:
-        self.refusals.append((status, reason))
+    def refused(self, bound: Bound, reason: str) -> None:
+        self.refusals.append((bound, reason))
 
     def closed(self, connection: Drained) -> None:
         self.ended.append(connection)
