@@ -79,6 +79,7 @@ class Listeners:
         listener = self._listeners.pop(address, None)
         if listener is not None and listener.server is not None:
             listener.server.close()
+        self._sockets.release(address)
 
     def close_all(self) -> None:
         for address in tuple(self._listeners):

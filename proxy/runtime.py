@@ -1,7 +1,7 @@
 """The proxy put together: a configuration in, running listeners out, changed in place when the configuration does.
 
-It is the only module that knows all the others. Who gives it the configuration, a file or an agent, is `proxy.main`'s
-business.
+It is the only module that knows all the others. Who gives it the configuration, a file or an agent, is the business of
+`proxy.program`.
 """
 
 import asyncio

@@ -1,11 +1,13 @@
-"""Listening sockets: inherited from whoever started the proxy, or bound here.
+"""Listening sockets: inherited from whoever started the proxy, handed over by the generation before, or bound here.
 
 What is inherited (systemd's socket units, `meshd run`) outlives the proxy, so that connections made while it restarts
-wait in the kernel instead of failing. They are matched by their address: systemd's protocol, sd_listen_fds(3).
+wait in the kernel instead of failing. It is matched by its address: systemd's protocol, sd_listen_fds(3). What the
+proxy bound itself is its own to close when it is no longer wanted, and is what `proxy.handover` passes on.
 """
 
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from meshd.api.names import Address
@@ -16,32 +18,67 @@ BACKLOG: Final = 4096
 
 
 class Sockets:
-    """The listening sockets this process may use. `inherited` are taken as they are."""
+    """The listening sockets of this process. `kept` are inherited, and stay open; `own` were bound by the generation
+    before, by the address (HOST:PORT) as it was written."""
 
-    def __init__(self, inherited: list[socket.socket]) -> None:
-        self._inherited: dict[Address, socket.socket] = {}
-        for listener in inherited:
-            self._inherited[_address(listener)] = listener
+    def __init__(self, kept: Iterable[socket.socket], own: Mapping[str, socket.socket] | None = None) -> None:
+        self._kept = {_address(listener): listener for listener in kept}
+        self._own = dict(own or {})
 
     def listen(self, text: str) -> socket.socket:
         """A socket that listens at HOST:PORT, for the caller to close. Problem where it cannot be had."""
-        address = Address.parse(text)
-        kept = self._inherited.get(address)
-        if kept is not None:
-            return kept.dup()
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except OSError as error:
+        held = self._kept.get(Address.parse(text)) or self._own.get(text)
+        if held is None:
+            held = self._own[text] = bound(text)
+        return held.dup()
+
+    def release(self, text: str) -> None:
+        """Nobody here is to accept connections at HOST:PORT any more."""
+        listener = self._own.pop(text, None)
+        if listener is not None:
             listener.close()
-            raise Problem(f"cannot listen at {text}: {error.strerror or error}") from error
-        listener.setblocking(False)
-        return listener
+
+    @property
+    def kept(self) -> list[socket.socket]:
+        """What was inherited."""
+        return list(self._kept.values())
+
+    @property
+    def own(self) -> dict[str, socket.socket]:
+        """What this program bound."""
+        return dict(self._own)
+
+
+def bound(text: str, *, shared: bool = False) -> socket.socket:
+    """A new socket that listens at HOST:PORT; `shared`: beside others of this user that do, which take turns
+    (SO_REUSEPORT, socket(7)). Problem where it cannot be had."""
+    return _bind(text, shared=shared)
+
+
+def bound_to_share(text: str) -> socket.socket:
+    """A new socket that listens at HOST:PORT, where nobody did; others may be bound beside it. Problem."""
+    return _bind(text, first=True)
+
+
+def _bind(text: str, *, shared: bool = False, first: bool = False) -> socket.socket:
+    address = Address.parse(text)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        if first:  # not before: the bind was to find that nobody has the port, not even one who would share it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Problem(f"cannot listen at {text}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
 
 
 def _address(listener: socket.socket) -> Address:
@@ -55,10 +92,12 @@ def inherited() -> list[socket.socket]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if owner != str(os.getpid()) or not count.isdigit():
         return []
-    sockets = []
-    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)):
-        os.set_inheritable(descriptor, False)
-        listener = socket.socket(fileno=descriptor)
-        listener.setblocking(False)
-        sockets.append(listener)
-    return sockets
+    return [adopted(descriptor) for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))]
+
+
+def adopted(descriptor: int) -> socket.socket:
+    """The socket behind a descriptor that this process was started with; its own children do not get it."""
+    os.set_inheritable(descriptor, False)
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from meshd.api.problems import Problem
-from proxy.sockets import Sockets, inherited
+from proxy.sockets import Sockets, bound, inherited
 
 
 def test_a_taken_port_is_a_problem_that_names_it() -> None:
@@ -30,7 +30,7 @@ def test_what_is_inherited_is_lent_and_outlives_the_borrower() -> None:
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine's Python has no IPv6")
 def test_ipv6_is_its_own() -> None:
-    with Sockets([]).listen("[::1]:0") as listener:
+    with bound("[::1]:0") as listener:
         assert listener.family == socket.AF_INET6
         assert listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
 

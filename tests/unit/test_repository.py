@@ -18,7 +18,7 @@ NOT_IN_THE_PROXY = {"aiohttp", "click", "consul", "cryptography", "kubernetes", 
 
 
 def test_the_proxy_holds_only_what_the_data_path_needs() -> None:
-    script = "import sys, proxy.main; print(*{name.partition('.')[0] for name in sys.modules})"
+    script = "import sys, proxy.main, proxy.program; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(done.stdout.split())
     assert "uvloop" in loaded

@@ -1,0 +1,135 @@
+"""From one generation of the program to the next, without a connection refused: SIGUSR2, for reload and upgrade.
+
+    old   starts the same program with the same arguments, its listening sockets open in it
+    new   accepts on them beside the old one, and says through a pipe that it is ready
+    old   tells the service manager of the new main process, drains, and ends
+
+When the new one ends before, or is not ready in time, it is ended and the old one goes on. What is passed on is told in
+MESHD_HANDOVER, as JSON: descriptors of the pipe, of what the first generation inherited, and of what the program bound,
+by address.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from meshd.api.problems import Problem
+from proxy.sockets import adopted, inherited
+
+VARIABLE: Final = "MESHD_HANDOVER"
+
+READY_WITHIN_S: Final = 30.0
+END_WITHIN_S: Final = 2.0
+"""How long a generation that was not ready in time has for ending."""
+
+
+class Inheritance(NamedTuple):
+    """What this process was started with. `kept`: listening sockets that belong to whoever started the first
+    generation. `own`: those that the program bound, by address as it was written; several where workers share one.
+    `predecessor`: the pipe to the old generation, -1 where there is none."""
+
+    kept: list[socket.socket]
+    own: dict[str, list[socket.socket]]
+    predecessor: int
+
+    def tell_ready(self) -> None:
+        """Let the old generation go, if there is one."""
+        if self.predecessor >= 0:
+            try:
+                os.write(self.predecessor, b"ready")
+            except BrokenPipeError:
+                pass  # it was ended meanwhile: so much the better that this one is here
+            os.close(self.predecessor)
+
+
+def received() -> Inheritance:
+    """What this process was started with; the environment forgets it, so that children do not take it for theirs."""
+    text = os.environ.pop(VARIABLE, "")
+    if not text:
+        return Inheritance(inherited(), {}, -1)
+    told = json.loads(text)
+    os.set_inheritable(told["ready"], False)
+    own = {address: [adopted(fd) for fd in fds] for address, fds in told["own"].items()}
+    return Inheritance([adopted(fd) for fd in told["kept"]], own, told["ready"])
+
+
+def why_not(instance: str) -> str:
+    """Why this process cannot be followed by another; empty when it can. `instance` is its `meshd run`'s, if any."""
+    if instance:
+        return "`meshd run` watches this very process: start the command again instead"
+    return "this is process 1, whose end is everything's: start the container anew instead" if os.getpid() == 1 else ""
+
+
+async def succeeded(kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]) -> int:
+    """Start the next generation with these sockets; its process id, once it is ready. Problem when it is not: then it
+    has ended."""
+    process, pipe = _start(kept, own)
+    try:
+        async with asyncio.timeout(READY_WITHIN_S):
+            said = await _read(pipe)
+    except TimeoutError as error:
+        await _end(process)
+        raise Problem(f"it was not ready within {READY_WITHIN_S:g} s") from error
+    except asyncio.CancelledError:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        os.close(pipe)
+    if not said:
+        raise Problem(f"it ended with status {await _end(process)} before it was ready")
+    process.returncode = 0  # nobody waits for it: it outlives this process
+    return process.pid
+
+
+def _start(
+    kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """The next generation, and the end of the pipe where it says that it is ready."""
+    reading, writing = os.pipe()
+    kept_fds = [each.fileno() for each in kept]
+    own_fds = {address: [each.fileno() for each in several] for address, several in own.items()}
+    told = json.dumps({"ready": writing, "kept": kept_fds, "own": own_fds})
+    try:
+        process = subprocess.Popen(  # noqa: S603 - what this process is itself
+            sys.orig_argv,
+            executable=sys.executable,
+            env={**os.environ, VARIABLE: told},
+            pass_fds=[writing, *kept_fds, *(fd for several in own_fds.values() for fd in several)],
+        )
+    except OSError as error:
+        os.close(reading)
+        raise Problem(f"{sys.executable} cannot be executed: {error.strerror}") from error
+    finally:
+        os.close(writing)
+    return process, reading
+
+
+async def _read(pipe: int) -> bytes:
+    """What comes first through pipe; nothing when all who could write have ended."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(pipe, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(pipe)
+    return os.read(pipe, 16)
+
+
+async def _end(process: subprocess.Popen[bytes]) -> int:
+    """End process, at once if need be; its status."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    deadline = asyncio.get_running_loop().time() + END_WITHIN_S
+    while process.poll() is None:
+        if asyncio.get_running_loop().time() > deadline:
+            process.kill()
+        await asyncio.sleep(0.02)
+    return process.wait()

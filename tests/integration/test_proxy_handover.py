@@ -1,0 +1,156 @@
+"""A new generation of the proxy takes the place of the one that runs: SIGUSR2 and what the service manager is told."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_proxy_process import PROXY, Files, Load, application, get, ready
+from tests.support.ports import accepts
+from tests.support.processes import running
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Files]:
+    with application() as port:
+        yield Files(tmp_path, port)
+
+
+class Manager:
+    """A service manager: what it is told, each message a list of lines."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = str(directory / "notify.sock")
+        self.told: list[list[str]] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.path)
+        self._socket.setblocking(False)
+
+    def hears(self, line: str) -> list[str]:
+        """The first message from now on with a line that begins so."""
+        return wait_until(lambda: self._hear(line), f"the manager hears {line}", 20.0)
+
+    def _hear(self, line: str) -> list[str]:
+        try:
+            self.told.append(self._socket.recv(4096).decode().split("\n"))
+        except BlockingIOError:
+            return []
+        return self.told[-1] if any(each.startswith(line) for each in self.told[-1]) else []
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    yield made
+    made.close()
+
+
+@contextmanager
+def managed(files: Files, file: Path, admin: int, manager: Manager, *flags: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The program under a service manager, as `Files.started`; what took its place is ended too."""
+    argv = [*PROXY, "--config", str(file), *flags]
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.path}
+    try:
+        with running(argv, file.with_suffix(".log"), lambda: ready(admin), environment) as process:
+            yield process
+    finally:
+        for told in manager.told:
+            for line in told:
+                if line.startswith("MAINPID="):
+                    end(int(line.partition("=")[2]))
+
+
+def end(pid: int) -> None:
+    """End a process that is nobody's child any more, and wait until it has."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in state(pid), f"process {pid} ends", 15.0)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def main_pid(manager: Manager) -> int:
+    told = manager.hears("MAINPID=")
+    assert told[0] == "READY=1"
+    return int(told[1].partition("=")[2])
+
+
+@pytest.mark.parametrize("which", ["web", "api"])
+def test_a_handover_under_load_loses_nothing(files: Files, manager: Manager, which: str) -> None:
+    with files.started(files.api, files.api_admin) if which == "web" else files.started(files.web, files.web_admin):
+        file, admin = (files.web, files.web_admin) if which == "web" else (files.api, files.api_admin)
+        with managed(files, file, admin, manager) as first:
+            manager.hears("READY=1")
+            with Load(files.upstream, 6) as load:
+                load.more()
+                first.send_signal(signal.SIGUSR2)
+                manager.hears("RELOADING=1")
+                second = main_pid(manager)
+                assert first.wait(15) == 0, file.with_suffix(".log").read_text()
+                load.more()
+                os.kill(second, signal.SIGUSR2)
+                third = main_pid(manager)
+                wait_until(lambda: state(second) == "Z", "the second generation ends")
+                load.more()
+            assert len({first.pid, second, third}) == 3
+            assert load.errors == []
+            assert set(load.statuses) == {200}
+            assert ready(admin)
+            os.kill(third, signal.SIGTERM)
+            assert manager.hears("STOPPING=1")
+            wait_until(lambda: state(third) == "Z", "the third generation ends")
+            assert not accepts(files.upstream) or which == "api", "nobody holds the socket any more"
+    assert [told for told in manager.told if "STOPPING=1" in told] == [["STOPPING=1"]], "handing over is no stop"
+
+
+def test_a_generation_that_cannot_start_leaves_the_old_one(files: Files, manager: Manager) -> None:
+    log = files.web.with_suffix(".log")
+    with (
+        files.started(files.api, files.api_admin),
+        managed(files, files.web, files.web_admin, manager) as first,
+    ):
+        manager.hears("READY=1")
+        good = files.web.read_text()
+        files.web.write_text(good + "unknown: 1\n")
+        first.send_signal(signal.SIGUSR2)
+        manager.hears("RELOADING=1")
+        assert manager.hears("READY=1") == ["READY=1"]
+        assert "there is no new generation, and this one goes on: it ended with status 2" in log.read_text()
+        assert get(files.upstream, "/still")[0] == 200
+        files.write_web("other")
+        first.send_signal(signal.SIGUSR2)
+        main_pid(manager)
+        assert first.wait(15) == 0
+        assert get(files.outbound, "http://other/")[0] == 200, "the file of now is in force"
+
+
+def test_meshd_run_s_proxy_is_not_followed_by_another(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    argv = [*PROXY, "--control", str(tmp_path / "no-agent.sock")]
+    environment = {**os.environ, "MESHD_INSTANCE": "0123456789abcdef" * 2}
+    with running(argv, log, lambda: "no agent answers" in log.read_text(), environment) as proxy:
+        proxy.send_signal(signal.SIGUSR2)
+        wait_until(lambda: "SIGUSR2: no new generation: `meshd run` watches" in log.read_text(), "it says why not")
+        assert proxy.poll() is None
