@@ -36,21 +36,52 @@ class FieldsTooLarge(Exception):
     """A list of fields beyond `MAX_LIST_BYTES`. The table is still in step: only this list is refused."""
 
 
+class Additions:
+    """What a block puts into the dynamic table, and how much room that takes there, in bytes."""
+
+    __slots__ = ("fields", "size")
+
+    def __init__(self, fields: list[Field]) -> None:
+        self.fields = tuple(fields)
+        self.size = sum(len(name) + len(value) + ENTRY_OVERHEAD for name, value in fields)
+
+
 class FieldDecoder:
     """One direction of one connection.
 
-    After `decode`, `stateless` tells whether the block is a pure function of its bytes (it neither used the dynamic
-    table nor changed it), and `version` counts the changes: what was decoded before the last one may differ now.
+    After `decode`, `self_contained` tells whether the block's fields are a pure function of its bytes (it did not use
+    the dynamic table, nor resize it), and `added` what it put into the table. `version` counts the table's changes:
+    what a block that uses it was decoded to before the last one may differ now.
     """
 
-    __slots__ = ("_dynamic", "_limit", "_size", "stateless", "version")
+    __slots__ = ("_dynamic", "_later", "_later_bytes", "_limit", "_size", "added", "self_contained", "version")
 
     def __init__(self) -> None:
         self._dynamic: deque[Field] = deque()
         self._size = 0
         self._limit = TABLE_BYTES
-        self.stateless = True
+        self._later: deque[Additions] = deque()  # in the table already, for all that the peer knows
+        self._later_bytes = 0
+        self.self_contained = True
+        self.added: list[Field] = []
         self.version = 0
+
+    def add(self, additions: "Additions") -> None:
+        """Take it that a block which makes these additions, and is known, has been decoded once more."""
+        # Most encoders of servers add the same fields with each block and never use them: so they are put into the
+        # table when a block is decoded that might use it, and those that would be gone by then, never.
+        self.version += 1
+        self._later.append(additions)
+        self._later_bytes += additions.size
+        while len(self._later) > 1 and self._later_bytes - self._later[0].size >= self._limit:
+            self._later_bytes -= self._later.popleft().size
+
+    def _settle(self) -> None:
+        for additions in self._later:
+            for field in additions.fields:
+                self._add(field)
+        self._later.clear()
+        self._later_bytes = 0
 
     def decode(self, block: bytes) -> list[Field]:
         """The fields of a whole block. CompressionError; FieldsTooLarge."""
@@ -63,7 +94,10 @@ class FieldDecoder:
 
     def _decode(self, block: bytes) -> list[Field]:
         fields: list[Field] = []
-        self.stateless = True
+        if self._later:
+            self._settle()
+        self.self_contained = True
+        self.added = []
         at, end, size = 0, len(block), 0
         while at < end:
             byte = block[at]
@@ -73,6 +107,7 @@ class FieldDecoder:
             elif byte & 0x40:
                 field, at = self._literal(block, at, 0x3F)
                 self._add(field)
+                self.added.append(field)
             elif byte & 0x20:
                 if fields:
                     raise CompressionError("a table size update after a field")
@@ -94,7 +129,7 @@ class FieldDecoder:
             if index == 0:
                 raise CompressionError("an index of 0")
             return STATIC[index - 1]
-        self.stateless = False
+        self.self_contained = False
         if index - 62 >= len(self._dynamic):
             raise CompressionError(f"an index of {index}, beyond the table")
         return self._dynamic[index - 62]
@@ -113,7 +148,6 @@ class FieldDecoder:
         return (name, value), at
 
     def _add(self, field: Field) -> None:
-        self.stateless = False
         self.version += 1
         self._dynamic.appendleft(field)
         self._size += len(field[0]) + len(field[1]) + ENTRY_OVERHEAD
@@ -122,7 +156,7 @@ class FieldDecoder:
     def _resize(self, limit: int) -> None:
         if limit > TABLE_BYTES:
             raise CompressionError(f"a table of {limit} bytes")
-        self.stateless = False
+        self.self_contained = False
         self.version += 1
         self._limit = limit
         self._evict()

@@ -1,14 +1,15 @@
 """Field blocks seen before, with the heads they decode to.
 
-A block that neither uses nor changes the dynamic table decodes to the same on every connection; one that uses it, to
-the same on its connection until the table changes. Both are remembered when they come a second time, in bounded tables,
-so that what repeats costs a look-up and what does not costs little more than decoding it.
+A block that does not use the dynamic table decodes to the same on every connection, and adds the same to each one's
+table (nginx's blocks all add, and none uses it); one that uses it, to the same on its connection until the table
+changes. Both are remembered when they come a second time, in bounded tables, so that what repeats costs a look-up and
+what does not costs little more than decoding it.
 """
 
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from proxy.http2.fields import Field, FieldDecoder
+from proxy.http2.fields import Additions, Field, FieldDecoder
 
 H = TypeVar("H")
 
@@ -20,23 +21,28 @@ MAX_OWN_BLOCK: Final = 256
 
 
 class SharedHeads(Generic[H]):
-    """What stateless blocks decode to; one for all connections."""
+    """What blocks decode to that do not use the dynamic table, and in `adding` those that add to it; one for all."""
 
     def __init__(self) -> None:
         self.heads: dict[bytes, H] = {}
+        self.adding: dict[bytes, tuple[H, Additions]] = {}
         self.seen: set[int] = set()
 
-    def offer(self, block: bytes, head: H) -> None:
-        """Remember head, if its block came before."""
+    def offer(self, block: bytes, head: H, added: list[Field]) -> None:
+        """Remember head and what its block adds to the table, if it came before."""
         mark = hash(block)
         if mark not in self.seen:
             if len(self.seen) >= 4 * MAX_SHARED:
                 self.seen.clear()
             self.seen.add(mark)
             return
-        if len(self.heads) >= MAX_SHARED:
+        if len(self.heads) + len(self.adding) >= MAX_SHARED:
             self.heads.clear()
-        self.heads[block] = head
+            self.adding.clear()
+        if added:
+            self.adding[block] = head, Additions(added)
+        else:
+            self.heads[block] = head
 
 
 class BlockReader(Generic[H]):
@@ -55,6 +61,10 @@ class BlockReader(Generic[H]):
         if head is not None:
             return head
         decoder = self._decoder
+        known = self._shared.adding.get(block)
+        if known is not None:
+            decoder.add(known[1])
+            return known[0]
         if self._own:
             if decoder.version != self._version:
                 self._own.clear()
@@ -63,8 +73,8 @@ class BlockReader(Generic[H]):
         before = decoder.version
         head = self._interpret(decoder.decode(block))
         if len(block) <= MAX_BLOCK:
-            if decoder.stateless:
-                self._shared.offer(block, head)
+            if decoder.self_contained:
+                self._shared.offer(block, head, decoder.added)
             elif decoder.version == before and len(self._own) < MAX_OWN and len(block) <= MAX_OWN_BLOCK:
                 self._version = before
                 self._own[block] = head

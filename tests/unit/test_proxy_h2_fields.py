@@ -57,7 +57,8 @@ def test_what_we_encode_is_the_same_to_hpack_whatever_came_before_it(lists: list
         block = encode(fields)
         assert by_hpack(decoder, block) == fields
         assert ours.decode(block) == fields
-        assert ours.stateless
+        assert ours.self_contained
+        assert not ours.added
     assert ours.version == 0
 
 
