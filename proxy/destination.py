@@ -69,7 +69,7 @@ class Destination:
         self._clock = clock
         self._bench_max_s = bench_max_s
         self._zone = zone
-        self._live: dict[tuple[str, int, str, int], LiveEndpoint] = {}
+        self._live: dict[tuple[str, int, str, int, str], LiveEndpoint] = {}
         self._ready: list[LiveEndpoint] = []
         self._probing = False  # some endpoint is
         self._shut = False  # failfast
@@ -85,7 +85,7 @@ class Destination:
         self.protocol = "auto" if found is None else found.protocol
         self._live = {}
         for endpoint in () if found is None else found.endpoints:
-            key = (endpoint.address, endpoint.port, endpoint.identity, endpoint.inbound_port)
+            key = (endpoint.address, endpoint.port, endpoint.identity, endpoint.inbound_port, endpoint.protocol)
             live = self._live.get(key) or before.pop(key, None)
             if live is None:
                 live = self._make(endpoint)

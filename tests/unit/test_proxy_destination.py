@@ -200,6 +200,15 @@ def test_another_identity_at_the_same_address_is_another_endpoint() -> None:
     assert destination.endpoints != (before,)
 
 
+def test_another_protocol_at_the_same_address_is_another_endpoint() -> None:
+    destination = made(Time(), A)
+    (before,) = destination.endpoints
+    destination.update(found(Endpoint(A.address, A.port, protocol="http2")))
+    (after,) = destination.endpoints
+    assert before.retired  # its connections speak what it spoke
+    assert (before.speaks_h2, after.speaks_h2) == (None, True)
+
+
 def test_an_endpoint_that_is_listed_twice_is_one() -> None:
     destination = made(Time(), A, A)
     (one,) = destination.endpoints
