@@ -14,6 +14,8 @@ class Bound(StrEnum):
     MALFORMED = "malformed"
     HEAD_SIZE = "head too large"
     HEAD_TIME = "head timeout"
+    BODY_TIME = "body timeout"
+    UNREAD = "write timeout"
     CONTINUATION = "continuation flood"
     RESETS = "rapid reset"
     SETTINGS = "settings flood"
@@ -21,6 +23,7 @@ class Bound(StrEnum):
     FRAMES = "frame flood"
     STREAMS = "stream limit"
     WINDOW = "flow control"
+    WINDOW_STALL = "window stall"
     COMPRESSION = "compression"
 
 
@@ -48,6 +51,7 @@ class Failure(Enum):
     NOT_CONNECTED = ProxyError(502, "i/o", "no connection to the service could be made")
     CLOSED = ProxyError(502, "i/o", "the service closed the connection before it answered")
     TIMED_OUT = ProxyError(504, "response timeout", "the service did not answer in time")
+    UNREAD = ProxyError(504, Bound.UNREAD, "the service did not read the request in time")
     BAD_RESPONSE = ProxyError(502, "unexpected", "the service's answer is not HTTP/1.1")
     LOOP = ProxyError(508, "gateway loop", "the address is this proxy's own")
     NO_CALLER = ProxyError(

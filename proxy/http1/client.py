@@ -13,6 +13,7 @@ from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, UntilCloseReader, chunk, last_chunk
 from proxy.http1.heads import CHUNKED, MAX_HEAD_BYTES, UNTIL_CLOSE, BadHead, HeadTable, ResponseHead, parse_response
+from proxy.stalls import Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
@@ -42,6 +43,7 @@ class ClientConnection(asyncio.Protocol):
         self._chunked = False
         self._held = False  # the caller has no room for more of the answer
         self._full = False  # the endpoint has none for more of the request
+        self._outflow = Outflow()
         self._transport: asyncio.Transport
 
     # --- from the exchange
@@ -209,11 +211,11 @@ class ClientConnection(asyncio.Protocol):
         if self in self.live.idle:
             self.live.idle.remove(self)
 
-    def _broken(self, reason: str) -> None:
+    def _broken(self, reason: str, failure: Failure = Failure.BAD_RESPONSE) -> None:
         exchange, self._exchange = self._exchange, None
         self._transport.abort()
         if exchange is not None:
-            exchange.lost(Failure.BAD_RESPONSE, ConnectionError(reason))
+            exchange.lost(failure, ConnectionError(reason))
 
     def eof_received(self) -> bool:
         self._leave_pool()
@@ -242,6 +244,8 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.caller.release()
 
     def sweep(self, now: float) -> None:
-        if self._exchange is None and self.reused and now - self.idle_since > IDLE_S:
+        if self._outflow.stuck(self._transport.get_write_buffer_size(), now):
+            self._broken("nothing of the request has been read for a while", Failure.UNREAD)
+        elif self._exchange is None and self.reused and now - self.idle_since > IDLE_S:
             self._leave_pool()
             self._transport.close()

@@ -24,6 +24,7 @@ from proxy.http1.heads import (
     ResponseHead,
     parse_request,
 )
+from proxy.stalls import STALL_S, Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
@@ -87,6 +88,8 @@ class ServerConnection(asyncio.Protocol):
         self._chunked = False
         self._on_hold = 0
         self._since = 0.0  # when the connection last began to wait for its caller
+        self._unbidden = False  # the caller waits to be told to send its body, which is so far all to come
+        self._outflow = Outflow()
         self.transport: asyncio.Transport
 
     # --- from the transport
@@ -152,6 +155,7 @@ class ServerConnection(asyncio.Protocol):
         elif head.length:
             self._buffer = b""
             self._body = ChunkedReader() if head.length == CHUNKED else LengthReader(head.length)
+            self._unbidden = head.expects_continue and not rest
             self._begin(head, rest)
         else:
             self._buffer = rest
@@ -206,6 +210,7 @@ class ServerConnection(asyncio.Protocol):
                 self._refuse(400, str(error))
             return
         self._since = monotonic()
+        self._unbidden = False
         if body.done:
             self._body = None
             self._buffer = body.rest
@@ -248,18 +253,41 @@ class ServerConnection(asyncio.Protocol):
             self._advance()
 
     def sweep(self, now: float) -> None:
-        if self._exchange is not None:
+        if self._outflow.stuck(self.transport.get_write_buffer_size(), now):
+            self._service.refused(Bound.UNREAD, "the caller does not read its answers")
+            self.transport.abort()
             return
         waited = now - self._since
-        if self._buffer or self._body is not None:
+        exchange = self._exchange
+        if exchange is not None:
+            if waited > STALL_S and self._owes(exchange):
+                self._too_late(exchange)
+        elif self._buffer or self._body is not None:
             if waited > HEAD_S:
                 self._refuse(408, Failure.TIMEOUT.value.text)
         elif waited > (UNUSED_S if self._draining else IDLE_S):
             self.transport.close()
 
+    def _owes(self, exchange: Exchange) -> bool:
+        """Whether it is the caller that keeps its request from going on. Who sends chunks for as long as it is being
+        answered may be having a conversation."""
+        if self._body is None or self._on_hold or self._unbidden:
+            return False
+        return not exchange.responding or isinstance(self._body, LengthReader)
+
+    def _too_late(self, exchange: Exchange) -> None:
+        exchange.cancel()
+        if exchange.responding:
+            self._service.refused(Bound.BODY_TIME, Failure.TIMEOUT.value.text)
+            self.abort()
+        else:
+            self._refuse(408, Failure.TIMEOUT.value.text, Bound.BODY_TIME)
+
     # --- from the exchange
 
     def interim(self, head: ResponseHead) -> None:
+        self._unbidden = False
+        self._since = monotonic()
         self._write(head.forward + b"\r\n")
 
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
@@ -340,10 +368,10 @@ class ServerConnection(asyncio.Protocol):
         self._write(errors.response(error.status, error.text, close=close, unsent=unsent, head_only=head_only))
         self._done()
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, status: int, reason: str, bound: Bound | None = None) -> None:
         """Answer what is malformed, and end the connection: nothing after it can be told apart."""
         self._exchange = None
-        self._service.refused(bound_of(status), reason)
+        self._service.refused(bound or bound_of(status), reason)
         self._write(errors.response(status, reason, close=True))
         self._leave()
 
@@ -383,6 +411,7 @@ class ServerConnection(asyncio.Protocol):
         if self._on_hold:
             self._on_hold &= ~reason
             if not self._on_hold:
+                self._since = monotonic()  # while it was not read it could not be late
                 self.transport.resume_reading()
 
     # --- from the listener
@@ -413,11 +442,15 @@ class _Leaving(asyncio.Protocol):
         self._connection = connection
         self._sweep = sweep
         self._until = monotonic() + LINGER_S
+        self._outflow = Outflow()
         sweep.add(self)
 
     def sweep(self, now: float) -> None:
-        if now >= self._until:
-            self._connection.transport.close()
+        transport = self._connection.transport
+        if self._outflow.stuck(transport.get_write_buffer_size(), now):
+            transport.abort()
+        elif now >= self._until:
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._sweep.discard(self)

@@ -258,10 +258,16 @@ class ClientStream(Stream):
             self.reset(Code.NO_ERROR)
 
     def _broken(self, reason: str) -> None:
+        self._give_up(Code.PROTOCOL_ERROR, Failure.BAD_RESPONSE, reason)
+
+    def on_shut(self) -> None:
+        self._give_up(Code.CANCEL, Failure.UNREAD, "the window stays shut")
+
+    def _give_up(self, code: Code, failure: Failure, reason: str) -> None:
         exchange, self._exchange = self._exchange, None
-        self.reset(Code.PROTOCOL_ERROR)
+        self.reset(code)
         if exchange is not None:
-            exchange.lost(Failure.BAD_RESPONSE, ConnectionError(reason))
+            exchange.lost(failure, ConnectionError(reason))
 
     def on_reset(self, code: int, unprocessed: bool) -> None:
         exchange, self._exchange = self._exchange, None

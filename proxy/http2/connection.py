@@ -5,6 +5,7 @@ import logging
 from typing import Final, cast
 
 from proxy.http2.engine import Engine, ProtocolError
+from proxy.stalls import Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
@@ -24,6 +25,7 @@ class Http2Connection(Engine, asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heard = True  # something has come since this was last looked at
         self._ending = False  # the transport was closing when it was last looked at
+        self._outflow = Outflow()
         self.transport: asyncio.Transport
 
     def lost(self) -> None:
@@ -52,6 +54,9 @@ class Http2Connection(Engine, asyncio.Protocol):
 
     def broken(self, error: ProtocolError) -> None:
         """The peer broke the protocol; the connection is closing."""
+
+    def unread(self) -> None:
+        """The peer does not read; the connection is being cut."""
 
     def eof_received(self) -> bool:
         return False
@@ -82,11 +87,16 @@ class Http2Connection(Engine, asyncio.Protocol):
         self._tcp.written_bytes += len(data)
         self.transport.write(data)
         if self.paused and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.unread()
             self.transport.abort()
 
-    def sweep(self, now: float) -> None:  # noqa: ARG002 - the owners look at the clock
+    def sweep(self, now: float) -> None:
         """See `proxy.sweep.Swept`."""
         self.calm()
+        self.look(now)
+        if self._outflow.stuck(self.transport.get_write_buffer_size(), now):
+            self.unread()
+            self.transport.abort()
         if self.transport.is_closing():
             if self._ending:
                 self.transport.abort()  # a peer that does not read its last bytes does not keep the connection

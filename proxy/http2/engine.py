@@ -39,6 +39,7 @@ from proxy.http2.frames import (
     Setting,
     read_header,
 )
+from proxy.stalls import STALL_S
 
 OUR_MAX_FRAME_BYTES: Final = 256 << 10
 """The largest DATA frame we allow: as much as one read of a socket brings. Twice as much of a large body goes through
@@ -77,7 +78,8 @@ class Stream:
     """
 
     __slots__ = (
-        "engine", "held", "local_ended", "number", "queue", "remote_ended", "send_window", "tail", "unacknowledged"
+        "came", "engine", "held", "left", "local_ended", "number", "queue", "quiet_since", "remote_ended",
+        "send_window", "shut_since", "tail", "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, engine: "Engine", number: int) -> None:
@@ -90,6 +92,10 @@ class Stream:
         self.local_ended = False
         self.remote_ended = False
         self.unacknowledged = 0
+        self.came = True  # content has come since this was last looked at
+        self.left = True  # what waits is not the same as when it was last looked at
+        self.quiet_since = 0.0  # when that began not to be so
+        self.shut_since = 0.0
 
     # --- hooks of the owner
 
@@ -101,6 +107,13 @@ class Stream:
 
     def on_reset(self, code: int, unprocessed: bool) -> None:
         """The peer gave it up. `unprocessed`: it did nothing for it, so that asking again is safe."""
+
+    def on_quiet(self) -> None:
+        """Nothing has come for `STALL_S`, though there is room; the owner knows whether something had to."""
+
+    def on_shut(self) -> None:
+        """Nothing of what waits could be sent for `STALL_S`."""
+        self.reset(Code.CANCEL)
 
     def on_full(self) -> None:
         """The peer's window is used up: what is sent from now on waits."""
@@ -283,6 +296,7 @@ class Engine:
                 data = data[:room]
             stream.send_window -= len(data)
             self._send_window -= len(data)
+            stream.left = True
             last = not queue and stream.tail == b""
             self.out.append(frames.frame(DATA, END_STREAM if last else 0, stream.number, data))
             if last:
@@ -368,6 +382,21 @@ class Engine:
         """About a second is over: count the peer's idle frames and resets anew."""
         self._idle_frames = 0
         self._resets = 0
+
+    def look(self, now: float) -> None:
+        """Tell the streams on which nothing moves, at `now` (seconds), and has not for `STALL_S`."""
+        for stream in tuple(self.streams.values()):
+            if stream.left or not stream.queue:
+                stream.left = False
+                stream.shut_since = now
+            elif now - stream.shut_since > STALL_S:
+                stream.on_shut()
+                continue
+            if stream.came or stream.held or stream.remote_ended:
+                stream.came = False
+                stream.quiet_since = now
+            elif now - stream.quiet_since > STALL_S:
+                stream.on_quiet()
 
     def _send(self, data: bytes) -> None:
         if not self.out:
@@ -468,6 +497,7 @@ class Engine:
         if stream.unacknowledged > STREAM_WINDOW:
             self.break_off(stream, Code.FLOW_CONTROL_ERROR)
             return
+        stream.came = True
         if ended:
             self._end_remote(stream)
         stream.on_data(payload, ended)

@@ -106,6 +106,13 @@ class Http2Server(Http2Connection):
     def broken(self, error: ProtocolError) -> None:
         self._service.refused(error.bound, str(error))
 
+    def unread(self) -> None:
+        self._service.refused(Bound.UNREAD, "the caller does not read its answers")
+
+    def stalled(self, bound: Bound, reason: str) -> None:
+        """A stream is given up, since its caller lets nothing move."""
+        self._service.refused(bound, reason)
+
     def lost(self) -> None:
         self._service.closed(self)
         for stream in tuple(self.streams.values()):
@@ -136,12 +143,13 @@ class Http2Server(Http2Connection):
 class ServerStream(Stream):
     """A request of a caller; a `proxy.seams.Caller`. `_left` is what its content-length promises and has not come."""
 
-    __slots__ = ("_exchange", "_head", "_left")
+    __slots__ = ("_exchange", "_head", "_left", "_unbidden")
 
     def __init__(self, engine: Http2Server, number: int, head: RequestHead) -> None:
         super().__init__(engine, number)
         self._head = head
         self._left = head.length
+        self._unbidden = head.expects_continue  # the caller waits to be told to send its content
         self._exchange: Exchange | None = None
 
     def begin(self, service: Service) -> None:
@@ -156,6 +164,7 @@ class ServerStream(Stream):
     # --- from the engine
 
     def on_data(self, data: bytes, ended: bool) -> None:
+        self._unbidden = False
         if self._left >= 0:
             self._left -= len(data)
             if self._left < 0 or (ended and self._left):
@@ -186,6 +195,36 @@ class ServerStream(Stream):
         if exchange is not None:
             exchange.cancel()
 
+    def on_quiet(self) -> None:
+        exchange = self._exchange
+        if exchange is None or not self._owes(exchange):
+            return
+        self._exchange = None
+        exchange.cancel()
+        self._stalled(Bound.BODY_TIME, Failure.TIMEOUT.value.text)
+        if exchange.responding:
+            self.reset(Code.CANCEL)
+        else:
+            _answer(self, errors.response(408, Failure.TIMEOUT.value.text, close=False))
+            self.reset(Code.NO_ERROR)
+
+    def _owes(self, exchange: Exchange) -> bool:
+        """Whether it is the caller that keeps its request from going on. Where no length was promised, who is being
+        answered may be having a conversation, and who calls gRPC may be so before the first answer."""
+        if self._unbidden:
+            return False
+        return self._left > 0 or not (exchange.responding or self._head.grpc)
+
+    def on_shut(self) -> None:
+        self._stalled(Bound.WINDOW_STALL, "the caller's window stays shut")
+        self.on_reset(Code.CANCEL, False)
+        self.reset(Code.CANCEL)
+
+    def _stalled(self, bound: Bound, reason: str) -> None:
+        connection = self.engine
+        assert isinstance(connection, Http2Server)
+        connection.stalled(bound, reason)
+
     def on_full(self) -> None:
         if self._exchange is not None:
             self._exchange.hold()
@@ -199,6 +238,8 @@ class ServerStream(Stream):
     # --- from the exchange
 
     def interim(self, head: ResponseHead) -> None:
+        self._unbidden = False
+        self.came = True
         self.send_headers(heads.response_block(head), False)
 
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:  # noqa: ARG002

@@ -64,6 +64,11 @@ class Wire(asyncio.Transport):
         self._flush()
         self.settle()
 
+    def reads_some(self, count: int) -> None:
+        """The peer reads so many bytes of what waits, and no more."""
+        self._sent.append(self._buffered[:count])
+        self._buffered = self._buffered[count:]
+
     def settle(self) -> None:
         """What the loop does next: deliver what was read, tell of a loss."""
         while self._unread and self.reading and not self._closing:
