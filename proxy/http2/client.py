@@ -5,8 +5,9 @@ for as long as it takes new ones.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Bound, Failure
@@ -15,7 +16,7 @@ from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
 from proxy.http2 import frames, heads
 from proxy.http2.connection import Http2Connection
 from proxy.http2.engine import ProtocolError, Stream
-from proxy.http2.fields import CompressionError, Field, FieldDecoder, FieldsTooLarge
+from proxy.http2.fields import CompressionError, FieldDecoder, FieldsTooLarge
 from proxy.http2.frames import PING, Code
 from proxy.http2.memo import BlockReader, SharedHeads
 from proxy.stats import TcpTraffic
@@ -33,6 +34,9 @@ MAX_STREAMS: Final = 256
 
 _from_applications: SharedHeads[ResponseHead] = SharedHeads()
 _from_proxies: SharedHeads[ResponseHead] = SharedHeads()
+_trailers: SharedHeads[bytes] = SharedHeads()
+
+D = TypeVar("D")
 
 
 class Http2Client(Http2Connection):
@@ -45,6 +49,7 @@ class Http2Client(Http2Connection):
         proxy = bool(live.endpoint.identity)
         shared = _from_proxies if proxy else _from_applications
         self._reader = BlockReader(self._decoder, shared, partial(heads.response, from_proxy=proxy))
+        self._trailers = BlockReader(self._decoder, _trailers, heads.trailers)
         self._idle_since = 0.0
         self._proxy = proxy
         self._silent_since = 0.0
@@ -85,16 +90,19 @@ class Http2Client(Http2Connection):
         except FieldsTooLarge as error:
             raise BadHead("a head that is too large") from error
 
-    def fields(self, block: bytes) -> list[Field]:
-        """The fields of a block that is no response's head."""
+    def trailers(self, block: bytes) -> bytes:
+        """The lines of the trailer section that block holds. BadHead; ProtocolError."""
+        return self._decoded(self._trailers.read, block)
+
+    def _decoded(self, read: Callable[[bytes], D], block: bytes) -> D:
         try:
-            return self._decoder.decode(block)
+            return read(block)
         except (CompressionError, FieldsTooLarge) as error:
             raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
 
     def on_stray_block(self, block: bytes) -> None:
         """Keep the dynamic table in step."""
-        self.fields(block)
+        self._decoded(self._decoder.decode, block)
 
     def on_stream(self, number: int, block: bytes, ended: bool) -> None:  # noqa: ARG002 - the engine's signature
         raise ProtocolError(Code.PROTOCOL_ERROR, "a stream that the server opened")
@@ -193,9 +201,8 @@ class ClientStream(Stream):
         assert isinstance(connection, Http2Client)
         exchange = self._exchange
         if self._responding:
-            fields = connection.fields(block)
             try:
-                lines = heads.trailers(fields)
+                lines = connection.trailers(block)
             except BadHead as error:
                 self._broken(error.reason)
                 return

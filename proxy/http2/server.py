@@ -4,8 +4,9 @@ Its counterparts are the caller, whose bytes are not trusted, and the exchanges.
 and its stream reset; a broken connection ends with GOAWAY and the code that says why.
 """
 
+from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
 from proxy import errors
 from proxy.errors import Bound, Failure, bound_of
@@ -26,6 +27,9 @@ DRAIN_S: Final = 1.0
 
 _whole: SharedHeads[RequestHead] = SharedHeads()
 _open: SharedHeads[RequestHead] = SharedHeads()
+_trailers: SharedHeads[bytes] = SharedHeads()
+
+D = TypeVar("D")
 
 
 def _whole_request(fields: list[Field]) -> RequestHead:
@@ -45,6 +49,7 @@ class Http2Server(Http2Connection):
         self._decoder = FieldDecoder()
         self._whole = BlockReader(self._decoder, _whole, _whole_request)
         self._open = BlockReader(self._decoder, _open, _open_request)
+        self._trailers = BlockReader(self._decoder, _trailers, heads.trailers)
         self._since = monotonic()
         self._drain_at = 0.0
 
@@ -89,12 +94,15 @@ class Http2Server(Http2Connection):
 
     def on_stray_block(self, block: bytes) -> None:
         """Keep the dynamic table in step."""
-        self.fields(block)
+        self._decoded(self._decoder.decode, block)
 
-    def fields(self, block: bytes) -> list[Field]:
-        """The fields of a block that is no request's head."""
+    def trailers(self, block: bytes) -> bytes:
+        """The lines of the trailer section that block holds. BadHead; ProtocolError."""
+        return self._decoded(self._trailers.read, block)
+
+    def _decoded(self, read: Callable[[bytes], D], block: bytes) -> D:
         try:
-            return self._decoder.decode(block)
+            return read(block)
         except CompressionError as error:
             raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
         except FieldsTooLarge as error:
@@ -176,9 +184,8 @@ class ServerStream(Stream):
     def on_headers(self, block: bytes, ended: bool) -> None:
         connection = self.engine
         assert isinstance(connection, Http2Server)
-        fields = connection.fields(block)
         try:
-            lines = heads.trailers(fields)
+            lines = connection.trailers(block)
         except BadHead:
             self._malformed()
             return
