@@ -3,7 +3,8 @@
     source        the seam: what can sign for the agent; local and client are its two implementations
     authority     signs, by the rules in rules, and stores what it signed before it lets go of it
     certificates  the four kinds of certificate, field by field
-    material      the CA's own keys and certificates, in files; store is what was issued, in SQLite
+    material      the CA's own keys and certificates, in files
+    store         the seam to where it keeps the rest: records are what is kept, sqlite is an implementation
     api, server   the same over HTTPS; wire holds its messages, limits what a peer can make it hold
 
 The counterpart is the agent (`meshd.agent.certificates`). Proxies never talk to the CA.

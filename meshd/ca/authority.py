@@ -23,9 +23,11 @@ from meshd.ca import certificates, files, material
 from meshd.ca.certificates import Life
 from meshd.ca.files import CaFiles
 from meshd.ca.material import Material, when
+from meshd.ca.records import Issued
 from meshd.ca.rules import Asked, read_csr, rules
 from meshd.ca.source import Unreachable
-from meshd.ca.store import Issued, Store
+from meshd.ca.sqlite import SqliteStore
+from meshd.ca.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Authority:
             raise Misuse(f"{trust_domain!r} is not a trust domain: DNS labels joined by dots, as in prod.example")
         paths = CaFiles(directory)
         with paths.making():
-            with closing(Store.create(paths.database)) as store:
+            with closing(SqliteStore.create(paths.database)) as store:
                 if agent_token:
                     store.add_token(agent_token, now)
                     files.write(paths.agent_token, agent_token.encode() + b"\n")
@@ -68,7 +70,7 @@ class Authority:
         paths = CaFiles(directory)
         paths.check()
         own = material.load(paths, now)
-        authority = cls(paths, Store.open(paths.database), own)
+        authority = cls(paths, SqliteStore.open(paths.database), own)
         try:
             authority.maintain(now)
             authority.check(now)
@@ -82,7 +84,7 @@ class Authority:
         asked = Asked(identity, read_csr(csr_pem), now)
         life = self._rules.decide(asked)
         leaf = certificates.make_leaf(str(identity), asked.csr.public_key(), self._own.issuer, life)
-        self._record(leaf, str(identity), requester, now)
+        self._record(leaf, str(identity), requester, now, workload="" if identity.host else str(identity.workload))
         return Certificate(self._chain(leaf), *Life.of(leaf))
 
     def issue_server(self, names: tuple[str, ...], now: float) -> tuple[bytes, Life]:
@@ -129,9 +131,9 @@ class Authority:
         self._own = own
         self._rules = rules(own.trust_domain, Life.of(own.issuer.certificate))
 
-    def _record(self, leaf: x509.Certificate, names: str, requester: str, now: float) -> None:
+    def _record(self, leaf: x509.Certificate, names: str, requester: str, now: float, workload: str = "") -> None:
         serial = certificates.serial(leaf)
-        self.store.add(Issued(serial, names, requester, *Life.of(leaf), now))
+        self.store.add(Issued(serial, names, requester, *Life.of(leaf), now, workload=workload))
         log.info("issued %s to %s: serial %s, until %s", names, requester, serial, _ends(leaf))
 
     def _chain(self, leaf: x509.Certificate) -> str:

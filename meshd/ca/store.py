@@ -1,150 +1,110 @@
-"""What the CA issued, and the hashes of the tokens it knows, in SQLite.
+"""The seam between the CA and where it keeps what it must not forget; `meshd.ca.sqlite` is an implementation.
 
-WAL with synchronous=FULL: what `add` returned from survives the process and the machine. Certificates that expired
-long ago are forgotten, so the database is as large as the mesh, not as old.
+Several processes use one store at once: the daemon (or several), and `meshd ca token …` beside it. So what must not
+happen twice is one call, which is done whole or not at all: a token's use with the certificate it is for, a
+certificate with the look at the deny list. A new implementation is one module, and a line in the suite that all of
+them pass (`tests/unit/test_ca_stores.py`).
+
+Calls may block for as long as a disk or a network does, and come from several threads. Unreachable from any of them
+when the store cannot be read or written now; a Conflict when it can and what is asked for must not be. Each call that
+changes something returns the number of that change in the audit log: numbers are given once and in order, so that a
+line that is missing there is missed.
 """
 
-import hashlib
-import hmac
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import NamedTuple, Self
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from meshd.api.problems import Problem
-from meshd.ca.source import Unreachable
+from meshd.ca.records import Denied, DenyList, Entry, Issued, JoinToken, Node
 
-APPLICATION_ID = 0x6D657368
-"""'mesh': by this SQLite, and file(1), tell the database from any other."""
+KEEP_EXPIRED_S: Final = 30 * 86400.0
+"""How long what has expired is still on record."""
 
-SCHEMA_VERSION = 1
+MAX_DENIED: Final = 5000
+"""Records in the deny list: all of it goes to every agent, and a serial takes 32 characters of 256 KiB."""
 
-KEEP_EXPIRED_S = 30 * 86400.0
-
-BUSY_S = 2.0
-"""How long a program that copies the database may hold the CA up."""
-
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-CREATE TABLE issued (
-    serial TEXT PRIMARY KEY,      -- lower-case hexadecimal
-    identity TEXT NOT NULL,       -- SPIFFE ID; the names, for the CA's own server
-    requester TEXT NOT NULL,
-    not_before REAL NOT NULL,     -- seconds since the epoch, as all times here
-    not_after REAL NOT NULL,
-    issued_at REAL NOT NULL
-) STRICT;
-CREATE INDEX issued_not_after ON issued (not_after);
-CREATE TABLE tokens (hash TEXT PRIMARY KEY, made_at REAL NOT NULL) STRICT;
-"""
+MAX_LISTED: Final = 100_000
 
 
-class Issued(NamedTuple):
-    """A certificate that was issued; times in seconds since the epoch."""
-
-    serial: str
-    identity: str
-    requester: str
-    not_before: float
-    not_after: float
-    issued_at: float
+class Conflict(Exception):
+    """What is asked for does not go with what is on record; the message says why, for the one who asked."""
 
 
-class Store:
-    """The database at one path. Unreachable from any method when it cannot be read or written now."""
+class Store(Protocol):
+    """Everything the CA remembers besides its keys."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self._path, self._connection = path, connection
+    # --- certificates
 
-    @classmethod
-    def create(cls, path: Path) -> Self:
-        """A new, empty database; Problem when it cannot be made."""
-        try:
-            path.touch(0o600, exist_ok=False)
-            with closing(_connect(path)) as connection:
-                connection.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise Problem(f"{path}: the database cannot be made: {error}") from error
-        return cls.open(path)
+    def add(self, issued: Issued, node: Node | None = None) -> int:
+        """Keep a record of a certificate and, with `node`, of what a node's renewal changed. Conflict when its identity
+        or its node is denied, as it may have become since that was looked at."""
 
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """The database at path; Problem when it is missing, damaged, or not the CA's."""
-        if not path.exists():
-            raise Problem(f"{path}: the CA's database is missing: restore it from a copy")
-        try:
-            connection = _connect(path)
-        except sqlite3.Error as error:
-            raise _unusable(path, f"cannot be used: {error}") from error
-        if fault := _fault(connection):
-            connection.close()
-            raise _unusable(path, fault)
-        return cls(path, connection)
-
-    def add(self, issued: Issued) -> None:
-        """Keep a record of a certificate."""
-        with self._used():
-            self._connection.execute("INSERT INTO issued VALUES (?, ?, ?, ?, ?, ?)", issued)
+    def issued(
+        self, *, node: str = "", identity: str = "", serial: str = "", until: float = 0.0, limit: int = MAX_LISTED
+    ) -> list[Issued]:
+        """The newest first, those alone that fit what is given; `until`: still good then."""
 
     def forget_expired(self, now: float) -> None:
-        """Forget what expired more than KEEP_EXPIRED_S ago."""
-        with self._used():
-            self._connection.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,))
+        """Forget what expired more than KEEP_EXPIRED_S ago, and denials of certificates that have expired."""
+
+    # --- the token that agents share
 
     def add_token(self, token: str, now: float) -> None:
-        """Know token from now on. Only its hash is kept; it is random enough (256 bits) to need no salt."""
-        with self._used():
-            self._connection.execute("INSERT INTO tokens VALUES (?, ?)", (_hash(token), now))
+        """Know token from now on, by its hash."""
 
     def knows_token(self, token: str) -> bool:
         """Whether token is one that was added; takes the same time whatever part of it is right."""
-        given = _hash(token)
-        with self._used():
-            known = self._connection.execute("SELECT hash FROM tokens").fetchall()
-        return any(hmac.compare_digest(given, row[0]) for row in known)
 
-    def close(self) -> None:
-        self._connection.close()
+    # --- nodes, and the tokens they join with
 
-    @contextmanager
-    def _used(self) -> Iterator[None]:
-        """One transaction. What goes wrong in it (disk full, damage, another program that holds the lock) may pass."""
-        try:
-            with self._connection:
-                yield
-        except sqlite3.Error as error:
-            raise Unreachable(f"the CA's database {self._path} cannot be used: {error}") from error
+    def add_join_token(self, token: JoinToken) -> int: ...
 
+    def join_token(self, token_id: str) -> JoinToken | None: ...
 
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+    def join_tokens(self) -> list[JoinToken]:
+        """In the order they were made."""
 
+    def revoke_join_token(self, token_id: str, now: float) -> int:
+        """Conflict when there is no such token."""
 
-def _fault(connection: sqlite3.Connection) -> str:
-    """What is wrong with a database that was there; empty when it is good."""
-    try:
-        (found,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        return f"cannot be used: {error}"
-    if found != APPLICATION_ID or version != SCHEMA_VERSION:
-        return f"is of another program, or another version of meshd (application {found:#x}, schema {version})"
-    return "" if verdict == "ok" else f"is damaged: {verdict}"
+    def join(self, token_id: str, node: Node, issued: Issued, entries: Sequence[Entry], now: float) -> int:
+        """Use the token, once, for `node`: with its certificate on record, and `entries` in the place of those it had
+        from tokens before. Conflict, by `JoinToken.refuses`, when it must not be used (any more)."""
 
+    def node(self, name: str) -> Node | None: ...
 
-def _unusable(path: Path, fault: str) -> Problem:
-    return Problem(f"{path}: the CA's database {fault}: check its owner, or restore it from a copy")
+    def nodes(self) -> list[Node]:
+        """By name."""
 
+    # --- entries
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_S)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+    def add_entry(self, entry: Entry) -> int:
+        """Conflict when there is one for the same node and workload."""
+
+    def remove_entry(self, entry_id: str) -> int:
+        """Conflict when there is no such entry."""
+
+    def entries(self) -> list[Entry]:
+        """By node and workload."""
+
+    def entries_of(self, node: str) -> list[Entry]:
+        """Those that match the node, without reading all."""
+
+    # --- what is denied
+
+    def deny(self, records: Sequence[Denied]) -> int:
+        """Deny these too; what was denied already stays as it was. Conflict above MAX_DENIED."""
+
+    def allow(self, kind: str, value: str) -> int:
+        """Withdraw a denial. Conflict when there is none."""
+
+    def denied(self) -> DenyList: ...
+
+    def sequence(self) -> int:
+        """`denied().sequence`, at less cost."""
+
+    # --- the audit log
+
+    def next_audit(self) -> int:
+        """The number of what changes nothing here: a refusal."""
+
+    def close(self) -> None: ...

@@ -9,8 +9,8 @@ from pathlib import Path
 from meshd.api.names import Address, Identity, WorkloadName
 from meshd.ca.authority import Authority
 from meshd.ca.client import CaClient
+from meshd.ca.records import Issued
 from meshd.ca.server import CaServer
-from meshd.ca.store import Issued
 
 TRUST_DOMAIN = "prod.example"
 TOKEN = "meshd-agent-of-a-test"

@@ -17,6 +17,7 @@ from meshd.ca.authority import Authority
 from meshd.ca.certificates import BACKDATE_S, ISSUER_LIFE_S, LEAF_LIFE_S, ROOT_LIFE_S
 from meshd.ca.files import CaFiles
 from meshd.ca.local import LocalCa
+from meshd.ca.records import Issued
 from meshd.ca.source import Unreachable
 from meshd.ca.store import KEEP_EXPIRED_S
 from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, recorded
@@ -67,7 +68,16 @@ def test_a_certificate_is_on_record_as_it_was_issued(ca: Path) -> None:
         certificate = authority.issue(csr(), WEB, NOW, "192.0.2.1")
         (issued,) = recorded(ca)
     leaf, issuer = x509.load_pem_x509_certificates(certificate.chain_pem.encode())
-    assert issued == (certificates.serial(leaf), str(WEB), "192.0.2.1", NOW - BACKDATE_S, NOW + LEAF_LIFE_S, NOW)
+    assert issued == Issued(
+        serial=certificates.serial(leaf),
+        identity=str(WEB),
+        requester="192.0.2.1",
+        not_before=NOW - BACKDATE_S,
+        not_after=NOW + LEAF_LIFE_S,
+        issued_at=NOW,
+        node="",
+        workload="default/web",
+    )
     assert (certificate.not_before, certificate.not_after) == (NOW - BACKDATE_S, NOW + LEAF_LIFE_S)
     issuer.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.bundle_pem.encode()))
 

@@ -1,0 +1,117 @@
+"""What the CA keeps, as values, and what follows from them. Where they are kept is `meshd.ca.store`.
+
+Times are seconds since the epoch. Of secrets there are only hashes: SHA-256 in lower-case hexadecimal, unsalted since
+what they are of is random.
+"""
+
+import hashlib
+from typing import Final, Literal, NamedTuple
+
+from meshd.ca.patterns import is_exact, matches_node
+
+NODE_ORIGIN: Final = "token "
+"""What the origin of an entry begins with that came with a node's token."""
+
+
+class Issued(NamedTuple):
+    """A certificate that was issued. `node` is the host that it went to, as far as that was proven; `workload` is
+    NAMESPACE/NAME, empty for a host's certificate and for the CA's own server's."""
+
+    serial: str
+    identity: str
+    requester: str
+    not_before: float
+    not_after: float
+    issued_at: float
+    node: str = ""
+    workload: str = ""
+
+
+class Node(NamedTuple):
+    """A host that joined: the key it has now (hash of its SubjectPublicKeyInfo), and what it joined with."""
+
+    name: str
+    key_hash: str
+    origin: str
+    joined_at: float
+    renewed_at: float
+    not_after: float
+
+
+class Entry(NamedTuple):
+    """The nodes that `node` matches may have certificates for the workloads that `workload` matches. `origin` says
+    where it is from: `operator`, or `token ID` for one that came with the token by which its node joined."""
+
+    id: str
+    node: str
+    workload: str
+    origin: str
+    made_at: float
+
+
+class JoinToken(NamedTuple):
+    """What a host may join with, `uses` times in all, as a node that `node` matches; such a node then has entries for
+    `workloads`."""
+
+    id: str
+    secret_hash: str
+    node: str
+    workloads: tuple[str, ...]
+    uses: int
+    used: int
+    made_at: float
+    expires_at: float
+    revoked_at: float = 0.0
+
+    @property
+    def origin(self) -> str:
+        return f"{NODE_ORIGIN}{self.id}"
+
+    def state(self, now: float) -> Literal["valid", "revoked", "expired", "used up"]:
+        if self.revoked_at:
+            return "revoked"
+        if now >= self.expires_at:
+            return "expired"
+        return "valid" if self.used < self.uses else "used up"
+
+    def is_used_by(self, known: Node | None, key_hash: str) -> bool:
+        """Whether the node joined with this token and this key before: its answer may have been lost on the way, and
+        who has the key has the identity already. So it may ask again, and that is not another use."""
+        return known is not None and (known.origin, known.key_hash) == (self.origin, key_hash)
+
+    def refuses(self, name: str, key_hash: str, known: Node | None, now: float) -> str:
+        """Why the node `name` may not join with this token and the key of that hash; empty when it may. `known` is
+        what is on record of a node of that name."""
+        state = self.state(now)
+        if state != "valid" and not (state == "used up" and self.is_used_by(known, key_hash)):
+            return f"the join token {self.id} is {state}"
+        if not matches_node(self.node, name):
+            return f"the join token {self.id} is for the node {self.node}, not for {name}"
+        if known is not None and known.key_hash != key_hash and not is_exact(self.node):
+            return (
+                f"the node {name} has joined before, with another key: only a token for exactly this node replaces it "
+                f"(`meshd ca token create --node {name}`)"
+            )
+        return ""
+
+
+class Denied(NamedTuple):
+    """What is no longer believed, though a certificate says it: one serial, all certificates of an identity (SPIFFE
+    ID), or a node and all that is asked for from it. `expires_at` is 0 for as long as it is not withdrawn."""
+
+    kind: Literal["serial", "identity", "node"]
+    value: str
+    reason: str
+    made_at: float
+    expires_at: float = 0.0
+
+
+class DenyList(NamedTuple):
+    """All that is denied; `sequence` grows with every change of it, and of the trust bundle."""
+
+    sequence: int
+    records: tuple[Denied, ...]
+
+
+def hashed(secret: bytes) -> str:
+    return hashlib.sha256(secret).hexdigest()
