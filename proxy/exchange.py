@@ -29,6 +29,8 @@ from proxy.stats import HttpTraffic, Labels, Stats, is_success
 log = logging.getLogger(__name__)
 
 MAX_TRIES: Final = 8
+MAX_INTERIM: Final = 64
+"""1xx answers to a request: they are passed on past all flow control."""
 
 
 class Route:
@@ -63,9 +65,9 @@ class Exchange:
     """See the module. `started` and other times are the loop's clock, in seconds."""
 
     __slots__ = (
-        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_moved_at", "_over", "_retries", "_timeout",
-        "_timer", "_trailers", "_tries", "_unsent", "caller", "client", "head", "live", "replayable", "responding",
-        "route", "rules", "started",
+        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_interims", "_moved_at", "_over", "_retries",
+        "_timeout", "_timer", "_trailers", "_tries", "_unsent", "caller", "client", "head", "live", "replayable",
+        "responding", "route", "rules", "started",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, head: RequestHead, route: Route, now: float) -> None:
@@ -77,9 +79,10 @@ class Exchange:
         self.client: Client | None = None
         self.live: LiveEndpoint | None = None
         self.replayable = True  # nothing of the body is gone from here
-        self._body = b""
+        self._body: bytes | bytearray = b""
         self._body_ended = True
         self._trailers = b""
+        self._interims = 0
         self.responding = False  # an answer has begun to be passed on
         self._counted: HttpTraffic | None = None
         self._tries = 0
@@ -140,7 +143,7 @@ class Exchange:
                 self.replayable = False
                 self._body = b""
             self.caller.release()  # first: to send may be to hold again
-        client.send(self, self.route.extra, body, self._body_ended, self._trailers)
+        client.send(self, self.route.extra, bytes(body), self._body_ended, self._trailers)
         return True
 
     def not_connected(self, failure: Failure) -> None:
@@ -161,16 +164,24 @@ class Exchange:
         self._body_ended = ended
         self._trailers = trailers
         if self.client is None:
-            self._body += payload
+            self._keep(payload)
             self.caller.hold()
             return
         if self.replayable:
-            kept = self._body + payload
-            self.replayable = self._keeps(kept)
-            self._body = kept if self.replayable else b""
+            self._keep(payload)
+            if not self._keeps(self._body):
+                self.replayable = False
+                self._body = b""
         self.client.send_more(payload, ended, trailers)
 
-    def _keeps(self, body: bytes) -> bool:
+    def _keep(self, payload: bytes) -> None:
+        """Put payload to what is kept of the body, which is not copied for it: it may come byte by byte."""
+        body = self._body
+        if isinstance(body, bytes):
+            body = self._body = bytearray(body)
+        body += payload
+
+    def _keeps(self, body: bytes | bytearray) -> bool:
         """Whether that much of the body is kept, so that the request can be sent again."""
         return len(body) <= MAX_KEPT_BYTES
 
@@ -186,8 +197,15 @@ class Exchange:
 
     # --- towards the caller
 
-    def interim(self, head: ResponseHead) -> None:
-        """The endpoint answered 1xx."""
+    def interim(self, head: ResponseHead) -> bool:
+        """The endpoint answered 1xx; False where it has done so too often."""
+        self._interims += 1
+        if self._interims > MAX_INTERIM:
+            return False
+        self._pass_on(head)
+        return True
+
+    def _pass_on(self, head: ResponseHead) -> None:
         if head.status == 100 and not self.head.expects_continue:
             return
         if self.head.minor == 1:

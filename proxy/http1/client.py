@@ -36,6 +36,7 @@ class ClientConnection(asyncio.Protocol):
         self._tcp = tcp
         self._exchange: Exchange | None = None
         self._buffer = b""
+        self._scanned = 0  # so much of it is known to hold no end of a head
         self._body: BodyReader | None = None
         self._status = 0
         self._keep = True
@@ -116,9 +117,10 @@ class ClientConnection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         while True:
-            end = data.find(b"\r\n\r\n") + 4
+            end = data.find(b"\r\n\r\n", self._scanned) + 4
             if end == 3:
                 self._buffer = data
+                self._scanned = max(0, len(data) - 3)
                 if len(data) > MAX_HEAD_BYTES:
                     self._broken(f"a response head of more than {MAX_HEAD_BYTES} bytes")
                 return
@@ -135,9 +137,13 @@ class ClientConnection(asyncio.Protocol):
             if head.status == 101:
                 self._broken("101 to a request that asked for no upgrade")
                 return
-            exchange.interim(head)
+            if not exchange.interim(head):
+                self._broken("interim answers without end")
+                return
             data = data[end:]
+            self._scanned = 0
         self._buffer = b""
+        self._scanned = 0
         self._keep = head.keep_alive
         length = head.body_length(exchange.head.method)
         if length == len(data) - end:

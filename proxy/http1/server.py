@@ -77,6 +77,7 @@ class ServerConnection(asyncio.Protocol):
         self._tcp = tcp
         self._sweep = sweep
         self._buffer = b""
+        self._scanned = 0  # so much of it is known to hold no end of a head, and nothing that no head has
         self._exchange: Exchange | None = None
         self._body: BodyReader | None = None  # of the request that is still arriving
         self._advancing = False
@@ -137,10 +138,11 @@ class ServerConnection(asyncio.Protocol):
         buffer = self._buffer
         if buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2: an empty line before a request is ignored
             buffer = self._buffer = buffer[2:]
-        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
+        end = buffer.find(b"\r\n\r\n", self._scanned, MAX_HEAD_BYTES) + 4
         if end == 3:
             self._unfinished(buffer)
             return False
+        self._scanned = 0
         raw = buffer[:end]
         head = requests.get(raw)
         if head is None:
@@ -165,9 +167,11 @@ class ServerConnection(asyncio.Protocol):
     def _unfinished(self, buffer: bytes) -> None:
         if len(buffer) >= MAX_HEAD_BYTES:
             self._refuse(431, f"a head of more than {MAX_HEAD_BYTES} bytes")
-        elif _NEVER_A_HEAD.search(buffer) is not None:
+        elif _NEVER_A_HEAD.search(buffer, self._scanned) is not None:
             # Its sender may be waiting for an answer.
             self._refuse(400, "a control character, bare CR or bare LF in the head")
+        else:
+            self._scanned = max(0, len(buffer) - 3)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         now = self._since = monotonic()

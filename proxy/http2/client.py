@@ -16,7 +16,7 @@ from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
 from proxy.http2 import frames, heads
 from proxy.http2.connection import Http2Connection
 from proxy.http2.engine import ProtocolError, Stream
-from proxy.http2.fields import CompressionError, FieldDecoder, FieldsTooLarge
+from proxy.http2.fields import CompressionError, FieldDecoder, FieldsTooLarge, encode
 from proxy.http2.frames import PING, Code
 from proxy.http2.memo import BlockReader, SharedHeads
 from proxy.stats import TcpTraffic
@@ -31,6 +31,8 @@ ANSWER_S: Final = 3.0
 """How long it may take to say so."""
 MAX_STREAMS: Final = 256
 """Streams on one connection; beyond it another is opened, even where the peer allows more."""
+
+_NO_CONTENT: Final = encode([(b"content-length", b"0")])
 
 _from_applications: SharedHeads[ResponseHead] = SharedHeads()
 _from_proxies: SharedHeads[ResponseHead] = SharedHeads()
@@ -174,6 +176,8 @@ class ClientStream(Stream):
         if extra:
             block += heads.line_block(extra)
         over = ended and not payload and not trailers
+        if over and exchange.head.length == CHUNKED:
+            block += _NO_CONTENT  # it had chunks, though none with anything in it: the far side is not to wonder
         self.send_headers(block, over)
         if not over:
             self.send_more(payload, ended, trailers)
@@ -221,8 +225,8 @@ class ClientStream(Stream):
         if head.status < 200:
             if ended or head.status == 101:
                 self._broken("an interim answer that ends the stream, or 101")
-            else:
-                exchange.interim(head)
+            elif not exchange.interim(head):
+                self._broken("interim answers without end")
             return
         self._responding = True
         self._status = head.status

@@ -86,7 +86,7 @@ class Stream:
         self.engine = engine
         self.number = number
         self.send_window = engine.peer_window
-        self.queue: deque[bytes] = deque()  # content that waits for the peer's windows
+        self.queue: deque[bytes | memoryview] = deque()  # content that waits for the peer's windows
         self.tail: bytes | None = None  # trailers that wait behind it; empty: nothing but the end
         self.held = False
         self.local_ended = False
@@ -292,8 +292,9 @@ class Engine:
                 return
             data = queue.popleft()
             if len(data) > room:
-                queue.appendleft(data[room:])
-                data = data[:room]
+                view = memoryview(data)  # not copied: the window may open byte by byte
+                queue.appendleft(view[room:])
+                data = view[:room]
             stream.send_window -= len(data)
             self._send_window -= len(data)
             stream.left = True
@@ -314,12 +315,15 @@ class Engine:
         for stream in tuple(self._waiting):
             if self._send_window <= 0 or self.paused:
                 return
-            del self._waiting[stream]
-            self._drain(stream)
-            if stream.queue:
-                self._waiting[stream] = None  # behind the others
-            else:
-                stream.on_room()
+            self._resume_one(stream)
+
+    def _resume_one(self, stream: Stream) -> None:
+        del self._waiting[stream]
+        self._drain(stream)
+        if stream.queue:
+            self._waiting[stream] = None  # behind the others
+        else:
+            stream.on_room()
 
     def pause(self) -> None:
         """The transport takes no more for now: content waits, as if the windows were used up."""
@@ -592,8 +596,8 @@ class Engine:
         stream.send_window += increment
         if increment == 0 or stream.send_window > MAX_WINDOW:
             self.break_off(stream, Code.PROTOCOL_ERROR if increment == 0 else Code.FLOW_CONTROL_ERROR)
-        elif stream in self._waiting:
-            self._resume()
+        elif stream in self._waiting and self._send_window > 0 and not self.paused:
+            self._resume_one(stream)
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
         if number != 0:
@@ -612,23 +616,28 @@ class Engine:
             self._idle(Bound.SETTINGS)
         self.settled = True
         self._send(SETTINGS_ACK)  # first: to the peer, what the new values allow is allowed behind it
+        before = self.peer_window
         for at in range(0, len(payload), 6):
             name = int.from_bytes(payload[at : at + 2], "big")
             self._setting(name, int.from_bytes(payload[at + 2 : at + 6], "big"))
+        if self.peer_window != before:
+            self._change_windows(self.peer_window - before)
         self.on_capacity()
+
+    def _change_windows(self, change: int) -> None:
+        """The window that streams begin with has changed, and theirs with it: once a frame of SETTINGS."""
+        for stream in tuple(self.streams.values()):
+            stream.send_window += change
+            if stream.send_window > MAX_WINDOW:
+                raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1", Bound.WINDOW)
+        if change > 0 and self._waiting:
+            self._resume()
 
     def _setting(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW:
                 raise ProtocolError(Code.FLOW_CONTROL_ERROR, "an initial window beyond 2^31-1", Bound.WINDOW)
-            change = value - self.peer_window
             self.peer_window = value
-            for stream in tuple(self.streams.values()):
-                stream.send_window += change
-                if stream.send_window > MAX_WINDOW:
-                    raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a stream's window beyond 2^31-1", Bound.WINDOW)
-            if change > 0 and self._waiting:
-                self._resume()
         elif name == Setting.MAX_FRAME_SIZE:
             if not MAX_FRAME_BYTES <= value < 1 << 24:
                 raise ProtocolError(Code.PROTOCOL_ERROR, f"a maximal frame size of {value}")

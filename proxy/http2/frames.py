@@ -59,7 +59,7 @@ _pack_long = Struct(">L").pack
 _pack_setting = Struct(">HL").pack
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """One frame."""
     length = len(payload)
     return _pack_header(length >> 8, length & 0xFF, kind, flags, stream) + payload

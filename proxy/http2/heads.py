@@ -38,6 +38,9 @@ _FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive"
 
 _SPECIAL: Final = frozenset((b"content-length", b"host", b"te", b"cookie", b"l5d-orig-proto"))
 
+_WITH_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
+"""Methods of which content is expected."""
+
 _names: set[bytes] = set()
 
 
@@ -137,8 +140,11 @@ def request(fields: list[Field], ended: bool) -> RequestHead:
     head = RequestHead(method, authority.decode("ascii").lower(), 1, length, True, expects, False, forward)
     head.h2 = not found.original
     head.grpc = any(_GRPC.match(line) is not None for line in found.lines)
-    if head.grpc:
-        head.deadline_s = _deadline(found.lines)
+    head.deadline_s = _deadline(found.lines) if head.grpc else 0.0
+    if ended and found.length is None and head.h2 and method in _WITH_CONTENT:
+        # RFC 9110, section 8.6: HTTP/1.1 is told that there is none. HTTP/2 sees it, so there it goes on as it came.
+        request_block(head)
+        head.forward += b"Content-Length: 0\r\n"
     return head
 
 

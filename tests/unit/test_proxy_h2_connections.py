@@ -4,6 +4,7 @@ import pytest
 
 from meshd.api.endpoints import Endpoint
 from proxy.errors import Bound, Failure, bound_of
+from proxy.exchange import MAX_INTERIM
 from proxy.http1.server import IDLE_S
 from proxy.http2 import frames
 from proxy.http2.engine import MAX_STREAMS, STREAM_WINDOW
@@ -397,6 +398,33 @@ async def test_a_connection_that_broke_the_protocol_is_not_kept_by_not_reading()
     assert (await endpoint.hears_on(1))[3] == Code.CANCEL
     assert rig.pending == 0
     assert [bound for bound, _ in rig.refusals] == [Bound.MALFORMED]
+
+
+@on_loop
+async def test_a_request_whose_chunks_hold_nothing_says_so_on_the_way() -> None:
+    """It goes out whole, as a head that ends its stream; the far side is to know that this is no accident."""
+    rig = H2Rig(MESHED)
+    caller = rig.call()
+    caller.says(b"POST / HTTP/1.1\r\nHost: api\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    endpoint = await rig.open_h2()
+    fields, content, ended, _ = await endpoint.hears_on(1)
+    assert (content, ended) == (b"", True)
+    assert (b"content-length", b"0") in fields
+
+
+@on_loop
+async def test_interim_answers_without_end_are_no_answer() -> None:
+    rig = H2Rig(MESHED)
+    caller = await rig.caller()
+    caller.says(request(1))
+    endpoint = await rig.open_h2()
+    hints = frames.headers(1, encode([(b":status", b"103")]), False)
+    endpoint.says(hints * MAX_INTERIM)
+    fields, _, _, _ = await caller.hears_on(1)
+    assert fields == [(b":status", b"103")] * MAX_INTERIM
+    endpoint.says(hints)
+    assert dict((await caller.hears_on(1))[0])[b":status"] == b"502"
+    assert (await endpoint.hears_on(1))[3] == Code.PROTOCOL_ERROR
 
 
 async def silent(rig: H2Rig) -> tuple[Peer, Peer]:

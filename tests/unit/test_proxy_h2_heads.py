@@ -112,6 +112,17 @@ def test_a_malformed_request_is_refused(fields: list[Field]) -> None:
     assert refused.value.status == 400
 
 
+@pytest.mark.parametrize("method", [b"POST", b"PUT", b"PATCH"])
+def test_http1_is_told_that_a_request_with_no_content_has_none(method: bytes) -> None:
+    """RFC 9110, section 8.6: some servers answer 411 else. To HTTP/2 it goes on as it came."""
+    fields = instead(b":method", method)
+    head = heads.request(fields, ended=True)
+    assert head.forward == method + b" /x HTTP/1.1\r\nHost: api\r\nContent-Length: 0\r\n"
+    assert head.length == 0
+    assert FieldDecoder().decode(heads.request_block(head)) == [fields[0], fields[1], fields[2], fields[3]]
+    assert b"Content-Length" not in heads.request(instead(b":method", b"DELETE"), ended=True).forward
+
+
 def test_connect_is_not_implemented() -> None:
     with pytest.raises(BadHead) as refused:
         heads.request([(b":method", b"CONNECT"), (b":authority", b"api:80")], ended=False)
@@ -243,6 +254,9 @@ def crossed(head: RequestHead) -> RequestHead:
         (b"OPTIONS * HTTP/1.1\r\nHost: api", b"OPTIONS * HTTP/1.1\r\nHost: api\r\n"),
         (b"GET http://api:80/x HTTP/1.1\r\nHost: other", b"GET /x HTTP/1.1\r\nHost: api:80\r\n"),
         (b"GET / HTTP/1.0", b"GET / HTTP/1.1\r\nHost: \r\n"),
+        (b"POST / HTTP/1.1\r\nHost: api", b"POST / HTTP/1.1\r\nHost: api\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 0",
+         b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 0\r\n"),
         (b"GET / HTTP/1.1\r\nHost:", b"GET / HTTP/1.1\r\nHost: \r\n"),
         (b"GET / HTTP/1.0\r\nHost: api\r\nConnection: keep-alive", b"GET / HTTP/1.1\r\nHost: api\r\n"),
         (b"GET / HTTP/1.1\r\nHost: api\r\nCookie: a=1\r\nCookie: b=2",
