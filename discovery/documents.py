@@ -104,6 +104,9 @@ def _wrong_workload(workload: Workload) -> Iterator[tuple[str, str]]:
             yield f"{path}.listen", f"{listen.host!r} is not an IP address"
         if listen.port == 0:
             yield f"{path}.listen", "port 0 cannot be listened on: name the port that the application connects to"
+        for name, file in upstream.tls.files if upstream.tls else ():
+            if not file.startswith("/"):
+                yield f"{path}.tls.{name}", f"{file!r} is relative: the proxy reads it, so it must begin with /"
 
 
 def _wrong_service(service: Service) -> Iterator[tuple[str, str]]:

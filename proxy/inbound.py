@@ -7,7 +7,6 @@ a transport header, and reaches no port but those its workload declares. The app
 
 import asyncio
 import logging
-from collections import deque
 from time import monotonic
 from typing import Final, cast
 
@@ -28,7 +27,7 @@ from proxy.http2.server import Http2Server
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
 from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext, peer_identity
 from proxy.stats import Labels, Stats, TcpTraffic
-from proxy.sweep import Sweep
+from proxy.sweep import Overdue, Sweep
 from proxy.tcp import RelayEnd, relay
 
 log = logging.getLogger(__name__)
@@ -121,17 +120,13 @@ class Strangers:
 
     def __init__(self, inbound: Inbound) -> None:
         self._inbound = inbound
-        self._accepted: deque[tuple[float, int]] = deque()
-        self._said = 0
+        self._overdue = Overdue(HANDSHAKE_TIMEOUT_S + 1.0)
 
     def sweep(self, now: float) -> None:
         """See `proxy.sweep.Swept`."""
-        self._accepted.append((now, self._inbound.accepted))
-        while self._accepted[0][0] < now - HANDSHAKE_TIMEOUT_S - 1.0:
-            unproved = self._accepted.popleft()[1] - self._inbound.established
-            if unproved > self._said:
-                log.warning("%d connections to the inbound listener were no peers of the mesh", unproved - self._said)
-                self._said = unproved
+        unproved = self._overdue.count(now, self._inbound.accepted, self._inbound.established)
+        if unproved:
+            log.warning("%d connections to the inbound listener were no peers of the mesh", unproved)
 
 
 class _Opening(asyncio.Protocol):

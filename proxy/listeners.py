@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from meshd.api.names import Address
@@ -24,10 +24,14 @@ class Handler(Protocol):
         """The protocol for a connection that was accepted."""
 
 
+Tls = ssl.SSLContext | Callable[[], Awaitable[ssl.SSLContext]]
+"""What a listener begins handshakes with, or where to ask for it when it opens: Problem while it is not to be had."""
+
+
 class _Listener:
     __slots__ = ("error", "handler", "server", "tls")
 
-    def __init__(self, handler: Handler, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, handler: Handler, tls: Tls | None) -> None:
         self.handler = handler
         self.tls = tls
         self.server: asyncio.Server | None = None
@@ -44,35 +48,52 @@ class Listeners:
         self._tasks = tasks
         self._listeners: dict[str, _Listener] = {}
 
-    def open(self, address: str, handler: Handler, tls: ssl.SSLContext | None = None) -> None:
+    def open(self, address: str, handler: Handler, tls: Tls | None = None) -> None:
         """Accept connections at address for handler, as soon as that can be."""
         listener = self._listeners[address] = _Listener(handler, tls)
         self._tasks.start(self._open(address, listener), f"listen at {address}")
 
     async def _open(self, address: str, listener: _Listener) -> None:
         """Try until it is open, or closed: whoever has the address may let go of it."""
-        loop = asyncio.get_running_loop()
         while self._listeners.get(address) is listener:
             try:
-                bound = self._sockets.listen(address)
+                tls = await listener.tls() if callable(listener.tls) else listener.tls
+                await self._serve(address, listener, tls)
             except Problem as problem:
-                if not listener.error:
-                    log.error("%s; trying again", problem)
+                if listener.error != str(problem):
+                    log.error("listener %s: %s; trying again", address, problem)
                 listener.error = str(problem)
                 await asyncio.sleep(1.0)
                 continue
-            tls = listener.tls
-            listener.server = await loop.create_server(
-                listener.handler.accept,
-                sock=bound,
-                backlog=BACKLOG,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
-                ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
-            )
             listener.error = ""
             self._changed()
             return
+
+    async def _serve(self, address: str, listener: _Listener, tls: ssl.SSLContext | None) -> None:
+        """Accept at address, in place of what the listener accepted with before: the socket is the same, and a
+        connection that comes meanwhile waits in it. Problem where the address cannot be had."""
+        if self._listeners.get(address) is not listener:  # closed while its TLS was waited for
+            return
+        server = await asyncio.get_running_loop().create_server(
+            listener.handler.accept,
+            sock=self._sockets.listen(address),
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
+            ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
+        )
+        if self._listeners.get(address) is not listener:
+            server.close()
+            return
+        before, listener.server = listener.server, server
+        if before is not None:
+            before.close()
+
+    def renew(self, address: str, tls: ssl.SSLContext) -> None:
+        """Begin handshakes at address with this from now on; those under way go on with what they began with."""
+        listener = self._listeners.get(address)
+        if listener is not None and listener.server is not None:
+            self._tasks.start(self._serve(address, listener, tls), f"renew TLS at {address}")
 
     def close(self, address: str) -> None:
         """Accept no more connections at address."""

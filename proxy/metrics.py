@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from meshd import __version__
 from meshd.api.control import LATENCY_BOUNDS_MS
+from proxy.edge import EdgeTls
 from proxy.mesh.identity import WorkloadIdentity
 from proxy.stats import Labels, Responses, Stats, TcpTraffic, is_success
 
@@ -34,7 +35,8 @@ _HTTP: Final = (
 
 class State(NamedTuple):
     """How the proxy is: its identities, what it waits for, whether the agent is connected; how many connections to its
-    inbound listener were accepted and how many proved themselves a peer of the mesh; whether the CA answers the agent.
+    inbound listener were accepted and how many proved themselves a peer of the mesh; whether the CA answers the agent;
+    the certificates that are shown outside the mesh.
     """
 
     identities: tuple[WorkloadIdentity, ...]
@@ -43,6 +45,7 @@ class State(NamedTuple):
     accepted: int
     established: int
     ca_healthy: bool = True
+    edges: tuple[EdgeTls, ...] = ()
 
 
 class Metrics:
@@ -188,6 +191,7 @@ class _Proxy:
             for result, count in identity.refreshes.items():
                 refreshes.add_metric([workload, result], count)
         yield from (expires, refreshed, refreshes)
+        yield from _edges(state.edges)
         yield GaugeMetricFamily("meshd_proxy_ready", "Whether the proxy is ready.", value=float(not state.waiting_for))
         yield GaugeMetricFamily(
             "meshd_ca_healthy", "Whether the CA answered the agent, when it last said.", value=float(state.ca_healthy)
@@ -206,3 +210,18 @@ class _Proxy:
         yield build
         yield CounterMetricFamily("process_uptime_seconds", "Since the start.", value=time.time() - self._started)
         yield GaugeMetricFamily("process_clock_time_seconds", "The clock.", value=time.time())
+
+
+def _edges(edges: tuple[EdgeTls, ...]) -> Iterator[Metric]:
+    """The certificates that callers outside the mesh are shown."""
+    expires = GaugeMetricFamily(
+        "meshd_listener_cert_expiration_timestamp_seconds", "When a listener's certificate expires.", labels=("listen",)
+    )
+    refreshes = CounterMetricFamily(
+        "meshd_listener_cert_refreshes", "How often its files were read, and were bad.", labels=("listen", "result")
+    )
+    for edge in edges:
+        expires.add_metric([edge.listen], edge.not_after)
+        for result, count in edge.refreshes.items():
+            refreshes.add_metric([edge.listen, result], count)
+    yield from (expires, refreshes)

@@ -1,18 +1,21 @@
 """The way out: what a workload sends, to the services it asks for.
 
 Two kinds of listener. An *upstream* is a local address that leads to one service, for any TCP client: HTTP and
-opaque bytes are told apart by their first bytes. The *forward proxy* is what `http_proxy` names: each request
+opaque bytes are told apart by their first bytes, or by what TLS agreed on where it has TLS for callers outside the mesh
+(`proxy.edge`). The *forward proxy* is what `http_proxy` names: each request
 says where it goes, in an absolute target or a CONNECT.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
-from meshd.api.documents import Upstream
+from meshd.api.documents import Protocol, Upstream
 from meshd.api.tasks import Tasks
 from proxy.connect import Dialer
 from proxy.detect import Detected, Detecting, take_over
+from proxy.edge import EdgeTls
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
@@ -77,25 +80,46 @@ class _Connections:
 
 
 class UpstreamListener(_Connections):
-    """A local address that leads to one service."""
+    """A local address that leads to one service. `renew` gives its listener a new TLS context, where it has TLS."""
 
-    def __init__(self, upstream: Upstream, outbound: Outbound) -> None:
+    def __init__(self, upstream: Upstream, outbound: Outbound, renew: Callable[[ssl.SSLContext], None]) -> None:
         super().__init__(outbound.stats)
         self._upstream = upstream
         self._outbound = outbound
         self._followed = outbound.destinations.follow(upstream.service, passthrough=False)
-        self._labels = Labels("outbound", outbound.workload, upstream.service)
+        self.edge: EdgeTls | None = None
+        if upstream.tls is not None:
+            opaque = upstream.protocol == "tcp"
+            self.edge = EdgeTls(upstream.listen, upstream.tls, outbound.stats, outbound.tasks, renew, opaque=opaque)
+            outbound.sweep.add(self.edge)
+        self._labels = Labels("outbound", outbound.workload, upstream.service, tls=self.edge is not None)
         self._http_tcp = outbound.stats.tcp(self._labels, "src")
         self._relayed = outbound.stats.tcp(self._labels, "src", relays=True)
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted."""
-        speaks = self._upstream.protocol
-        if speaks == "auto":
-            speaks = self._followed.route.destination.protocol
+        return self._unknown() if self.edge is None else self.edge.accept(self._secured)
+
+    @property
+    def _speaks(self) -> Protocol:
+        if self._upstream.protocol != "auto":
+            return self._upstream.protocol
+        return self._followed.route.destination.protocol
+
+    def _unknown(self) -> asyncio.Protocol:
+        """The protocol for a connection of which nothing is known but what configuration says."""
+        speaks = self._speaks
         if speaks == "tcp":
             return _Relayed(self._relayed, self._relay)
-        return self.opened(Detecting(self._outbound.sweep, self._detected, self.closed, opaque=speaks == "auto"))
+        detecting = Detecting(self._outbound.sweep, self._detected, self.closed, opaque=speaks == "auto")
+        return self.opened(detecting)
+
+    def _secured(self, transport: asyncio.Transport, agreed: str | None) -> None:
+        """A TLS handshake is done. What was agreed on in it needs no detection; configuration goes before it."""
+        if agreed is not None and self._speaks != "tcp":
+            self._detected(transport, "http2" if agreed == "h2" else "http1", b"")
+        else:
+            take_over(transport, self._unknown(), b"")
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
         if found == "tcp":
@@ -117,6 +141,8 @@ class UpstreamListener(_Connections):
 
     def close(self) -> None:
         """No connection will be accepted any more."""
+        if self.edge is not None:
+            self._outbound.sweep.discard(self.edge)
         self._followed.end()
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import ssl
+import sys
 from pathlib import Path
 
 import uvloop
@@ -45,6 +46,8 @@ def check(file: Path) -> None:
             check_held(WorkloadName.parse(workload), held, world.configuration.trust_bundle_pem)
         except ssl.SSLError as error:
             raise _do_not_fit(file, error) from error
+    for warning in world.warnings:
+        print(f"meshd-proxy: warning: {warning}", file=sys.stderr)
 
 
 def _load(file: Path) -> StaticWorld:
@@ -193,6 +196,7 @@ class Program:
         finally:
             notify("READY=1")
         resolver.replace(world.services)
+        self._proxy.reread()
         log.info("%s was read again and is in force", self._arguments.config)
 
     # --- from an agent
@@ -200,13 +204,15 @@ class Program:
     def _run_controlled(self) -> None:
         latest: asyncio.Queue[ProxyConfiguration] = asyncio.Queue()
         self._agent = AgentClient(self._arguments.control, self._instance, __version__, latest.put_nowait)
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: log.info("SIGHUP: there is no file to read; the agent says what changes")
-        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reread)
         self._report_stats()  # nothing yet: from there on every request counts in the agent's rates
         self._tasks.start(self._agent.run(), "control")
         self._tasks.start(self._follow(self._agent, latest), "configuration")
         self._tasks.start(self._report(), "report")
+
+    def _reread(self) -> None:
+        log.info("SIGHUP: listeners' certificates are read again; of the rest the agent says what changes")
+        self._proxy.reread()
 
     async def _follow(self, agent: AgentClient, latest: asyncio.Queue[ProxyConfiguration]) -> None:
         """Apply what the agent says, one after the other; what cannot be applied leaves the last in force."""

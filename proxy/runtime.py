@@ -16,6 +16,7 @@ from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy.admin import Admin
+from proxy.edge import EdgeTls
 from proxy.inbound import Inbound
 from proxy.listeners import Handler, Listeners
 from proxy.mesh.identity import Held, Sign, check
@@ -101,6 +102,11 @@ class Proxy:
         self._tasks.start(self._open_inbound(before, wanted), "inbound")
         self._changed()
 
+    def reread(self) -> None:
+        """Read the certificates again that listeners have from files, whatever these look like."""
+        for edge in self.edges:
+            edge.reread()
+
     def _move(self, what: str, before: ProxyConfiguration | None, wanted: ProxyConfiguration, handler: Handler) -> None:
         """Open the listener of that name where it is wanted now, and close where it was."""
         old, new = getattr(before, what, ""), getattr(wanted, what)
@@ -140,6 +146,11 @@ class Proxy:
         unopened = (f"listener {inbound}",) if inbound and inbound not in self.listeners.addresses else ()
         return (*certificates, *unopened, *self.listeners.waiting_for())
 
+    @property
+    def edges(self) -> tuple[EdgeTls, ...]:
+        """TLS of the listeners that have it for callers outside the mesh."""
+        return tuple(edge for served in self._served.values() for edge in served.edges)
+
     def state(self, pid: int) -> ReportState:
         """What the agent is told."""
         certificates = tuple(served.identity.state() for served in self._served.values())
@@ -150,7 +161,7 @@ class Proxy:
         inbound = self._inbound
         accepted, established = (0, 0) if inbound is None else (inbound.accepted, inbound.established)
         ca_healthy = self._configuration is None or self._configuration.ca_healthy
-        return State(identities, self.waiting_for(), self.connected, accepted, established, ca_healthy)
+        return State(identities, self.waiting_for(), self.connected, accepted, established, ca_healthy, self.edges)
 
     # --- the end
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from meshd.api.control import ProxyWorkload
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.tasks import Tasks
 from proxy.connect import CONNECT_TIMEOUT_S, LOCAL_TIMEOUT_S, Dialer
+from proxy.edge import EdgeTls
 from proxy.inbound import Inbound, LocalPort
 from proxy.listeners import Listeners
 from proxy.mesh.identity import WorkloadIdentity
@@ -65,9 +67,15 @@ class ServedWorkload:
                 self._upstreams.pop(upstream).close()
         for upstream in wanted:
             if upstream not in self._upstreams:
-                listener = UpstreamListener(upstream, self.outbound)
+                renew = partial(self._listeners.renew, upstream.listen)
+                listener = UpstreamListener(upstream, self.outbound, renew)
                 self._upstreams[upstream] = listener
-                self._listeners.open(upstream.listen, listener)
+                self._listeners.open(upstream.listen, listener, listener.edge.context if listener.edge else None)
+
+    @property
+    def edges(self) -> tuple[EdgeTls, ...]:
+        """TLS of those of its upstreams that have it."""
+        return tuple(listener.edge for listener in self._upstreams.values() if listener.edge is not None)
 
     def drain(self) -> None:
         """Let each connection to an upstream end after the request under way."""

@@ -22,16 +22,15 @@
 Paths are relative to the file. SIGHUP reads it all again; what is wrong then is logged, and the old stays in force.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
-from meshd.api.documents import ServiceSpec, Upstream, WorkloadPort
+from meshd.api.documents import ListenerTls, ServiceSpec, Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
 from meshd.api.names import (
@@ -43,7 +42,8 @@ from meshd.api.names import (
     check_label,
     is_trust_domain,
 )
-from proxy.mesh.identity import Held
+from proxy.edge import BadFile, read
+from proxy.mesh.identity import Held, life
 from proxy.resolve import Found
 
 
@@ -96,11 +96,13 @@ class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
 
 
 class StaticWorld(Struct, frozen=True):
-    """What the file says, read and checked: the configuration, what each workload holds, and the services."""
+    """What the file says, read and checked: the configuration, what each workload holds, and the services; and what the
+    operator is to be warned of. (Who uses the files of `tls` says so again: they may change without this one.)"""
 
     configuration: ProxyConfiguration
     held: dict[str, Held]
     services: dict[tuple[str, str], EndpointSet]
+    warnings: tuple[str, ...] = ()
 
 
 def load(file: Path) -> StaticWorld:
@@ -117,6 +119,7 @@ def load(file: Path) -> StaticWorld:
         findings.append(Finding(str(file), "needed with `inbound` or meshed endpoints, and not there", "trustBundle"))
     if findings:
         raise ConfigurationError(findings)
+    warnings: list[str] = []
     return StaticWorld(
         ProxyConfiguration(
             found.trust_domain,
@@ -124,7 +127,7 @@ def load(file: Path) -> StaticWorld:
             found.outbound,
             found.inbound,
             found.admin,
-            tuple(ProxyWorkload(one.namespace, one.name, one.ports, one.upstreams) for one in found.workloads),
+            tuple(_workload(one, index, beside, file, warnings) for index, one in enumerate(found.workloads)),
             found.zone,
         ),
         {
@@ -134,6 +137,7 @@ def load(file: Path) -> StaticWorld:
         },
         {(one.namespace, one.name): _endpoints(one, index, found.trust_domain, file)
          for index, one in enumerate(found.services)},
+        tuple(warnings),
     )  # fmt: skip
 
 
@@ -167,22 +171,33 @@ def _held(workload: StaticWorkload, index: int, beside: Path, file: Path) -> Hel
     path = f"workloads[{index}]"
     chain = _pem(beside, workload.certificate, file, f"{path}.certificate")
     key = _pem(beside, workload.key, file, f"{path}.key")
-    not_before, not_after = _life(chain, file, f"{path}.certificate")
+    try:
+        not_before, not_after = life(chain)
+    except ValueError as error:
+        raise ConfigurationError([Finding(str(file), str(error), f"{path}.certificate")]) from error
     if not_after < time.time():
         ended = time.strftime("%FT%TZ", time.gmtime(not_after))
         raise ConfigurationError([Finding(str(file), f"expired at {ended}", f"{path}.certificate")])
     return Held(Certificate(chain, not_before, not_after), key.encode())
 
 
-def _life(chain: str, file: Path, path: str) -> tuple[float, float]:
-    """From when to when a certificate (PEM) is good; read by the child that knows X.509 (`proxy.mesh.keys`)."""
-    child = subprocess.run(
-        [sys.executable, "-I", "-m", "proxy.mesh.keys", "life"], input=chain.encode(), capture_output=True, check=False
-    )
-    if child.returncode != 0:
-        raise ConfigurationError([Finding(str(file), "not a certificate (PEM)", path)])
-    not_before, not_after = child.stdout.split()
-    return float(not_before), float(not_after)
+def _workload(workload: StaticWorkload, index: int, beside: Path, file: Path, warnings: list[str]) -> ProxyWorkload:
+    path = f"workloads[{index}].upstreams"
+    upstreams = (_upstream(one, f"{path}[{n}]", beside, file, warnings) for n, one in enumerate(workload.upstreams))
+    return ProxyWorkload(workload.namespace, workload.name, workload.ports, tuple(upstreams))
+
+
+def _upstream(upstream: Upstream, path: str, beside: Path, file: Path, warnings: list[str]) -> Upstream:
+    """The upstream with the paths of its TLS made absolute, and what they lead to found good."""
+    if upstream.tls is None:
+        return upstream
+    files = {name: str((beside / each).absolute()) for name, each in upstream.tls.files}
+    tls = ListenerTls(files["certificate"], files["key"], files.get("clientCa"))
+    try:
+        warnings += read(tls, opaque=upstream.protocol == "tcp").warnings
+    except BadFile as error:
+        raise ConfigurationError([Finding(str(file), str(error), f"{path}.tls.{error.field}")]) from error
+    return replace(upstream, tls=tls)
 
 
 def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path) -> EndpointSet:

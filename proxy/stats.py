@@ -24,7 +24,8 @@ class Labels(NamedTuple):
 
     `workload` (NAMESPACE/NAME) is the process this proxy works for; `service` what was asked for (NAME.NAMESPACE:PORT,
     or HOST:PORT outside the mesh; inbound: the port); `target` the address (HOST:PORT) the traffic went to; `peer` the
-    other end's verified SPIFFE ID; `tls` whether the connection to it was mutual TLS.
+    other end's verified SPIFFE ID; `tls` whether the connection to it was TLS that this
+    proxy ended: mutual TLS between proxies, or that of a listener for callers outside the mesh.
     """
 
     direction: Direction

@@ -5,6 +5,7 @@ tick looks at one bucket, so that each connection is looked at once a second and
 deadline is then to set a float on the connection, and to end it is to leave the bucket.
 """
 
+from collections import deque
 from typing import Protocol
 
 
@@ -35,3 +36,21 @@ class Sweep:
         self._at = (self._at + 1) % self.BUCKETS
         for swept in tuple(self._buckets[self._at]):
             swept.sweep(now)
+
+
+class Overdue:
+    """Counts what began and was not settled within `within_s`, from two sums alone: for TLS handshakes, whose failure
+    is told to no protocol."""
+
+    def __init__(self, within_s: float) -> None:
+        self._within_s = within_s
+        self._begun: deque[tuple[float, int]] = deque()
+        self._overdue = 0
+
+    def count(self, now: float, begun: int, settled: int) -> int:
+        """How many more are overdue than were at the last call, when so many have `begun` and so many are `settled`."""
+        self._begun.append((now, begun))
+        before = self._overdue
+        while self._begun[0][0] < now - self._within_s:
+            self._overdue = max(self._overdue, self._begun.popleft()[1] - settled)
+        return self._overdue - before

@@ -41,7 +41,7 @@ class RelayEnd(asyncio.Protocol):
     def join(self, other: "RelayEnd") -> None:
         """Make a relay of this end and another, both connected once; what has come already is passed on first."""
         self._other, other._other = other, self  # both at once, so that either can hold the other from the first byte
-        if self.lost or other.lost:
+        if (self.lost and not self._took_leave) or other.lost:
             (other if self.lost else self).abort(self.error or other.error)
             return
         self._pass_on_early()
@@ -50,7 +50,7 @@ class RelayEnd(asyncio.Protocol):
     def _pass_on_early(self) -> None:
         other = self._other
         assert other is not None  # they have just been joined
-        if self._early_bytes > MAX_EARLY_BYTES:
+        if self._early_bytes > MAX_EARLY_BYTES and not self.lost:
             self.transport.resume_reading()  # first: to pass it on may be to hold again
         for data in self._early:
             other.write(data)
@@ -101,14 +101,24 @@ class RelayEnd(asyncio.Protocol):
                 self.error = ConnectionError("the peer's connection was cut short")
             return False
         self._end()
-        return not self.finished
+        return not self.finished and self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.error = self.error or exc
         self._tcp.close(self.error)
         self.lost = True
-        if self._other is not None and not (self.ended and self.finished and self.error is None):
+        if self._other is None or (self.ended and self.finished and self.error is None):
+            return
+        if not self._took_leave:
             self._other.abort(self.error)
+        elif not self._other.lost:
+            self._other.transport.resume_reading()  # to see its end
+
+    @property
+    def _took_leave(self) -> bool:
+        """Whether the peer has said all and hears no more: TLS ends both directions at once. What it said still
+        goes to the other end, which is broken off when it says more, as a peer that has closed would reset it."""
+        return self.lost and self.ended and self.error is None and self._reader is None
 
     def pause_writing(self) -> None:
         if self._other is not None:
@@ -122,6 +132,9 @@ class RelayEnd(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send data to the peer."""
+        if self.lost and self._other is not None:
+            self._other.abort(ConnectionResetError("the peer has closed"))
+            return
         self._tcp.written_bytes += len(data)
         if self._reader is None:
             self.transport.write(data)
@@ -135,7 +148,9 @@ class RelayEnd(asyncio.Protocol):
         self.finished = True
         if self._reader is not None:
             self.transport.write(END)
-        elif self.transport.can_write_eof() and not self.ended:
+        elif not self.transport.can_write_eof():
+            self._end()  # TLS ends both directions at once
+        elif not self.ended:
             self.transport.write_eof()
         self._close_when_over()
         if self._other is not None:

@@ -51,12 +51,35 @@ class WorkloadPort(Struct, frozen=True, forbid_unknown_fields=True, rename="came
     address: str = "127.0.0.1"
 
 
+class ListenerTls(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """TLS for an upstream's callers, who are outside the mesh: files (PEM) that the proxy reads, and reads again when
+    they change. `certificate` holds the leaf first, then what is between it and the root. With `clientCa`, callers must
+    show a certificate that chains to one of the roots in it."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, file in self.files:
+            if not file:
+                raise ValueError(f"`{name}` is empty: it is the path of a file")
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """(field, path) of each."""
+        fields = (("certificate", self.certificate), ("key", self.key), ("clientCa", self.client_ca))
+        return tuple((name, file) for name, file in fields if file is not None)
+
+
 class Upstream(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A local address that leads to a service: connections to `listen` are balanced over `service`."""
+    """A local address that leads to a service: connections to `listen` are balanced over `service`. With `tls`, it is
+    for callers outside the mesh, who speak TLS to it."""
 
     service: str
     listen: str
     protocol: Protocol = "auto"
+    tls: ListenerTls | None = None
 
     def __post_init__(self) -> None:
         Address.parse(self.listen)

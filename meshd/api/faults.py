@@ -6,7 +6,7 @@ mappings and lists, and each part's first fault is a fault of the whole. `meshd.
 
 import re
 from collections.abc import Iterator
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import msgspec
@@ -59,7 +59,8 @@ def _of_struct(value: dict[Any, Any], kind: type[msgspec.Struct]) -> Iterator[Fa
 
 
 def _meant(value: Any, kind: Any) -> Any:
-    """kind without annotations; of several tagged structs the one that value says it is."""
+    """kind without annotations; of several tagged structs the one that value says it is; of a struct or None the
+    struct."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if isinstance(kind, UnionType) and isinstance(value, dict):
@@ -67,6 +68,8 @@ def _meant(value: Any, kind: Any) -> Any:
             config = getattr(option, "__struct_config__", None)
             if config is not None and config.tag is not None and value.get(config.tag_field) == config.tag:
                 return option
+        something = [option for option in get_args(kind) if option is not NoneType]
+        return something[0] if len(something) == 1 else kind
     return kind
 
 

@@ -231,7 +231,8 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # The caller has no more to say; it may still want the answer.
         self._ended = True
-        return (self._exchange is not None and self._body is None) or self._asked_more()
+        wanted = (self._exchange is not None and self._body is None) or self._asked_more()
+        return wanted and self.transport.can_write_eof()  # TLS ends both directions at once
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._tcp.close(exc)
@@ -390,7 +391,8 @@ class ServerConnection(asyncio.Protocol):
             return
         self._buffer = b""
         self._sweep.discard(self)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # with TLS it cannot: the caller goes by the length of its answer
+            self.transport.write_eof()
         self.transport.set_protocol(_Leaving(self, self._sweep))
         if self._on_hold:
             self.transport.resume_reading()

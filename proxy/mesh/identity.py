@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -133,6 +134,22 @@ class WorkloadIdentity:
             self._error = message
             log.warning("%s: no new certificate: %s; trying again", self.identity, message)
             self._changed()
+
+
+def life(chain_pem: str) -> tuple[float, float]:
+    """From when to when the first certificate of chain_pem is good, in seconds since the epoch; the child that knows
+    X.509 reads it, and this waits for it. ValueError where it is no certificate."""
+    child = subprocess.run(
+        [sys.executable, "-I", "-m", "proxy.mesh.keys", "life"],
+        input=chain_pem.encode(),
+        capture_output=True,
+        check=False,
+        timeout=CHILD_TIMEOUT_S,
+    )
+    if child.returncode != 0:
+        raise ValueError("not a certificate (PEM)")
+    not_before, not_after = child.stdout.split()
+    return float(not_before), float(not_after)
 
 
 async def _make_key(identity: str) -> tuple[bytes, str]:

@@ -7,6 +7,7 @@ it with whom it expects. DNS names are not looked at.
 
 import os
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 from meshd.api.names import Identity, InvalidName, WorkloadName
@@ -32,7 +33,7 @@ def context(server: bool, workload: WorkloadName, chain_pem: bytes, key_pem: byt
     made.workload = workload
     _restrict(made)
     made.load_verify_locations(cadata=bundle_pem)
-    _load_chain(made, chain_pem, key_pem)
+    load_chain(made, chain_pem, key_pem)
     if server:
         made.num_tickets = 0  # each connection shows its certificate; none resumes on an older one's word
     return made
@@ -46,13 +47,16 @@ def _restrict(made: ssl.SSLContext) -> None:
     made.set_alpn_protocols([ALPN])
 
 
-def _load_chain(made: ssl.SSLContext, chain_pem: bytes, key_pem: bytes) -> None:
-    """Load a certificate and key that are only in memory: `load_cert_chain` wants a path, so it gets a memfd's."""
+def load_chain(
+    made: ssl.SSLContext, chain_pem: bytes, key_pem: bytes, passphrase: Callable[[], bytes] | None = None
+) -> None:
+    """Load a certificate and key that are only in memory: `load_cert_chain` wants a path, so it gets a memfd's.
+    `passphrase` is asked where the key is encrypted; without it OpenSSL asks the terminal. ssl.SSLError."""
     memory = os.memfd_create("identity", os.MFD_CLOEXEC)
     try:
         with open(memory, "wb", closefd=False) as file:
             file.write(key_pem + b"\n" + chain_pem)
-        made.load_cert_chain(f"/proc/self/fd/{memory}")
+        made.load_cert_chain(f"/proc/self/fd/{memory}", password=passphrase)
     finally:
         os.close(memory)
 

@@ -37,8 +37,9 @@ class Root:
         )
         self.bundle_pem = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
 
-    def held(self, *uris: str, begins_s: float = -60.0, ends_s: float = 3600.0) -> Held:
-        """A certificate that names `uris`, good from and to so many seconds from now, and its key."""
+    def held(self, *uris: str, hosts: tuple[str, ...] = (), begins_s: float = -60.0, ends_s: float = 3600.0) -> Held:
+        """A certificate that names `uris` and `hosts` (DNS names), good from and to so many seconds from now, and its
+        key."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             _builder(x509.Name([]), self._certificate.subject, key.public_key(), begins_s, ends_s)
@@ -50,9 +51,10 @@ class Root:
             )
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if uris:
-            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
-            builder = builder.add_extension(names, critical=True)
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        names += [x509.DNSName(host) for host in hosts]
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
         chain = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

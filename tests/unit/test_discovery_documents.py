@@ -20,6 +20,10 @@ def workload(spec: str, name: str = "web") -> str:
     return f"apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: {name}}}\nspec: {spec}\n"
 
 
+def tls(value: str) -> str:
+    return workload(f"{{upstreams: [{{service: a, listen: '127.0.0.1:1', tls: {value}}}]}}")
+
+
 def service(spec: str, name: str = "api") -> str:
     return f"apiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n"
 
@@ -65,6 +69,10 @@ def test_the_example(tmp_path: Path) -> None:
         (workload("{upstreams: [{service: a, listen: '127.0.0.1'}]}"), "upstreams[0]: '127.0.0.1' is not HOST"),
         (workload("{upstreams: [{service: a, listen: '127.0.0.1:0'}]}"), "listen: port 0 cannot be listened on"),
         (workload("{upstreams: [{service: a, listen: 'localhost:1'}]}"), "listen: 'localhost' is not an IP address"),
+        (tls("{certificate: /c, key: k}"), "upstreams[0].tls.key: 'k' is relative: the proxy reads it"),
+        (tls("{certificate: /c, key: /k, clientCa: a}"), "upstreams[0].tls.clientCa: 'a' is relative"),
+        (tls("{certificate: /c, key: /k, clientCa: ''}"), "upstreams[0].tls: `clientCa` is empty"),
+        (tls("{certificate: /c}"), "upstreams[0].tls: missing the field `key`"),
         (workload("{}", name="Web"), "metadata: name 'Web' is not a DNS label"),
         (service("{port: 80, endpoints: [{address: 'a b', port: 1}]}"), "endpoints[0].address: 'a b' is neither"),
         (service("{port: 80, endpoints: [{address: a, port: 1, workload: A}]}"), "[0].workload: workload name 'A'"),
