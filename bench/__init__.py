@@ -1,11 +1,15 @@
 """The proxy beside other proxies, on one machine and in one run: `python -m bench`, or `make bench`.
 
-    http1.py …      a scenario each: what is sent, and the configuration of every contender
+    scenarios/      a file each: what is sent, the configuration of every contender, and what is promised
     contenders.py   the programs that are compared, and how each is started
-    origin.py       the server behind them
-    load.py         the load generator
+    configure/      the pieces of their configurations
+    origins/        the servers behind them
+    loads/          the load generators
+    start.py        contenders and origin, started and held to a core
     measure.py      warm-up, alternating rounds, what a process costs
-    report.py       the medians, as a table, as JSON, and in docs/performance.md
+    report.py       medians, ratios and goals
+    show.py         the same as a table and as Markdown
+    record.py       the same as JSON, and in docs/performance.md
 
 Each proxy is held to one core; origin and load generator get the others. A new scenario is one file and one line in
 `SCENARIOS`.
@@ -15,12 +19,12 @@ from importlib import import_module
 
 from bench.scenario import Scenario
 
-SCENARIOS = ("http1",)
-"""The modules whose `SCENARIO` can be run, in the order in which they are."""
+SCENARIOS = ("http1", "heads", "pair", "handshakes", "bodies", "tcp", "tcp-pair")
+"""Those that there are, in the order in which they are run and shown."""
 
 
 def scenario(name: str) -> Scenario:
     """The scenario of that name."""
-    found = import_module(f"bench.{name}").SCENARIO
+    found = import_module(f"bench.scenarios.{name.replace('-', '_')}").SCENARIO
     assert isinstance(found, Scenario)
     return found

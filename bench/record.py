@@ -1,29 +1,31 @@
-"""Where results are kept: `bench/results/NAME.json`, and the section of docs/performance.md that shows it.
+"""Where results are kept: `bench/results/NAME.json`, and the sections of docs/performance.md that show them.
 
 The page is text around sections that begin with `<!-- bench NAME -->` and end with `<!-- end -->`; only what is between
-them is written here, so that the page cannot say other than the last recorded run did.
+them is written here, so that the page cannot say other than the last recorded run did. The section `goals` is what all
+of them say of what was promised.
 """
 
 from pathlib import Path
 
 import msgspec
 
-from bench.measure import USUAL
-from bench.report import Result, markdown
+from bench import SCENARIOS, show
+from bench.report import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "performance.md"
+NOT_YET = "Not recorded yet."
 
 
 def write(kept: Result, elsewhere: Path | None = None) -> Path:
     """Keep a result in the repository, or as JSON alone in the directory `elsewhere`; the JSON file that it is in."""
     directory = elsewhere or RESULTS
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{name(kept)}.json"
+    path = directory / f"{kept.scenario}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=2) + b"\n")
     if elsewhere is None:
-        PAGE.write_text(with_section(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), recorded()), encoding="utf-8")
     return path
 
 
@@ -32,16 +34,23 @@ def read(path: Path) -> Result:
     return msgspec.json.decode(path.read_bytes(), type=Result)
 
 
-def name(kept: Result) -> str:
-    """What a result is kept under: its scenario, and the size of the answers when it is not the usual one."""
-    usual = kept.body_bytes == USUAL.body_bytes
-    return kept.scenario if usual else f"{kept.scenario}-{kept.body_bytes}"
+def recorded() -> dict[str, Result]:
+    """The results that are kept in the repository, in the order of the scenarios."""
+    paths = {name: RESULTS / f"{name}.json" for name in SCENARIOS}
+    return {name: read(path) for name, path in paths.items() if path.exists()}
 
 
-def with_section(page: str, kept: Result) -> str:
-    """`page` with the section of this result replaced; as it is when it has none."""
-    begin, end = f"<!-- bench {name(kept)} -->\n", "<!-- end -->"
-    before, found, rest = page.partition(begin)
+def page(text: str, results: dict[str, Result]) -> str:
+    """`text` with every section as the results have it."""
+    for name in SCENARIOS:
+        text = with_section(text, name, show.markdown(results[name]) if name in results else NOT_YET)
+    return with_section(text, "goals", show.goals(results.values()) if results else NOT_YET)
+
+
+def with_section(text: str, name: str, content: str) -> str:
+    """`text` with that section replaced; as it is when it has none."""
+    begin, end = f"<!-- bench {name} -->\n", "<!-- end -->"
+    before, found, rest = text.partition(begin)
     if not found:
-        return page
-    return before + begin + markdown(kept) + "\n" + end + rest.partition(end)[2]
+        return text
+    return before + begin + content + "\n" + end + rest.partition(end)[2]

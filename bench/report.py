@@ -1,19 +1,19 @@
-"""From rounds to figures: medians, ratios within a round, and the three places where they are shown."""
+"""From rounds to figures: medians, ratios within a round, and what they say of the goals."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from bench.machine import Machine
-from bench.measure import DIRECT, Entrant, Options
-from bench.scenario import Scenario
+from bench.measure import DIRECT, Entrant, Options, Round
+from bench.scenario import Case, Goal, Scenario, Unit
 
 UNDER_TEST = "meshd"
 HEADROOM = 1.5
 """How many times the fastest proxy's rate the origin alone should reach; below that it is part of what is measured."""
+
+BUSY = 0.9
+"""How much of its core a proxy uses that is measured at its limit; and what drives it, when that is at its own."""
 
 QUIET = 0.05
 """How much of a core programs beside the benchmark may use in a round before its figures are in doubt."""
@@ -21,23 +21,48 @@ QUIET = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Medians over the rounds, except `used_by_others` (of a core), which is that of the worst round.
-    `meshd_ratio`: meshd's requests per second over this one's, within each round."""
+    """One entrant in one case. Medians over the rounds, except `used_by_others` (of a core) and `rss_mb`, which are
+    those of the worst round, and `failed`, which is of all. `driver_used`: what origin and generator used of their
+    core. `p50_added_ms`: over the origin's, within each round. `meshd_ratio`: meshd's value over this one's, within
+    each round; `meshd_cpu_ratio`: this one's processor time over meshd's."""
 
     name: str
-    version: str
-    requests_per_s: float
-    requests_per_s_rounds: tuple[float, ...]
-    p50_ms: float
-    p99_ms: float
-    cpu_us_per_request: float
+    value: float
+    value_rounds: tuple[float, ...]
+    p50_ms: float | None
+    p99_ms: float | None
+    p50_added_ms: float | None
+    p99_added_ms: float | None
+    cpu_us_each: float
     core_used: float
+    driver_used: float
     used_by_others: float
-    rss_idle_mb: float
-    rss_loaded_mb: float
+    rss_mb: float
     failed: int
     meshd_ratio: float | None
     meshd_ratio_rounds: tuple[float, ...]
+    meshd_cpu_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a goal is met. `goal` and `found` are sentences without an end; `ratio` is what was found."""
+
+    case: str
+    goal: str
+    found: str
+    ratio: float
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """The figures of one load. `notes`: what keeps them from being taken at their word."""
+
+    name: str
+    figures: tuple[Figures, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,123 +71,138 @@ class Result:
 
     scenario: str
     title: str
-    connections: int
+    about: str
+    unit: Unit
     rounds: int
     seconds: float
-    body_bytes: int
     machine: Machine
-    figures: tuple[Figures, ...]
-    verdicts: tuple[str, ...]
+    versions: dict[str, str]
+    cases: tuple[CaseResult, ...]
 
 
 def result(scenario: Scenario, options: Options, machine: Machine, entrants: list[Entrant]) -> Result:
     """The figures of a run, and what they say of the scenario's goals."""
-    figures = tuple(_figures(entrant, entrants) for entrant in entrants)
     return Result(
         scenario=scenario.name,
         title=scenario.title,
-        connections=scenario.connections,
+        about=scenario.about,
+        unit=scenario.unit,
         rounds=options.rounds,
         seconds=options.seconds,
-        body_bytes=options.body_bytes,
         machine=machine,
-        figures=figures,
-        verdicts=tuple(_verdicts(scenario, {each.name: each for each in figures})),
+        versions={each.name: each.version for each in entrants if each.name != DIRECT},
+        cases=tuple(_case(scenario, case, entrants) for case in scenario.cases),
     )
 
 
-def _figures(entrant: Entrant, all_of_them: list[Entrant]) -> Figures:
-    rounds = entrant.rounds
-    rates = tuple(each.load.per_second for each in rounds)
-    ours = [each.load.per_second for other in all_of_them if other.name == UNDER_TEST for each in other.rounds]
-    ratios = tuple(our / rate for our, rate in zip(ours, rates, strict=True)) if ours else ()
+def _case(scenario: Scenario, case: Case, entrants: list[Entrant]) -> CaseResult:
+    rounds = {each.name: each.rounds[case.name] for each in entrants}
+    figures = {name: _figures(name, rounds) for name in rounds}
+    verdicts = [_verdict(goal, case.name, figures, scenario.unit) for goal in case.goals]
+    return CaseResult(
+        name=case.name,
+        figures=tuple(figures.values()),
+        verdicts=tuple(each for each in verdicts if each is not None),
+        notes=tuple(_notes(figures, scenario)),
+    )
+
+
+def _figures(name: str, all_rounds: dict[str, list[Round]]) -> Figures:
+    rounds = all_rounds[name]
+    ours = all_rounds.get(UNDER_TEST, [])
+    direct = all_rounds.get(DIRECT, [])
+    ratios = _quotients(_values(ours), _values(rounds)) if ours else ()
+    cpu_ratios = _quotients(_cpu_each(rounds), _cpu_each(ours)) if ours else ()
     return Figures(
-        name=entrant.name,
-        version=entrant.version,
-        requests_per_s=round(median(rates)),
-        requests_per_s_rounds=tuple(round(rate) for rate in rates),
-        p50_ms=median(each.load.p50_us for each in rounds) / 1000,
-        p99_ms=median(each.load.p99_us for each in rounds) / 1000,
-        cpu_us_per_request=round(median(each.cpu_s * 1e6 / max(1, each.load.requests) for each in rounds), 1),
-        core_used=round(median(each.cpu_s * 1e6 / each.load.duration_us for each in rounds), 2),
-        used_by_others=round(max(each.others_s * 1e6 / each.load.duration_us for each in rounds), 2),
-        rss_idle_mb=round(entrant.rss_idle_bytes / 1e6, 1),
-        rss_loaded_mb=round(entrant.rss_loaded_bytes / 1e6, 1),
+        name=name,
+        value=round(median(_values(rounds)), 3),
+        value_rounds=tuple(round(each, 3) for each in _values(rounds)),
+        p50_ms=_median([each.load.p50_ms for each in rounds]),
+        p99_ms=_median([each.load.p99_ms for each in rounds]),
+        p50_added_ms=_added(rounds, direct, lambda each: each.load.p50_ms),
+        p99_added_ms=_added(rounds, direct, lambda each: each.load.p99_ms),
+        cpu_us_each=round(median(_cpu_each(rounds)), 1),
+        core_used=round(median(each.cpu_s / each.load.duration_s for each in rounds), 2),
+        driver_used=round(median(each.driver_s / each.load.duration_s for each in rounds), 2),
+        used_by_others=round(max(each.others_s / each.load.duration_s for each in rounds), 2),
+        rss_mb=round(max(each.rss_bytes for each in rounds) / 1e6, 1),
         failed=sum(each.load.failed for each in rounds),
         meshd_ratio=round(median(ratios), 2) if ratios else None,
-        meshd_ratio_rounds=tuple(round(ratio, 2) for ratio in ratios),
+        meshd_ratio_rounds=tuple(round(each, 2) for each in ratios),
+        meshd_cpu_ratio=round(median(cpu_ratios), 2) if cpu_ratios else None,
     )
 
 
-def _verdicts(scenario: Scenario, by_name: dict[str, Figures]) -> Iterable[str]:
-    for each in by_name.values():
+def _values(rounds: Iterable[Round]) -> list[float]:
+    return [each.load.value for each in rounds]
+
+
+def _cpu_each(rounds: Iterable[Round]) -> list[float]:
+    return [each.cpu_s * 1e6 / max(1, each.load.count) for each in rounds]
+
+
+def _quotients(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:
+    return tuple(one / other if other else 0.0 for one, other in zip(above, below, strict=True))
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [each for each in values if each is not None]
+    return round(median(known), 3) if known else None
+
+
+def _added(rounds: list[Round], direct: list[Round], of: Callable[[Round], float | None]) -> float | None:
+    if rounds is direct or not direct:
+        return None
+    pairs = [(of(one), of(other)) for one, other in zip(rounds, direct, strict=True)]
+    return _median([one - other for one, other in pairs if one is not None and other is not None])
+
+
+# --- goals ----------------------------------------------------------------------------------------------------------
+
+_OF = {"p50_added_ms": "added p50", "p99_added_ms": "added p99"}
+
+
+def _verdict(goal: Goal, case: str, figures: dict[str, Figures], unit: Unit) -> Verdict | None:
+    """None where one of the two was not measured."""
+    ours, other = figures.get(UNDER_TEST), figures.get(goal.against)
+    if ours is None or other is None or ours is other:
+        return None
+    if goal.of != "value":
+        own, theirs = getattr(ours, goal.of), getattr(other, goal.of)
+        if own is None or theirs is None or theirs <= 0:
+            return None
+        ratio = round(own / theirs, 2)
+        sentence = f"at most {goal.ratio:g} × {goal.against}'s {_OF[goal.of]}"
+        return Verdict(case, sentence, f"{ratio:.2f} × ({own:.2f} and {theirs:.2f} ms)", ratio, ratio <= goal.ratio)
+    ratio = other.meshd_ratio or 0.0
+    if not unit.more_is_better:
+        sentence = f"at most {goal.ratio:g} × {goal.against}'s {unit.name}"
+        return Verdict(case, sentence, f"{ratio:.2f} ×", ratio, ratio <= goal.ratio)
+    sentence = f"at least {goal.ratio:g} × {goal.against}'s {unit.name}"
+    if not _held_back(ours):
+        return Verdict(case, sentence, f"{ratio:.2f} ×", ratio, ratio >= goal.ratio)
+    by_cpu = other.meshd_cpu_ratio or 0.0
+    found = f"{by_cpu:.2f} × by processor time each ({ratio:.2f} × as measured, where the load was at its limit)"
+    return Verdict(case, sentence, found, by_cpu, by_cpu >= goal.ratio)
+
+
+def _held_back(ours: Figures) -> bool:
+    """Whether the load was at its limit and meshd was not: then its value is that of the load."""
+    return ours.core_used < BUSY <= ours.driver_used
+
+
+def _notes(figures: dict[str, Figures], scenario: Scenario) -> Iterable[str]:
+    for each in figures.values():
         if each.failed:
-            yield f"{each.name} failed {each.failed} requests: its figures are not comparable"
-    proxies = [each for name, each in by_name.items() if name != DIRECT]
-    fastest = max(proxies, key=lambda each: each.requests_per_s, default=None)
-    if fastest is not None and by_name[DIRECT].requests_per_s < HEADROOM * fastest.requests_per_s:
-        headroom = by_name[DIRECT].requests_per_s / fastest.requests_per_s
+            yield f"{each.name} failed {each.failed} times: its figures are not comparable"
+    direct = figures.get(DIRECT)
+    proxies = [each for name, each in figures.items() if name != DIRECT]
+    fastest = max(proxies, key=lambda each: each.value, default=None)
+    if direct is not None and fastest is not None and direct.value < HEADROOM * fastest.value:
         yield (
-            f"the origin alone is only {headroom:.2f} times as fast as {fastest.name}, which used "
-            f"{fastest.core_used:.0%} of its core: compare the processor time per request too"
+            f"the origin alone is only {direct.value / fastest.value:.2f} times as fast as {fastest.name}, which used "
+            f"{fastest.core_used:.0%} of its core: compare the processor time per {scenario.unit.each} too"
         )
-    disturbed = max(each.used_by_others for each in by_name.values())
+    disturbed = max(each.used_by_others for each in figures.values())
     if disturbed > QUIET:
         yield f"other programs used up to {disturbed:.0%} of a core in a round: run it again on a quiet machine"
-    for name, goal in scenario.goals.items():
-        other = by_name.get(name)
-        if other is not None and other.meshd_ratio is not None:
-            word = "met" if other.meshd_ratio >= goal else "MISSED"
-            yield f"goal {word}: {goal:g} times {name}'s requests per second; it is {other.meshd_ratio:.2f} times"
-    meshd = by_name.get(UNDER_TEST)
-    if meshd is not None and scenario.rss_idle_goal_mb is not None:
-        goal = scenario.rss_idle_goal_mb
-        word = "met" if meshd.rss_idle_mb <= goal else "MISSED"
-        yield f"goal {word}: at most {goal:g} MB resident when idle; it is {meshd.rss_idle_mb:.1f} MB"
-
-
-# --- where they are shown -------------------------------------------------------------------------------------------
-
-COLUMNS = ("", "requests/s", "meshd is", "p50 ms", "p99 ms", "core", "µs CPU each", "idle MB", "after MB")
-
-
-def _cells(each: Figures) -> tuple[str, ...]:
-    return (
-        each.name,
-        f"{each.requests_per_s:,.0f}",
-        "" if each.meshd_ratio is None or each.name == UNDER_TEST else f"{each.meshd_ratio:.2f} ×",
-        f"{each.p50_ms:.2f}",
-        f"{each.p99_ms:.2f}",
-        f"{each.core_used:.0%}",
-        f"{each.cpu_us_per_request:.1f}",
-        f"{each.rss_idle_mb:.1f}",
-        f"{each.rss_loaded_mb:.1f}",
-    )
-
-
-def headline(shown: Result) -> str:
-    """What was done, in one line."""
-    return (
-        f"{shown.title}: {shown.connections} connections, answers of {shown.body_bytes:,} bytes, "
-        f"medians of {shown.rounds} rounds of {shown.seconds:g} s"
-    )
-
-
-def table(shown: Result) -> Table:
-    """For a terminal."""
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(COLUMNS):
-        drawn.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for each in shown.figures:
-        drawn.add_row(*_cells(each))
-    return drawn
-
-
-def markdown(shown: Result) -> str:
-    """For docs/performance.md."""
-    rows = [COLUMNS, ("---", *("---:" for _ in COLUMNS[1:])), *(_cells(each) for each in shown.figures)]
-    versions = ", ".join(f"{each.name} {each.version}" for each in shown.figures if each.name != DIRECT)
-    lines = [f"{headline(shown)}. {shown.machine}.", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *(f"- {verdict}" for verdict in shown.verdicts), f"- versions: {versions}"]
-    return "\n".join(lines)

@@ -1,14 +1,16 @@
-"""What a benchmark is made of: a scenario, its contenders, and where in a run they are to listen."""
+"""What a benchmark is made of: a scenario, its cases, its contenders, and where in a run they are to listen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A proxy that can be started. `find` tells its path, None where it is not installed; `argv` the command line that
-    runs it in the foreground, from a configuration file whose name ends in `suffix`."""
+    """A program that can be started. `find` tells its path, None where it is not installed; `argv` the command line
+    that runs it in the foreground, from a configuration file whose name ends in `suffix`; `counters` the path on its
+    admin port where its counters are, one a line."""
 
     name: str
     find: Callable[[], str | None]
@@ -16,35 +18,131 @@ class Program:
     version: Sequence[str]
     suffix: str
     install: str
+    counters: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Where a contender listens, where its origin is (ports on 127.0.0.1), and a directory of its own."""
+    """Where the parts of a contender are, as ports on 127.0.0.1, and a directory of their own.
+
+    `listen`: where the load comes to. `between`: where the second of two proxies listens. `origin`: what they lead to.
+    `admin`: one for each part. The directory has `bundle.pem`, and `web.pem`, `web.key`, `api.pem`, `api.key` below
+    that root: the identities of the first and of the second proxy, with P-256 keys.
+    """
 
     listen: int
+    between: int
     origin: int
+    admin: tuple[int, int]
     directory: Path
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """That a part's counters have, after the answer was checked, a line that matches `pattern` and ends in a number
+    above zero: so that what flows is what the scenario says."""
+
+    part: int
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contender:
-    """A program and how it is configured for one scenario: the text of its configuration file."""
+    """A program and how it is configured for one scenario: the text of one configuration file for each part. The load
+    comes to the first part; all run on the one core."""
 
     program: Program
-    configuration: Callable[[Wiring], str]
+    parts: tuple[Callable[[Wiring], str], ...]
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The server behind the proxies: its configuration, for the port that proxies connect to and the one where it is
+    asked without them, which speaks as the load does. `check` asks at a port once, and gives what was answered."""
+
+    program: Program
+    configuration: Callable[[int, int, Path], str]
+    check: Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a load is driven against: a port on 127.0.0.1, and the processes of what listens there."""
+
+    port: int
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of a generator saw. `value` is in the unit of its scenario; `count` is what the processor time is
+    divided by, to have it for each request (connection, message, megabyte). Latencies are None where the generator
+    does not tell them."""
+
+    value: float
+    count: float
+    duration_s: float
+    failed: int
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+class Generator(Protocol):
+    """What drives a proxy in one case."""
+
+    def missing(self) -> str | None:
+        """The name of a program that it needs and is not here."""
+
+    def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:
+        """One run, on that core. Problem when it fails. It may write to `directory`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a scenario measures. `name` heads the column, `each` says what the processor time is given for."""
+
+    name: str
+    each: str
+    more_is_better: bool = True
+    digits: int = 0
+
+
+REQUESTS = Unit("requests/s", "request")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`ratio`: meshd's figure over that of `against`; at least that where more is better, else at most."""
+
+    against: str
+    ratio: float
+    of: Literal["value", "p50_added_ms", "p99_added_ms"] = "value"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One load of a scenario, and what is promised of it."""
+
+    name: str
+    load: Generator
+    goals: tuple[Goal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One row of what is promised. `goals`: how many times a contender's requests per second meshd is to reach.
+    """One row of what is promised, or several that have contenders in common.
 
-    `connections` is how many the load generator keeps open and busy; all of them are kept alive.
+    `about`: a sentence below the title in the page. `fresh`: everything is started anew for each round. `direct`: the
+    origin is measured without a proxy too.
     """
 
     name: str
     title: str
+    about: str
+    origin: Origin
     contenders: tuple[Contender, ...]
-    goals: dict[str, float]
-    connections: int = 32
-    rss_idle_goal_mb: float | None = None
+    cases: tuple[Case, ...]
+    unit: Unit = REQUESTS
+    fresh: bool = False
+    direct: bool = True

@@ -1,4 +1,4 @@
-"""A benchmark run with everything real but its length: two proxies, the origin, the load."""
+"""Benchmarks run with everything real but their length: proxies, origin, load."""
 
 import subprocess
 import sys
@@ -6,27 +6,49 @@ from pathlib import Path
 
 import pytest
 
-from bench import record
+from bench import SCENARIOS, record
+
+
+def bench(arguments: str) -> "subprocess.CompletedProcess[str]":
+    argv = [sys.executable, "-m", "bench", *arguments.split()]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.peer("nginx", "wrk", "taskset")
 def test_a_short_run_measures_both_proxies(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "bench", "http1", "--rounds", "1", "--seconds", "1", "--warm-up", "1"]
-    argv += ["--body", "4096", "--only", "meshd", "--only", "nginx", "--results", str(tmp_path)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = bench(f"http1 --rounds 1 --seconds 1 --warm-up 0 --only meshd --only nginx --results {tmp_path}")
     assert done.returncode == 0, done.stderr
-    shown = record.read(tmp_path / "http1-4096.json")
-    assert [each.name for each in shown.figures] == ["direct", "meshd", "nginx"]
-    for each in shown.figures:
+    [case] = record.read(tmp_path / "http1.json").cases
+    assert [each.name for each in case.figures] == ["direct", "meshd", "nginx"]
+    for each in case.figures:
         assert each.failed == 0
-        assert each.requests_per_s > 100
-        assert each.cpu_us_per_request > 0
-        assert each.rss_idle_mb > 1
+        assert each.value > 100
+        assert each.cpu_us_each > 0
+        assert each.rss_mb > 1
         assert each.name in done.stdout
     assert "round 1 of 1, nginx" in done.stderr
 
 
+@pytest.mark.peer("nginx", "taskset")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_everything_starts_and_does_as_it_should(name: str) -> None:
+    """Every contender passes the origin's answer on, by TLS and HTTP/2 where the scenario says so."""
+    done = bench(f"{name} --rounds 0")
+    assert done.returncode == 0, done.stderr
+    assert "meshd, envoy" in done.stdout
+
+
+@pytest.mark.peer("nginx", "wrk", "taskset")
+@pytest.mark.parametrize("name", ["handshakes", "tcp"])
+def test_loads_of_every_kind_can_be_measured(name: str, tmp_path: Path) -> None:
+    done = bench(f"{name} --rounds 1 --seconds 0.2 --warm-up 0 --only meshd --results {tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for case in record.read(tmp_path / f"{name}.json").cases:
+        assert [each.name for each in case.figures] == ["direct", "meshd"]
+        assert all(each.value > 0 and not each.failed for each in case.figures)
+
+
 def test_an_unknown_scenario_is_wrong_usage() -> None:
-    done = subprocess.run([sys.executable, "-m", "bench", "http9"], capture_output=True, text=True, check=False)
+    done = bench("http9")
     assert done.returncode == 2
     assert "no scenario http9: there are http1" in done.stderr

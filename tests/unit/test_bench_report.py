@@ -8,27 +8,48 @@ from pathlib import Path
 
 import pytest
 
-from bench import SCENARIOS, cost, load, record, scenario
-from bench.load import Load
+from bench import SCENARIOS, cost, record, scenario, show, start
+from bench.loads.wrk import Wrk
 from bench.machine import Machine
 from bench.measure import USUAL, Entrant, Round
-from bench.report import Figures, Result, markdown, result
+from bench.report import Figures, Result, result
+from bench.scenario import Case, Goal, Load, Scenario, Unit
 
 MACHINE = Machine("a processor", 2, 24, "6.1", "3.11.2")
+GOALS = (Goal("envoy", 1.5), Goal("envoy", 1.0, "p50_added_ms"))
+LOAD = Wrk(connections=1)
 
 
-def entrant(name: str, *rates: int, failed: int = 0, others: float = 0.0) -> Entrant:
-    """One that answered so many requests in each round of a second, with a third of its core."""
-    rounds = [Round(Load(rate, 1_000_000, 400, 2000, failed, 0), 0.33, others) for rate in rates]
-    return Entrant(name, "1.0", 1, 1, 20_000_000, 30_000_000, rounds)
+def made(*goals: Goal, unit: Unit | None = None) -> Scenario:
+    """A scenario with one case, `one`."""
+    usual = scenario("http1")
+    return Scenario(
+        "http1", "A title", "About it.", usual.origin, usual.contenders, (Case("one", LOAD, goals),), unit or usual.unit
+    )
 
 
-def run(*entrants: Entrant) -> Result:
-    return result(scenario("http1"), USUAL, MACHINE, list(entrants))
+def entrant(
+    name: str,
+    *rates: int,
+    failed: int = 0,
+    others: float = 0.0,
+    cpu_s: float = 0.95,
+    driver_s: float = 0.33,
+    p50_ms: float = 0.4,
+) -> Entrant:
+    """One that answered so many requests in each round of a second."""
+    rounds = [
+        Round(Load(rate, rate, 1.0, failed, p50_ms, 5 * p50_ms), cpu_s, driver_s, others, 30_000_000) for rate in rates
+    ]
+    return Entrant(name, "1.0", {"one": rounds})
 
 
-def of(shown: Result, name: str) -> Figures:
-    return next(each for each in shown.figures if each.name == name)
+def run(*entrants: Entrant, of: Scenario | None = None) -> Result:
+    return result(of or made(*GOALS), USUAL, MACHINE, list(entrants))
+
+
+def figures(shown: Result, name: str) -> Figures:
+    return next(each for each in shown.cases[0].figures if each.name == name)
 
 
 def test_ratios_are_taken_within_a_round_and_then_their_median() -> None:
@@ -36,61 +57,107 @@ def test_ratios_are_taken_within_a_round_and_then_their_median() -> None:
     shown = run(
         entrant("direct", 9000, 9000, 9000), entrant("meshd", 3000, 400, 5000), entrant("envoy", 1000, 200, 5000)
     )
-    assert of(shown, "meshd").requests_per_s == 3000
-    assert of(shown, "envoy").requests_per_s == 1000
-    assert of(shown, "envoy").meshd_ratio_rounds == (3.0, 2.0, 1.0)
-    assert of(shown, "envoy").meshd_ratio == 2.0
-    assert of(shown, "meshd").cpu_us_per_request == 110.0
+    assert figures(shown, "meshd").value == 3000
+    assert figures(shown, "envoy").value == 1000
+    assert figures(shown, "envoy").meshd_ratio_rounds == (3.0, 2.0, 1.0)
+    assert figures(shown, "envoy").meshd_ratio == 2.0
+    assert figures(shown, "meshd").cpu_us_each == 316.7
 
 
 @pytest.mark.parametrize(
-    ("envoy", "verdict"),
+    ("envoy", "sentence"),
     [
-        (2000, "goal met: 1.5 times envoy's requests per second; it is 1.50 times"),
-        (2100, "goal MISSED: 1.5 times envoy's requests per second; it is 1.43 times"),
+        (2000, "goal met: at least 1.5 × envoy's requests/s; it is 1.50 ×"),
+        (2100, "goal MISSED: at least 1.5 × envoy's requests/s; it is 1.43 ×"),
     ],
 )
-def test_a_goal_is_met_or_missed(envoy: int, verdict: str) -> None:
-    assert verdict in run(entrant("direct", 9000), entrant("meshd", 3000), entrant("envoy", envoy)).verdicts
+def test_a_goal_is_met_or_missed(envoy: int, sentence: str) -> None:
+    shown = run(entrant("direct", 9000), entrant("meshd", 3000), entrant("envoy", envoy))
+    assert sentence in show.sentences(shown)
 
 
-def test_memory_has_a_goal_too() -> None:
-    heavy = entrant("meshd", 3000)
-    heavy.rss_idle_bytes = 35_100_000
-    assert (
-        "goal MISSED: at most 35 MB resident when idle; it is 35.1 MB" in run(entrant("direct", 9000), heavy).verdicts
+def test_where_less_is_better_the_ratio_must_stay_below() -> None:
+    scenario_ = made(Goal("envoy", 0.5), unit=Unit("MB", "MB", more_is_better=False))
+    shown = run(entrant("meshd", 40), entrant("envoy", 70), of=scenario_)
+    assert show.sentences(shown) == ["goal MISSED: at most 0.5 × envoy's MB; it is 0.57 ×"]
+
+
+def test_added_latency_is_over_the_origin_s() -> None:
+    shown = run(
+        entrant("direct", 9000, p50_ms=0.1), entrant("meshd", 3000, p50_ms=0.3), entrant("envoy", 2000, p50_ms=0.5)
     )
+    assert figures(shown, "meshd").p50_added_ms == 0.2
+    assert figures(shown, "direct").p50_added_ms is None
+    assert "goal met: at most 1 × envoy's added p50; it is 0.50 × (0.20 and 0.40 ms)" in show.sentences(shown)
+
+
+def test_where_the_load_is_at_its_limit_processor_time_decides() -> None:
+    slow = entrant("envoy", 2500, cpu_s=0.9, driver_s=0.8)
+    held_back = run(entrant("direct", 9000), entrant("meshd", 3000, cpu_s=0.5, driver_s=0.98), slow)
+    [verdict] = [each for each in held_back.cases[0].verdicts if "requests" in each.goal]
+    assert (verdict.met, verdict.ratio) == (True, 2.16)
+    assert verdict.found == "2.16 × by processor time each (1.20 × as measured, where the load was at its limit)"
+    waiting = run(entrant("direct", 9000), entrant("meshd", 3000, cpu_s=0.5, driver_s=0.6), slow)
+    [verdict] = [each for each in waiting.cases[0].verdicts if "requests" in each.goal]
+    assert (verdict.met, verdict.ratio) == (False, 1.2)
 
 
 def test_a_load_generator_at_its_limit_is_said() -> None:
-    verdicts = run(entrant("direct", 4000), entrant("meshd", 3000)).verdicts
-    assert any("the origin alone is only 1.33 times as fast as meshd, which used 33%" in each for each in verdicts)
-    assert not any("the origin alone" in each for each in run(entrant("direct", 4500), entrant("meshd", 3000)).verdicts)
+    said = show.sentences(run(entrant("direct", 4000), entrant("meshd", 3000, cpu_s=0.33)))
+    assert any("the origin alone is only 1.33 times as fast as meshd, which used 33%" in each for each in said)
+    quick = show.sentences(run(entrant("direct", 4500), entrant("meshd", 3000)))
+    assert not any("the origin alone" in each for each in quick)
 
 
 def test_a_busy_machine_is_said() -> None:
-    quiet = run(entrant("direct", 9000), entrant("meshd", 3000, others=0.04)).verdicts
+    quiet = show.sentences(run(entrant("direct", 9000), entrant("meshd", 3000, others=0.04)))
     assert not any("other programs" in each for each in quiet)
-    busy = run(entrant("direct", 9000), entrant("meshd", 3000, others=0.4)).verdicts
+    busy = show.sentences(run(entrant("direct", 9000), entrant("meshd", 3000, others=0.4)))
     assert "other programs used up to 40% of a core in a round: run it again on a quiet machine" in busy
 
 
 def test_failed_requests_are_said() -> None:
-    verdicts = run(entrant("direct", 9000), entrant("meshd", 3000), entrant("envoy", 2000, failed=7)).verdicts
-    assert "envoy failed 7 requests: its figures are not comparable" in verdicts
+    shown = run(entrant("direct", 9000), entrant("meshd", 3000), entrant("envoy", 2000, failed=7))
+    assert "envoy failed 7 times: its figures are not comparable" in show.sentences(shown)
 
 
 def test_without_meshd_there_are_no_ratios() -> None:
-    assert of(run(entrant("direct", 9000), entrant("nginx", 3000)), "nginx").meshd_ratio is None
+    assert figures(run(entrant("direct", 9000), entrant("nginx", 3000)), "nginx").meshd_ratio is None
+
+
+OUTPUT = (
+    "Running 1s test\n  99.00% of 3\n\n"
+    '{"requests": 3, "bytes": 6000000, "duration_us": 1500000, "p50_us": 1, "p99_us": 2, "failed": 4}\n'
+)
 
 
 def test_the_last_line_of_wrk_is_what_counts() -> None:
-    output = (
-        "Running 1s test\n  99.00% of 3\n\n"
-        '{"requests": 3, "duration_us": 1500000, "p50_us": 1, "p99_us": 2, "bad_statuses": 1, "broken": 4}\n'
-    )
-    seen = load.parse(output)
-    assert (seen.per_second, seen.failed) == (2.0, 5)
+    seen = Wrk(1).parse(OUTPUT)
+    assert (seen.value, seen.count, seen.failed, seen.p99_ms) == (2.0, 3, 4, 0.002)
+    assert Wrk(1, counts="megabytes").parse(OUTPUT).value == 4.0
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("\n  version: 9e5580933739775e8bce696a57a2e1bc99368f23/1.40.0/Clean/RELEASE/BoringSSL\n", "1.40.0"),
+        ("HAProxy version 2.6.12-1+deb12u3 2025/10/03 - https://haproxy.org/\n", "2.6.12"),
+        ("nginx version: nginx/1.22.1\n", "1.22.1"),
+        ("something else", "of unknown version"),
+    ],
+)
+def test_a_version_is_the_first_dotted_number(said: str, version: str) -> None:
+    assert start.version_in(said) == version
+
+
+def test_a_path_is_no_version(tmp_path: Path) -> None:
+    """As with envoy, which begins with its own path."""
+    program = tmp_path / "python3.11" / "said"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$0 version: 9e55/1.40.0/Clean"\n')
+    program.chmod(0o755)
+    found = scenario("http1").contenders[1].program
+    assert start.version(replace(found, find=lambda: str(program))) == "1.40.0"
 
 
 def test_a_process_costs_what_its_children_do_too() -> None:
@@ -109,20 +176,26 @@ def test_a_process_costs_what_its_children_do_too() -> None:
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     shown = run(entrant("direct", 9000), entrant("meshd", 3000))
     assert record.read(record.write(shown, tmp_path)) == shown
-    assert record.write(replace(shown, body_bytes=10_240), tmp_path).name == "http1-10240.json"
 
 
-def test_only_its_own_section_of_the_page_is_replaced() -> None:
-    shown = run(entrant("direct", 9000), entrant("meshd", 3000))
+def test_only_the_sections_of_what_was_run_are_replaced() -> None:
+    shown = run(entrant("direct", 9000), entrant("meshd", 3000), entrant("envoy", 1000))
     page = "before\n<!-- bench http1 -->\nold\n<!-- end -->\nbetween\n<!-- bench other -->\nkept\n<!-- end -->\n"
-    wanted = page.replace("old", markdown(shown))
-    assert record.with_section(page, shown) == wanted
-    assert record.with_section(wanted, shown) == wanted
+    page += "<!-- bench goals -->\n<!-- end -->\n"
+    wanted = page.replace("old", show.markdown(shown)).replace("goals -->\n", f"goals -->\n{show.goals([shown])}\n")
+    assert record.page(page, {"http1": shown}) == wanted
+    assert record.page(wanted, {"http1": shown}) == wanted
+    assert "| [A title](#a-title) | one | at least 1.5 × envoy's requests/s | 3.00 × | met |" in wanted
+
+
+def test_the_page_shows_what_was_recorded() -> None:
+    page = record.PAGE.read_text(encoding="utf-8")
+    assert record.page(page, record.recorded()) == page
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_page_shows_what_was_recorded(name: str) -> None:
+def test_every_scenario_has_its_place_on_the_page(name: str) -> None:
     page = record.PAGE.read_text(encoding="utf-8")
-    kept = record.read(record.RESULTS / f"{name}.json")
-    assert record.with_section(page, kept) == page
-    assert f"<!-- bench {name} -->" in page
+    shown = scenario(name)
+    assert shown.name == name
+    assert f"\n## {shown.title}\n\n<!-- bench {name} -->\n" in page

@@ -1,16 +1,19 @@
-"""What every nginx configuration here begins with, so that it runs in a directory of its own, as any user."""
+"""nginx's configuration: what every one of them begins with, so that it runs in a directory of its own, as any user."""
 
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+CONNECTIONS = 16384
+"""More than any scenario opens."""
 
 
 def main_section() -> str:
     """The lines before `http`: one worker in the foreground."""
-    return """\
+    return f"""\
 worker_processes 1;
+worker_rlimit_nofile {CONNECTIONS};
 daemon off;
 pid nginx.pid;
 error_log stderr error;
-events { worker_connections 4096; }
+events {{ worker_connections {CONNECTIONS}; }}
 """
 
 

@@ -1,0 +1,1 @@
+"""How each program is configured: the pieces that scenarios put together."""

@@ -1,0 +1,1 @@
+"""The load generators, a file each: each is a `bench.scenario.Generator`."""

@@ -1,0 +1,1 @@
+"""The servers behind the proxies, a file each: each makes a `bench.scenario.Origin`."""
