@@ -10,6 +10,9 @@ answered that it never reached the application. When it was sent on a connection
 it answered anything, if the method is idempotent (RFC 9110, section 9.2.2): the far side may have closed that
 connection before it saw the request. And where the service's policy says so, for the answers it names, within the
 retry budget. In all cases only while all that has come of the body is still here, and nothing of an answer is gone.
+
+An upgrade is a request without a body that does not end: nothing of the other protocol is sent before the answer, so it
+is asked again as any other. With a 101 the exchange is over, and a `proxy.tunnel` takes its place.
 """
 
 import asyncio
@@ -23,8 +26,9 @@ from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.http1.heads import RequestHead, ResponseHead
 from proxy.rules import IDEMPOTENT, MAX_KEPT_BYTES, Rules
-from proxy.seams import Caller, Client, Connector
+from proxy.seams import Caller, Client, Connector, End
 from proxy.stats import HttpTraffic, Labels, Stats, is_success
+from proxy.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +214,19 @@ class Exchange:
             return
         if self.head.minor == 1:
             self.caller.interim(head)
+
+    def switch(self, head: ResponseHead, endpoint: End) -> None:
+        """The endpoint answered 101, and goes on as `endpoint` in the protocol that was asked for: the exchange ends,
+        and a tunnel begins."""
+        now = monotonic()
+        live = self.live
+        assert live is not None  # an answer comes from an endpoint
+        live.ewma.observe(now - self._asked_at, now)
+        self._finish(101, now, b"")
+        Tunnel(self.caller.switch(head), endpoint, live, self.rules.idle_s, self._count_timeout)
+
+    def _count_timeout(self) -> None:
+        self.route.stats.count_error(self.route.labels.direction, "http", Failure.TIMED_OUT.value.label)
 
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
         """The endpoint answered; `done` when all of it is here."""

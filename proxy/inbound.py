@@ -213,7 +213,7 @@ class _LocalService:
         extra = b"l5d-client-id: " + labels.peer.encode() + b"\r\n"
         stats = inbound.stats
         self._route = Route(local.destination, local.dialer, stats, extra, PATIENCE_S, labels, stats.http(labels))
-        self.connection = Http2Server(self, tcp, inbound.sweep)
+        self.connection = Http2Server(self, tcp, inbound.sweep, from_proxy=True)
 
     def route(self, head: RequestHead) -> Route | Failure:  # noqa: ARG002 - all requests go one way
         return self._route

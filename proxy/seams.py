@@ -1,6 +1,7 @@
-"""The seams of the data path: what an exchange asks of the two connections it joins, and of what opens them.
+"""The seams of the data path: what an exchange asks of the two connections it joins, and of what opens them; and what a
+tunnel, which an exchange may become, asks of the two it joins.
 
-Each has an implementation a protocol (`proxy.http1`); an exchange knows none of them.
+Each has an implementation a protocol (`proxy.http1`, `proxy.http2`); exchanges and tunnels know none of them.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from proxy.errors import Failure
     from proxy.exchange import Exchange
     from proxy.http1.heads import ResponseHead
+    from proxy.tunnel import Tunnel
 
 
 class Caller(Protocol):
@@ -17,6 +19,9 @@ class Caller(Protocol):
 
     def interim(self, head: "ResponseHead") -> None:
         """Pass on a 1xx answer."""
+
+    def switch(self, head: "ResponseHead") -> "End":
+        """Pass on a 101, to a request that asked for an upgrade; what comes from now on comes at the end returned."""
 
     def respond(self, head: "ResponseHead", length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
         """Pass on the answer's head and what is there of its body. `whole`: all of it as it came, if it may go so."""
@@ -59,6 +64,32 @@ class Client(Protocol):
 
     def close(self) -> None:
         """End an idle connection."""
+
+
+class End(Protocol):
+    """A connection (or stream) whose bytes have become another protocol's: one end of a tunnel. What comes here it has
+    the other end `write`, and the end of it `finish`; it tells the other of its loss, and of its want of room."""
+
+    def join(self, other: "End", tunnel: "Tunnel") -> None:
+        """Have what comes here go to `other`, from `begin` on."""
+
+    def begin(self) -> None:
+        """Both ends are joined: pass on what came already, and was held back."""
+
+    def write(self, data: bytes) -> None:
+        """Send data, which is not empty."""
+
+    def finish(self) -> None:
+        """Send the end of this direction, behind all that was written."""
+
+    def abort(self) -> None:
+        """Break the connection: what was sent is not all there was."""
+
+    def hold(self) -> None:
+        """Read no more for now: the other end has no room."""
+
+    def release(self) -> None:
+        """There is room again."""
 
 
 class Shared(Protocol):

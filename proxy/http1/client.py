@@ -1,7 +1,7 @@
 """A connection to an endpoint that speaks HTTP/1.1: one exchange at a time, then back to the pool.
 
 Its counterpart is the exchange that has it. It sends a request as its parts come and reads the response strictly;
-a connection on which anything was out of order is never used again.
+a connection on which anything was out of order is never used again, nor one that 101 made another protocol's.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, UntilCloseReader, chunk, last_chunk
 from proxy.http1.heads import CHUNKED, MAX_HEAD_BYTES, UNTIL_CLOSE, BadHead, HeadTable, ResponseHead, parse_response
+from proxy.http1.raw import RawConnection
 from proxy.stalls import Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
@@ -57,7 +58,7 @@ class ClientConnection(asyncio.Protocol):
         if head.length:
             self._chunked = head.length == CHUNKED
             data += self._framed(payload, ended, trailers)
-        self._sent_all = ended
+        self._sent_all = ended or not head.length  # an upgrade does not end, but has no body
         self._tcp.written_bytes += len(data)
         self._transport.write(data)
 
@@ -135,7 +136,7 @@ class ClientConnection(asyncio.Protocol):
             if head.status >= 200:
                 break
             if head.status == 101:
-                self._broken("101 to a request that asked for no upgrade")
+                self._switch(exchange, head, data[end:])
                 return
             if not exchange.interim(head):
                 self._broken("interim answers without end")
@@ -152,6 +153,18 @@ class ClientConnection(asyncio.Protocol):
             exchange.respond(head, length, data[end:], True, data if head.verbatim else None)
         else:
             self._begin_body(exchange, head, length, data[end:])
+
+    def _switch(self, exchange: Exchange, head: ResponseHead, rest: bytes) -> None:
+        """Another protocol follows, if it was asked for."""
+        if not head.switches(exchange.head):
+            self._broken("101 with a protocol that the request did not ask for")
+            return
+        self._exchange, self._buffer = None, b""
+        self._sweep.discard(self)
+        end = RawConnection(
+            self._transport, self._tcp, rest, ended=False, full=self._full, held=self._held, closed=lambda: None
+        )
+        exchange.switch(head, end)
 
     def _begin_body(self, exchange: Exchange, head: ResponseHead, length: int, rest: bytes) -> None:
         body: BodyReader

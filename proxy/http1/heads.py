@@ -5,6 +5,9 @@ proxy, so of RFC 9112's "MAY be lenient" nothing is used: a line ends with CRLF,
 line is folded, and a message has one framing. What comes through is forwarded byte for byte, less the hop-by-hop
 fields (RFC 9110, section 7.6.1), so that it cannot mean anything else further on.
 
+Of those only an Upgrade goes on (RFC 9110, section 7.8), written anew: one that Connection names, of a request that has
+no body, and to protocols other than HTTP's own. Any other request goes on without.
+
     good   GET /x HTTP/1.1\r\nHost: api\r\n\r\n
     bad    GET /x HTTP/1.1\nHost: api\n\n                    bare LF
     bad    POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n
@@ -34,6 +37,7 @@ TARGET = re.compile(rb"[!-~\x80-\xff]+")
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]*)([^#]*)")
 AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 DIGITS = re.compile(rb"[0-9]{1,18}")
+_PROTOCOL = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]+)?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
 
 _FIELD_BYTES = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
@@ -42,8 +46,12 @@ _FIELD_BYTES = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x2
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"upgrade", b"transfer-encoding")
 )
-OURS = frozenset((b"l5d-client-id", b"l5d-proxy-error", b"l5d-proxy-connection", b"l5d-proxy-unsent"))
+OURS = frozenset((b"l5d-client-id", b"l5d-proxy-error", b"l5d-proxy-connection", b"l5d-proxy-unsent", b"l5d-upgrade"))
 """Fields that proxies of the mesh vouch for: a request may not bring its own, nor an application's answer."""
+
+_HTTP = frozenset((b"http", b"h2", b"h2c"))
+"""Protocols that nothing is switched to: what is HTTP the proxy reads itself. RFC 9113, section 3.1, has taken h2c out
+of Upgrade; where it is let through, requests pass in it that no proxy sees."""
 
 _TOLD_APART = _HOP_BY_HOP | OURS | {b"host", b"content-length", b"expect"}
 _NOT_NOMINATED = frozenset((b"host", b"content-length", b"transfer-encoding", b"trailer"))
@@ -65,19 +73,20 @@ class RequestHead:
     `length` is that of its body: 0 where there is none, `CHUNKED` where it is chunked. `authority` is the host and
     port it is for, from an absolute target or else from Host. `forward` is the head as it goes on, without the empty
     line, so that fields can be added; `absolute` tells whether it came in absolute form, as to a forward proxy.
-    `plain`: the head is the whole request, and asks for an answer rather than a tunnel. `h2`: it was made in HTTP/2,
-    and is to arrive so; `grpc`: it calls gRPC, and wants its answer in `deadline_s` (0: whenever). `block` is the head
-    as HTTP/2 has it, once that was asked for.
+    `plain`: the head is the whole request, and asks for an answer rather than a tunnel. `upgrade`: the protocols it
+    asks to go on in, ", " between them; empty where it does not. `h2`: it was made in HTTP/2, and is to arrive so;
+    `grpc`: it calls gRPC, and wants its answer in `deadline_s` (0: whenever). `block` is the head as HTTP/2 has it,
+    once that was asked for.
     """
 
     __slots__ = (
         "absolute", "authority", "block", "deadline_s", "expects_continue", "forward", "grpc", "h2", "keep_alive",
-        "length", "method", "minor", "plain",
+        "length", "method", "minor", "plain", "upgrade",
     )  # fmt: skip
 
     def __init__(
         self, method: bytes, authority: str, minor: int, length: int, keep_alive: bool, expects: bool, absolute: bool,
-        forward: bytes,
+        forward: bytes, upgrade: bytes = b"",
     ) -> None:  # fmt: skip
         self.method = method
         self.authority = authority
@@ -87,7 +96,8 @@ class RequestHead:
         self.expects_continue = expects
         self.absolute = absolute
         self.forward = forward
-        self.plain = length == 0 and method != b"CONNECT"
+        self.upgrade = upgrade
+        self.plain = length == 0 and method != b"CONNECT" and not upgrade
         self.h2 = False
         self.grpc = False
         self.deadline_s = 0.0
@@ -100,14 +110,16 @@ class ResponseHead:
     `length` is what its fields say: a count, `CHUNKED` or `UNTIL_CLOSE`; the request's method and the status
     overrule it (`body_length`). `forward` is the head as it goes on, without the empty line. `verbatim`: nothing was
     dropped or changed, so the bytes as they came may go on as they are. `unsent`: a proxy of the mesh answers
-    that the request never reached the application.
+    that the request never reached the application. `upgrade`: what follows the head is this protocol, and no HTTP
+    any more; the status is 101 then, but that of an answer from HTTP/1.1 may be 101 and name none.
     """
 
-    __slots__ = ("block", "forward", "keep_alive", "length", "minor", "status", "unsent", "verbatim")
+    __slots__ = ("block", "forward", "keep_alive", "length", "minor", "status", "unsent", "upgrade", "verbatim")
 
     def __init__(
-        self, status: int, minor: int, length: int, keep_alive: bool, forward: bytes, verbatim: bool, unsent: bool
-    ) -> None:
+        self, status: int, minor: int, length: int, keep_alive: bool, forward: bytes, verbatim: bool, unsent: bool,
+        upgrade: bytes = b"",
+    ) -> None:  # fmt: skip
         self.status = status
         self.minor = minor
         self.length = length
@@ -115,7 +127,12 @@ class ResponseHead:
         self.forward = forward
         self.verbatim = verbatim
         self.unsent = unsent
+        self.upgrade = upgrade
         self.block: bytes | None = None
+
+    def switches(self, request: RequestHead) -> bool:
+        """Whether the protocol that follows is one that request asked for (RFC 9110, section 7.8)."""
+        return bool(self.upgrade) and self.upgrade.lower() in request.upgrade.lower().split(b", ")
 
     def body_length(self, method: bytes) -> int:
         """The length of the body that follows, as the answer to `method` (RFC 9112, section 6.3, rules 1 and 2)."""
@@ -128,7 +145,7 @@ class _Fields:
     """The field lines of a head: those that go on, and what the others say about framing and the connection."""
 
     __slots__ = (
-        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "te_trailers"
+        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "te_trailers", "upgrades"
     )  # fmt: skip
 
     def __init__(self, lines: list[bytes], from_proxy: bool = False) -> None:
@@ -140,6 +157,7 @@ class _Fields:
         self.expects = False
         self.te_trailers = False
         self.dropped = False
+        self.upgrades: list[bytes] = []
         if len(lines) > MAX_FIELDS + 1:
             raise BadHead(f"more than {MAX_FIELDS} header fields", 431)
         names = _names
@@ -186,6 +204,8 @@ class _Fields:
             self._frame(CHUNKED)
         elif name == b"te":
             self.te_trailers = b"trailers" in value.lower()
+        elif name == b"upgrade":
+            self.upgrades.append(value)
 
     def _frame(self, length: int) -> None:
         if self.length is not None:
@@ -205,6 +225,33 @@ class _Fields:
         if b"close" in self.connection:
             return False
         return minor == 1 or b"keep-alive" in self.connection
+
+    def upgrade(self, minor: int) -> bytes:
+        """The protocols that the message offers or announces, of those that are let through; empty: none."""
+        if not self.upgrades or minor == 0 or b"upgrade" not in self.connection or len(self.upgrades) > 1:
+            return b""
+        return protocols(self.upgrades[0])
+
+
+def connection_lines(te_trailers: bool, upgrade: bytes) -> list[bytes]:
+    """The lines for the next hop alone: what a request accepts of it, and the protocols it offers or announces."""
+    lines, options = [], []
+    if te_trailers:
+        lines.append(b"TE: trailers")
+        options.append(b"TE")
+    if upgrade:
+        lines.append(b"Upgrade: " + upgrade)
+        options.append(b"Upgrade")
+    return [*lines, b"Connection: " + b", ".join(options)] if options else []
+
+
+def protocols(value: bytes) -> bytes:
+    """The protocols in an Upgrade field's value that may be switched to, with ", " between them; none of a value that
+    is malformed."""
+    members = [member.strip(b" \t") for member in value.split(b",")]
+    if any(_PROTOCOL.fullmatch(member) is None for member in members):
+        return b""
+    return b", ".join(member for member in members if member.partition(b"/")[0].lower() not in _HTTP)
 
 
 _names: dict[bytes, bytes] = {}
@@ -249,6 +296,7 @@ def parse_request(head: bytes) -> RequestHead:
     if minor == 0 and fields.length == CHUNKED:
         raise BadHead("Transfer-Encoding in HTTP/1.0")
     authority, form, absolute = _route(method, target, fields.authority, minor)
+    upgrade = b"" if fields.length or method == b"CONNECT" else fields.upgrade(minor)
     return RequestHead(
         method,
         authority,
@@ -257,7 +305,8 @@ def parse_request(head: bytes) -> RequestHead:
         fields.keeps_alive(minor),
         fields.expects and minor == 1,
         absolute,
-        _forwarded_request(head, method, form, authority if absolute else "", fields, minor),
+        _forwarded_request(head, method, form, authority if absolute else "", fields, minor, upgrade),
+        upgrade,
     )
 
 
@@ -288,7 +337,9 @@ def _route(method: bytes, target: bytes, host: bytes | None, minor: int) -> tupl
     return authority.decode("ascii").lower(), form, absolute
 
 
-def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, fields: _Fields, minor: int) -> bytes:
+def _forwarded_request(
+    head: bytes, method: bytes, form: bytes, host: str, fields: _Fields, minor: int, upgrade: bytes
+) -> bytes:
     if minor == 1 and not host and not fields.dropped:
         return head + b"\r\n"
     kept = fields.kept
@@ -297,12 +348,17 @@ def _forwarded_request(head: bytes, method: bytes, form: bytes, host: str, field
         kept = [b"Host: " + host.encode("ascii"), *(line for line in kept if line[:5].lower() != b"host:")]
     elif fields.authority is None and method != b"CONNECT":
         kept = [b"Host:", *kept]  # HTTP/1.0 may be without one, HTTP/1.1 may not (RFC 9110, section 7.2)
+    if upgrade:
+        kept = _without_length(kept)  # a length of 0: in HTTP/2 the bytes of the other protocol would contradict it
     lines = [b"%b %b HTTP/1.1" % (method, form), *kept]
     if fields.length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
-    if fields.te_trailers:
-        lines += (b"TE: trailers", b"Connection: TE")
+    lines += connection_lines(fields.te_trailers, upgrade)
     return b"\r\n".join(lines) + b"\r\n"
+
+
+def _without_length(lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if line[:15].lower() != b"content-length:"]
 
 
 def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
@@ -316,6 +372,8 @@ def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
     fields = _Fields(lines, from_proxy)
     if minor == 0 and fields.length == CHUNKED:
         raise BadHead("Transfer-Encoding in HTTP/1.0")
+    if status == 101:
+        return _switching(lines[0], fields, minor)
     length = UNTIL_CLOSE if fields.length is None else fields.length
     verbatim = minor == 1 and not fields.dropped
     forward = (head if verbatim else b"\r\n".join([b"HTTP/1.1 " + lines[0][9:], *fields.kept])) + b"\r\n"
@@ -323,6 +381,13 @@ def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
     if status in (204, 304) or status < 200:
         alive = fields.keeps_alive(minor)
     return ResponseHead(status, minor, length, alive, forward, verbatim, False)
+
+
+def _switching(status_line: bytes, fields: _Fields, minor: int) -> ResponseHead:
+    """A 101. It has no content, whatever it says (RFC 9110, sections 6.4.1 and 8.6)."""
+    upgrade = fields.upgrade(minor)
+    lines = [b"HTTP/1.1 " + status_line[9:], *_without_length(fields.kept), *connection_lines(False, upgrade)]
+    return ResponseHead(101, minor, 0, False, b"\r\n".join(lines) + b"\r\n", False, False, upgrade)
 
 
 def trailer_lines(block: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 Its counterparts are the caller, whose bytes are not trusted, and the exchange. Requests that come while one is under
 way (pipelining, RFC 9112, section 9.3.2) wait in the buffer, and when that is full in the kernel's. After anything
-malformed the caller gets an answer and the connection ends: what follows could be read in two ways.
+malformed the caller gets an answer and the connection ends: what follows could be read in two ways. So it is where an
+upgrade is refused and bytes came before the answer: were they a request, or of the other protocol?
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from proxy.http1.heads import (
     ResponseHead,
     parse_request,
 )
+from proxy.http1.raw import RawConnection
 from proxy.stalls import STALL_S, Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
@@ -106,6 +108,8 @@ class ServerConnection(asyncio.Protocol):
         if self._body is not None:
             self._more_body(data)
         elif self._exchange is not None or self._blocked:
+            if self._exchange is not None and self._exchange.head.upgrade and not self._exchange.responding:
+                self._last = True  # see the module; if the upgrade is made, nothing is the last
             self._buffer += data
             if len(self._buffer) > MAX_PIPELINED_BYTES:
                 self._hold(_AHEAD)
@@ -160,6 +164,8 @@ class ServerConnection(asyncio.Protocol):
             self._unbidden = head.expects_continue and not rest
             self._begin(head, rest)
         else:
+            if head.upgrade and rest:
+                self._last = True
             self._buffer = rest
             self._begin(head, b"")
         return True
@@ -185,7 +191,7 @@ class ServerConnection(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, head, route, now)
         body = self._body
         if body is None:
-            exchange.start(b"", True, b"")
+            exchange.start(b"", head.plain, b"")  # all there is, but for an upgrade
             return
         try:
             payload = body.feed(rest)
@@ -294,6 +300,21 @@ class ServerConnection(asyncio.Protocol):
         self._unbidden = False
         self._since = monotonic()
         self._write(head.forward + b"\r\n")
+
+    def switch(self, head: ResponseHead) -> RawConnection:
+        self._exchange = None
+        self._sweep.discard(self)
+        self._write(head.forward + b"\r\n")
+        early, self._buffer = self._buffer, b""
+        return RawConnection(
+            self.transport,
+            self._tcp,
+            early,
+            ended=self._ended,
+            full=self._blocked,
+            held=bool(self._on_hold),
+            closed=lambda: self._service.closed(self),  # until then a drain waits for it
+        )
 
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
         if self._draining:

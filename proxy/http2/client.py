@@ -19,6 +19,7 @@ from proxy.http2.engine import ProtocolError, Stream
 from proxy.http2.fields import CompressionError, FieldDecoder, FieldsTooLarge, encode
 from proxy.http2.frames import PING, Code
 from proxy.http2.memo import BlockReader, SharedHeads
+from proxy.http2.raw import RawStream
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
@@ -53,7 +54,7 @@ class Http2Client(Http2Connection):
         self._reader = BlockReader(self._decoder, shared, partial(heads.response, from_proxy=proxy))
         self._trailers = BlockReader(self._decoder, _trailers, heads.trailers)
         self._idle_since = 0.0
-        self._proxy = proxy
+        self.proxy = proxy
         self._silent_since = 0.0
         self._asked = False  # whether it is there
         if opening:
@@ -125,7 +126,7 @@ class Http2Client(Http2Connection):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        if self._proxy:
+        if self.proxy:
             self._look_for_life(now)
         if self.streams or not self._idle_since:
             self._idle_since = now
@@ -178,6 +179,11 @@ class ClientStream(Stream):
         over = ended and not payload and not trailers
         if over and exchange.head.length == CHUNKED:
             block += _NO_CONTENT  # it had chunks, though none with anything in it: the far side is not to wonder
+        elif not over and exchange.head.upgrade:
+            assert isinstance(engine, Http2Client)
+            over = not engine.proxy  # an application is asked without: HTTP/2 has no Upgrade
+            if not over:
+                block += heads.upgrade_block(exchange.head)
         self.send_headers(block, over)
         if not over:
             self.send_more(payload, ended, trailers)
@@ -223,7 +229,9 @@ class ClientStream(Stream):
         if exchange is None:
             return
         if head.status < 200:
-            if ended or head.status == 101:
+            if head.upgrade and not ended:
+                self._switch(exchange, head)
+            elif ended or head.status == 101:
                 self._broken("an interim answer that ends the stream, or 101")
             elif not exchange.interim(head):
                 self._broken("interim answers without end")
@@ -237,8 +245,16 @@ class ClientStream(Stream):
                 self._broken("a content-length on a message that has no content")
                 return
             self._exchange = None
-            self._stop()
+            self._stop(exchange)
         exchange.respond(head, 0 if ended else CHUNKED if length == UNTIL_CLOSE else length, b"", ended, None)
+
+    def _switch(self, exchange: Exchange, head: ResponseHead) -> None:
+        """Another protocol follows, if it was asked for."""
+        if not head.switches(exchange.head):
+            self._broken("an upgrade to a protocol that the request did not ask for")
+            return
+        self._exchange = None
+        exchange.switch(head, RawStream(self))
 
     def on_data(self, data: bytes, ended: bool) -> None:
         exchange = self._exchange
@@ -259,13 +275,17 @@ class ClientStream(Stream):
 
     def _end(self, data: bytes, trailers: bytes) -> None:
         exchange, self._exchange = self._exchange, None
-        self._stop()
         if exchange is not None:
+            self._stop(exchange)
             exchange.respond_more(self._status, data, True, trailers)
 
-    def _stop(self) -> None:
-        """The answer is whole: what is left of the request is not wanted."""
-        if not self.local_ended:
+    def _stop(self, exchange: Exchange) -> None:
+        """The answer is whole: what is left of the request is not wanted. Of an upgrade that is but its end."""
+        if self.local_ended:
+            return
+        if exchange.head.upgrade:
+            self.send_data(b"", True)
+        else:
             self.reset(Code.NO_ERROR)
 
     def _broken(self, reason: str) -> None:

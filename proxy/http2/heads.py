@@ -9,6 +9,12 @@ frame an HTTP/1.1 message or speak of its connection, an `:authority` that a `ho
 What a head looks like as a block is computed once and kept on it (`request_block`, `response_block`). A request that
 was made in HTTP/1.1 says so to the proxy on the far side, in `l5d-orig-proto` as between Linkerd's proxies, so that it
 comes out as it went in.
+
+HTTP/2 has no Upgrade and no 101. Between proxies `l5d-upgrade` stands for both, and the stream goes on as the
+connection would have:
+
+    GET with Upgrade: websocket      ↔  :method GET, l5d-upgrade: websocket, and no END_STREAM
+    101 with Upgrade: websocket      ↔  :status 200, l5d-upgrade: websocket, and no END_STREAM
 """
 
 import re
@@ -26,6 +32,8 @@ from proxy.http1.heads import (
     BadHead,
     RequestHead,
     ResponseHead,
+    connection_lines,
+    protocols,
 )
 from proxy.http2.fields import Field, encode
 
@@ -36,7 +44,7 @@ _PSEUDO_REQUEST: Final = frozenset((b":method", b":scheme", b":path", b":authori
 _FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 """Fields of an HTTP/1.1 connection; in HTTP/2 they make a message malformed (RFC 9113, section 8.2.2)."""
 
-_SPECIAL: Final = frozenset((b"content-length", b"host", b"te", b"cookie", b"l5d-orig-proto"))
+_SPECIAL: Final = frozenset((b"content-length", b"host", b"te", b"cookie", b"l5d-orig-proto", b"l5d-upgrade"))
 
 _WITH_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods of which content is expected."""
@@ -58,7 +66,7 @@ def _check_name(name: bytes) -> None:
 class _Fields:
     """The fields of a message: pseudo-fields apart, the others as HTTP/1.1 lines."""
 
-    __slots__ = ("cookies", "host", "length", "lines", "original", "pseudo", "te_trailers")
+    __slots__ = ("cookies", "host", "length", "lines", "original", "pseudo", "te_trailers", "upgrade")
 
     def __init__(self, fields: list[Field], known: frozenset[bytes], drop: frozenset[bytes]) -> None:
         self.pseudo: dict[bytes, bytes] = {}
@@ -68,6 +76,7 @@ class _Fields:
         self.length: int | None = None
         self.te_trailers = False
         self.original = b""
+        self.upgrade: bytes | None = None
         regular = False
         for name, value in fields:
             if _VALUE.fullmatch(value) is None:
@@ -102,12 +111,24 @@ class _Fields:
             self.te_trailers = True
         elif name == b"cookie":
             self.cookies.append(value)
+        elif name == b"l5d-upgrade":
+            self.upgrade = value if self.upgrade is None else b""  # twice: then it names nothing
         else:
             self.original = value
 
+    def upgraded(self, from_proxy: bool, ended: bool) -> bytes:
+        """The protocols of `l5d-upgrade`, which only proxies may say. BadHead where it makes no sense."""
+        if self.upgrade is None or not from_proxy:
+            return b""
+        upgrade = protocols(self.upgrade)
+        if not upgrade or ended or self.length is not None:
+            raise BadHead("an l5d-upgrade that names no protocol, or on a message that ends or has content")
+        return upgrade
 
-def request(fields: list[Field], ended: bool) -> RequestHead:
-    """The request these fields are the head of; `ended`: it has no body. BadHead with the status to answer."""
+
+def request(fields: list[Field], ended: bool, from_proxy: bool = False) -> RequestHead:
+    """The request these fields are the head of; `ended`: it has no body. An upgrade is believed `from_proxy` alone.
+    BadHead with the status to answer."""
     found = _Fields(fields, _PSEUDO_REQUEST, OURS)
     method, path = found.pseudo.get(b":method", b""), found.pseudo.get(b":path", b"")
     authority = found.pseudo.get(b":authority", found.host)
@@ -127,19 +148,19 @@ def request(fields: list[Field], ended: bool) -> RequestHead:
         raise BadHead(":authority and host say different things")
     if ended and found.length:
         raise BadHead("a content-length on a message that has no content")
-    length = 0 if ended else CHUNKED if found.length is None else found.length
+    upgrade = found.upgraded(from_proxy, ended)
+    length = 0 if ended or upgrade else CHUNKED if found.length is None else found.length
     lines = [b"%b %b HTTP/1.1" % (method, path), b"Host: " + authority, *found.lines]
     if found.length is not None:
         lines.append(b"Content-Length: %d" % found.length)
     elif length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
-    if found.te_trailers:
-        lines += (b"TE: trailers", b"Connection: TE")
+    lines += connection_lines(found.te_trailers, upgrade)
     forward = b"\r\n".join(lines) + b"\r\n"
     expects = any(line[:7] == b"expect:" for line in found.lines)
-    head = RequestHead(method, authority.decode("ascii").lower(), 1, length, True, expects, False, forward)
+    head = RequestHead(method, authority.decode("ascii").lower(), 1, length, True, expects, False, forward, upgrade)
     head.h2 = not found.original
-    head.grpc = any(_GRPC.match(line) is not None for line in found.lines)
+    head.grpc = not upgrade and any(_GRPC.match(line) is not None for line in found.lines)
     head.deadline_s = _deadline(found.lines) if head.grpc else 0.0
     if ended and found.length is None and head.h2 and method in _WITH_CONTENT:
         # RFC 9110, section 8.6: HTTP/1.1 is told that there is none. HTTP/2 sees it, so there it goes on as it came.
@@ -181,6 +202,11 @@ def request_block(head: RequestHead) -> bytes:
     return head.block
 
 
+def upgrade_block(head: RequestHead) -> bytes:
+    """What goes behind the block of an upgrade's head, to another proxy."""
+    return encode([(b"l5d-upgrade", head.upgrade)])
+
+
 def line_block(lines: bytes) -> bytes:
     """Field lines of HTTP/1.1, each with its CRLF, as a block; it can be joined to another."""
     block = _line_blocks.get(lines)
@@ -209,11 +235,20 @@ def response(fields: list[Field], from_proxy: bool) -> ResponseHead:
     lines = [b"HTTP/1.1 %b %b" % (status, _REASONS.get(status, b"")), *found.lines]
     if found.length is not None:
         lines.append(b"content-length: %d" % found.length)
+    upgrade = found.upgraded(from_proxy, False) if status == b"200" else b""
+    if upgrade:
+        return _switching(lines, upgrade)
     unsent = any(line[:17] == b"l5d-proxy-unsent:" for line in found.lines)
     lines = [line for line in lines if line[:17] != b"l5d-proxy-unsent:"] if unsent else lines
     forward = b"\r\n".join(lines) + b"\r\n"
     length = UNTIL_CLOSE if found.length is None else found.length
     return ResponseHead(int(status), 1, length, True, forward, False, unsent)
+
+
+def _switching(lines: list[bytes], upgrade: bytes) -> ResponseHead:
+    """The 101 that a proxy passes on as a 200."""
+    lines = [b"HTTP/1.1 101 Switching Protocols", *lines[1:], *connection_lines(False, upgrade)]
+    return ResponseHead(101, 1, 0, False, b"\r\n".join(lines) + b"\r\n", False, False, upgrade)
 
 
 _REASONS: Final = {
@@ -233,6 +268,8 @@ def response_block(head: ResponseHead) -> bytes:
     if head.block is None:
         first, *lines = head.forward.split(b"\r\n")[:-1]
         fields = [(b":status", first[9:12])]
+        if head.upgrade:
+            fields = [(b":status", b"200"), (b"l5d-upgrade", head.upgrade)]
         for line in lines:
             name, _, value = line.partition(b":")
             name = name.lower()

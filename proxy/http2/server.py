@@ -19,6 +19,7 @@ from proxy.http2.engine import MAX_STREAMS, ProtocolError, Stream
 from proxy.http2.fields import CompressionError, Field, FieldDecoder, FieldsTooLarge
 from proxy.http2.frames import Code
 from proxy.http2.memo import BlockReader, SharedHeads
+from proxy.http2.raw import RawStream
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
@@ -27,6 +28,7 @@ DRAIN_S: Final = 1.0
 
 _whole: SharedHeads[RequestHead] = SharedHeads()
 _open: SharedHeads[RequestHead] = SharedHeads()
+_from_proxies: SharedHeads[RequestHead] = SharedHeads()  # open too, and what only proxies may say is believed
 _trailers: SharedHeads[bytes] = SharedHeads()
 
 D = TypeVar("D")
@@ -40,15 +42,23 @@ def _open_request(fields: list[Field]) -> RequestHead:
     return heads.request(fields, ended=False)
 
 
-class Http2Server(Http2Connection):
-    """See the module. `service` says where requests go, as for `proxy.http1.server`."""
+def _request_from_proxy(fields: list[Field]) -> RequestHead:
+    return heads.request(fields, ended=False, from_proxy=True)
 
-    def __init__(self, service: Service, tcp: TcpTraffic, sweep: Sweep) -> None:
+
+class Http2Server(Http2Connection):
+    """See the module. `service` says where requests go, as for `proxy.http1.server`; `from_proxy`: the caller is
+    another proxy of the mesh, and has proved it."""
+
+    def __init__(self, service: Service, tcp: TcpTraffic, sweep: Sweep, from_proxy: bool = False) -> None:
         super().__init__(False, tcp, sweep)
         self._service = service
         self._decoder = FieldDecoder()
         self._whole = BlockReader(self._decoder, _whole, _whole_request)
-        self._open = BlockReader(self._decoder, _open, _open_request)
+        if from_proxy:
+            self._open = BlockReader(self._decoder, _from_proxies, _request_from_proxy)
+        else:
+            self._open = BlockReader(self._decoder, _open, _open_request)
         self._trailers = BlockReader(self._decoder, _trailers, heads.trailers)
         self._since = monotonic()
         self._drain_at = 0.0
@@ -72,7 +82,7 @@ class Http2Server(Http2Connection):
                 self._service.refused(Bound.STREAMS, "more streams than were allowed")
             self.refuse(number, Code.REFUSED_STREAM)
             return
-        stream = ServerStream(self, number, head)
+        stream = ServerStream(self, number, head) if ended or not head.upgrade else _UpgradeStream(self, number, head)
         stream.remote_ended = ended
         self.open(stream)
         stream.begin(self._service)
@@ -249,6 +259,11 @@ class ServerStream(Stream):
         self.came = True
         self.send_headers(heads.response_block(head), False)
 
+    def switch(self, head: ResponseHead) -> RawStream:
+        self._exchange = None
+        self.send_headers(heads.response_block(head), False)
+        return RawStream(self)
+
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:  # noqa: ARG002
         if done:
             self._exchange = None
@@ -291,6 +306,29 @@ class ServerStream(Stream):
     def abort(self) -> None:
         self._exchange = None
         self.reset(Code.INTERNAL_ERROR)
+
+
+class _UpgradeStream(ServerStream):
+    """A request to switch to another protocol, from another proxy, which sends nothing before it is answered, and then
+    but the end where the answer is no."""
+
+    __slots__ = ()
+
+    def on_data(self, data: bytes, ended: bool) -> None:  # noqa: ARG002 - the engine's signature
+        if data or self._exchange is not None:
+            self._malformed()
+
+    def on_headers(self, block: bytes, ended: bool) -> None:  # noqa: ARG002 - the engine's signature
+        self.engine.on_stray_block(block)
+        self._malformed()
+
+    def on_quiet(self) -> None:
+        """It owes nothing, unless it was answered."""
+        if self._exchange is None:
+            self.reset(Code.NO_ERROR)
+
+    def _done(self) -> None:
+        """The other proxy ends its side: to reset every one that is refused would look like an attack."""
 
 
 def _answer(stream: Stream, response: bytes) -> None:

@@ -8,9 +8,9 @@ import pytest
 from tests.support.aio import run
 from tests.support.certificates import identity
 from tests.support.http import Client, Origin, Request, ask, origin
-from tests.support.meshes import Mesh, mesh, running, service
+from tests.support.meshes import Mesh, mesh, running, service, taken
 from tests.support.ports import free_port
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, steady
 
 BODY = bytes(range(256)) * 64
 
@@ -137,27 +137,6 @@ def test_bodies_of_50_megabytes_both_ways_with_slow_readers(route: str) -> None:
         server.close()
 
     run(conversation(), 60.0)
-
-
-def taken(node: object, peer: str, which: str) -> int:
-    """Bytes that a proxy has read from its callers (src) or endpoints (dst)."""
-    series = node.proxy.stats.tcp_series  # type: ignore[attr-defined]
-    return sum(getattr(each, f"{which}_bytes") for each in series if each.peer == peer)
-
-
-async def steady(look: object, least: int) -> int:
-    """What `look` says once it is over `least` and has not changed for 30 looks."""
-    last, same = -1, 0
-
-    def same_again() -> bool:
-        nonlocal last, same
-        now = look()  # type: ignore[operator]
-        same = same + 1 if now == last and now > least else 0
-        last = now
-        return same > 30
-
-    await eventually(same_again, "the flow stands still", 20.0)
-    return last
 
 
 def test_an_application_that_is_down_is_503_within_seconds() -> None:

@@ -79,9 +79,10 @@ class H2Rig(Rig):
                 self.asked.append((exchange, live))
         return peer
 
-    async def caller(self, clogged: bool = False, **values: int) -> Peer:
+    async def caller(self, clogged: bool = False, from_proxy: bool = False, **values: int) -> Peer:
         """A caller that speaks HTTP/2, and has begun."""
-        peer = Peer(Wire(Http2Server(self, self.stats.tcp(OUTBOUND, "src"), self.sweep), clogged))
+        server = Http2Server(self, self.stats.tcp(OUTBOUND, "src"), self.sweep, from_proxy)
+        peer = Peer(Wire(server, clogged))
         peer.says(PREFACE, settings(**values))
         await peer.hears()
         return peer

@@ -78,6 +78,11 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
         await asyncio.sleep(0)
 
 
+def taken(node: Node, peer: str, which: str) -> int:
+    """Bytes that a proxy has read from its callers (src) or endpoints (dst), or `written` to them."""
+    return sum(getattr(each, f"{which}_bytes") for each in node.proxy.stats.tcp_series if each.peer == peer)
+
+
 @dataclass
 class Mesh:
     """`web` calls `api`, whose application is at `port`; the upstream `upstream` of web leads there too."""

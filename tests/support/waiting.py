@@ -28,3 +28,18 @@ async def eventually(look: Callable[[], T], what: str, deadline_s: float = 5.0) 
             raise AssertionError(f"not within {deadline_s:g} s: {what}")
         await asyncio.sleep(LOOK_AGAIN_S)
     return value
+
+
+async def steady(look: Callable[[], int], least: int) -> int:
+    """What `look` says once it is over `least` and has not changed for 30 looks."""
+    last, same = -1, 0
+
+    def same_again() -> bool:
+        nonlocal last, same
+        now = look()
+        same = same + 1 if now == last and now > least else 0
+        last = now
+        return same > 30
+
+    await eventually(same_again, "the flow stands still", 20.0)
+    return last

@@ -12,6 +12,7 @@ from proxy.exchange import MAX_TRIES, Exchange, Route
 from proxy.http1.heads import RequestHead, ResponseHead, parse_request, parse_response
 from proxy.http2.heads import response
 from proxy.rules import MAX_KEPT_BYTES
+from proxy.seams import End
 from proxy.stats import Stats
 from tests.support.aio import run
 from tests.support.exchanges import OUTBOUND, PLAIN, Rig
@@ -173,6 +174,9 @@ class Asking:
 
     def interim(self, head: ResponseHead) -> None:
         self.told.append(head.status)
+
+    def switch(self, head: ResponseHead) -> End:
+        raise AssertionError(f"nothing here asks for an upgrade, and {head.status} came")
 
     def respond(self, head: ResponseHead, length: int, payload: bytes, done: bool, whole: bytes | None) -> None:
         self.told.append(head.status)

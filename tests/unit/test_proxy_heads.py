@@ -149,7 +149,7 @@ def test_an_absolute_target_replaces_host() -> None:
         ([b"Connection: keep-alive", b"Keep-Alive: 5", b"X: y"], [b"X: y"]),
         ([b"Connection: close, X-Hop", b"x-hop: 1", b"X-Hop2: 2"], [b"X-Hop2: 2"]),
         ([b"Proxy-Connection: close", b"Proxy-Authorization: Basic x"], []),
-        ([b"Connection: Upgrade", b"Upgrade: websocket"], []),
+        ([b"Upgrade: websocket"], []),
         ([b"TE: trailers", b"Connection: TE"], [b"TE: trailers", b"Connection: TE"]),
         ([b"TE: gzip"], []),
         ([b"Transfer-Encoding:  CHUNKED "], [b"Transfer-Encoding: chunked"]),
@@ -161,6 +161,79 @@ def test_an_absolute_target_replaces_host() -> None:
 )
 def test_hop_by_hop_fields_and_ours_end_here(sent: list[bytes], goes_on: list[bytes]) -> None:
     assert forwarded(*sent) == [b"GET /x HTTP/1.1", b"Host: api", *goes_on]
+
+
+@pytest.mark.parametrize(
+    ("sent", "offered"),
+    [
+        ([b"Connection: Upgrade", b"Upgrade: websocket"], b"websocket"),
+        ([b"upgrade: WebSocket", b"connection: keep-alive, uPGRADE"], b"WebSocket"),
+        ([b"Connection: upgrade", b"Upgrade: foo/1,bar ,\tbaz/2"], b"foo/1, bar, baz/2"),
+        ([b"Connection: upgrade", b"Upgrade: tcp", b"Content-Length: 0"], b"tcp"),
+        ([b"Connection: Upgrade, close", b"Upgrade: SPDY/3.1"], b"SPDY/3.1"),
+        # HTTP itself
+        ([b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: H2C, websocket, HTTP/2.0"], b"websocket"),
+        ([b"Connection: Upgrade", b"Upgrade: http/1.1, h2"], b""),
+        # not nominated, or not one list of protocols
+        ([b"Upgrade: websocket"], b""),
+        ([b"Connection: keep-alive", b"Upgrade: websocket"], b""),
+        ([b"Connection: Upgrade"], b""),
+        ([b"Connection: Upgrade", b"Upgrade:"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: web socket"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: foo/1/2"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: websocket,"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: websocket", b"Upgrade: websocket"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: h2c", b"Upgrade: websocket"], b""),
+        # a body comes first
+        ([b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 1"], b""),
+        ([b"Connection: Upgrade", b"Upgrade: websocket", b"Transfer-Encoding: chunked"], b""),
+    ],
+)
+def test_what_a_request_asks_to_be_upgraded_to(sent: list[bytes], offered: bytes) -> None:
+    head = request(*sent)
+    assert head.upgrade == offered
+    lines = head.forward.split(b"\r\n")
+    this_hop = [line for line in lines if line[:7].lower() in (b"upgrade", b"connect", b"http2-s")]
+    assert this_hop == ([b"Upgrade: " + offered, b"Connection: Upgrade"] if offered else [])
+    assert head.plain is (head.length == 0 and not offered)
+    if offered:
+        assert not any(line[:14].lower() == b"content-length" for line in lines)
+
+
+def test_only_http_1_1_has_upgrades_and_a_tunnel_is_one_already() -> None:
+    lines = [b"Connection: Upgrade", b"Upgrade: websocket"]
+    assert request(*lines, first=b"GET / HTTP/1.0").upgrade == b""
+    assert request(*lines, first=b"CONNECT a:1 HTTP/1.1").upgrade == b""
+    assert request(*lines, first=b"GET http://api/ HTTP/1.1").upgrade == b"websocket"
+    both = forwarded(b"Connection: Upgrade, TE", b"TE: trailers", b"Upgrade: websocket")
+    assert both[2:] == [b"TE: trailers", b"Upgrade: websocket", b"Connection: TE, Upgrade"]
+
+
+@pytest.mark.parametrize(
+    ("status_line", "lines", "named"),
+    [
+        (b"HTTP/1.1 101 Switching Protocols", [b"Connection: upgrade", b"Upgrade: WebSocket"], b"WebSocket"),
+        (b"HTTP/1.1 101", [b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 7"], b"websocket"),
+        (b"HTTP/1.1 101 X", [b"Upgrade: websocket"], b""),
+        (b"HTTP/1.1 101 X", [b"Connection: Upgrade"], b""),
+        (b"HTTP/1.1 101 X", [b"Connection: Upgrade", b"Upgrade: h2c"], b""),
+        (b"HTTP/1.0 101 X", [b"Connection: Upgrade", b"Upgrade: websocket"], b""),
+        (b"HTTP/1.1 200 OK", [b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 0"], b""),
+        (b"HTTP/1.1 426 X", [b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 0"], b""),
+    ],
+)
+def test_what_an_answer_switches_to(status_line: bytes, lines: list[bytes], named: bytes) -> None:
+    head = parse_response(b"\r\n".join([status_line, b"X: y", *lines]))
+    assert head.upgrade == named
+    assert not head.verbatim
+    assert head.switches(request(b"Connection: upgrade", b"Upgrade: foo, websocket")) is bool(named)
+    assert not head.switches(request(b"Connection: upgrade", b"Upgrade: foo"))
+    assert not head.switches(request())
+    if named:
+        assert head.forward == b"\r\n".join(
+            [b"HTTP/1.1 " + status_line[9:], b"X: y", b"Upgrade: " + named, b"Connection: Upgrade", b""]
+        )
 
 
 @pytest.mark.parametrize(
