@@ -8,10 +8,9 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from discovery.names import Authority, canonical_address, mesh_name
-from meshd.api.documents import Document, Service, ServiceEndpoint
-from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from meshd.api.names import Identity, WorkloadName
+from discovery.names import Authority, mesh_name
+from meshd.api.documents import Document, Service
+from meshd.api.endpoints import EndpointSet, ServiceName, endpoint_of
 
 
 class Catalogue:
@@ -48,24 +47,7 @@ def _endpoint_set(document: Service, trust_domain: str) -> EndpointSet:
     name, spec = document.metadata, document.spec
     return EndpointSet(
         ServiceName(name.name, name.namespace, spec.port),
-        tuple(_endpoint(endpoint, document, trust_domain) for endpoint in spec.endpoints),
+        tuple(endpoint_of(each, spec.protocol, name.namespace, trust_domain) for each in spec.endpoints),
         spec.protocol,
         policy=spec.policy,
-    )
-
-
-def _endpoint(declared: ServiceEndpoint, service: Service, trust_domain: str) -> Endpoint:
-    identity, inbound_port = "", 0
-    if declared.workload:
-        workload = WorkloadName.parse(declared.workload, service.metadata.namespace)
-        identity, inbound_port = str(Identity.of(trust_domain, workload)), declared.inbound_port
-    return Endpoint(
-        canonical_address(declared.address) or declared.address,
-        declared.port,
-        identity,
-        inbound_port,
-        service.spec.protocol,
-        declared.weight,
-        declared.zone,
-        declared.labels,
     )

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from discovery.names import Authority, canonical_address
+from discovery.names import Authority
 from meshd.api.documents import Document, Service, Workload
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
-from meshd.api.names import Address, InvalidName, WorkloadName
+from meshd.api.names import Address, InvalidName, WorkloadName, canonical_address
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
 

@@ -11,10 +11,9 @@ as `web.shop.example`, is no mesh name: a back end either claims it by a form of
 """
 
 import re
-from ipaddress import ip_address
 from typing import NamedTuple, Self
 
-from meshd.api.names import InvalidName, check_label, is_label
+from meshd.api.names import InvalidName, canonical_address, check_label, is_label
 
 MAX_AUTHORITY_BYTES = 262
 """A DNS name (253 and a dot) or an address in brackets, and `:65535`."""
@@ -54,14 +53,6 @@ class Authority(NamedTuple):
         if found["v6"] and not address:
             raise InvalidName(f"{text!r}: what stands in brackets is no IPv6 address")
         return cls(address or host, port, namespace, address)
-
-
-def canonical_address(text: str) -> str:
-    """The one spelling of an IP address, empty when text is none."""
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        return ""
 
 
 def mesh_name(authority: Authority) -> tuple[str, str] | None:

@@ -31,14 +31,12 @@ from msgspec.structs import replace
 
 from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
 from meshd.api.documents import ListenerTls, ServiceSpec, Upstream, WorkloadPort
-from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.endpoints import EndpointSet, ServiceName, endpoint_of
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
 from meshd.api.names import (
     DEFAULT_NAMESPACE,
     Address,
-    Identity,
     InvalidName,
-    WorkloadName,
     check_label,
     is_trust_domain,
 )
@@ -204,15 +202,10 @@ def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path
     endpoints = []
     for number, one in enumerate(service.endpoints):
         try:
-            workload = WorkloadName.parse(one.workload, service.namespace) if one.workload else None
+            endpoints.append(endpoint_of(one, service.protocol, service.namespace, trust_domain))
         except InvalidName as error:
             path = f"services[{index}].endpoints[{number}].workload"
             raise ConfigurationError([Finding(str(file), str(error), path)]) from error
-        identity = str(Identity.of(trust_domain, workload)) if workload else ""
-        inbound_port = one.inbound_port if workload else 0
-        endpoints.append(
-            Endpoint(one.address, one.port, identity, inbound_port, service.protocol, one.weight, one.zone, one.labels)
-        )
     name = ServiceName(service.name, service.namespace, service.port)
     return EndpointSet(name, tuple(endpoints), service.protocol, policy=service.policy)
 

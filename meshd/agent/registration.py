@@ -2,10 +2,10 @@
 
 import re
 
-from discovery.names import Authority, canonical_address
+from discovery.names import Authority
 from meshd.agent.registry import Unacceptable
 from meshd.api.control import RegisterWorkload, ReportState
-from meshd.api.names import Address, InvalidName, WorkloadName
+from meshd.api.names import Address, InvalidName, WorkloadName, canonical_address
 
 MAX_PORTS = 64
 MAX_UPSTREAMS = 256

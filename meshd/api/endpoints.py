@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from meshd.api.documents import Protocol
+from meshd.api.documents import Protocol, ServiceEndpoint
+from meshd.api.names import Identity, WorkloadName, canonical_address
 from meshd.api.policy import Policy
 
 
@@ -34,6 +35,25 @@ class Endpoint(Struct, frozen=True):
     weight: int = 1
     zone: str = ""
     labels: dict[str, str] = {}
+
+
+def endpoint_of(declared: ServiceEndpoint, protocol: Protocol, namespace: str, trust_domain: str) -> Endpoint:
+    """An endpoint as a document declares it, of a service that speaks `protocol`. Its workload is in `namespace` unless
+    it names another; InvalidName where that is no name."""
+    identity, inbound_port = "", 0
+    if declared.workload:
+        workload = WorkloadName.parse(declared.workload, namespace)
+        identity, inbound_port = str(Identity.of(trust_domain, workload)), declared.inbound_port
+    return Endpoint(
+        canonical_address(declared.address) or declared.address,
+        declared.port,
+        identity,
+        inbound_port,
+        protocol,
+        declared.weight,
+        declared.zone,
+        declared.labels,
+    )
 
 
 class EndpointSet(Struct, frozen=True):

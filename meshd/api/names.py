@@ -10,6 +10,7 @@ two shapes above are accepted, because every other shape is somebody else's.
 """
 
 import re
+from ipaddress import ip_address
 from typing import NamedTuple, Self
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -123,3 +124,11 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def canonical_address(text: str) -> str:
+    """The one spelling of an IP address, empty when text is none."""
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return ""

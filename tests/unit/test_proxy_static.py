@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshd.api.endpoints import EndpointSet
+from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.loading import ConfigurationError
 from proxy.static import StaticResolver, load
 
@@ -44,6 +44,20 @@ def test_a_file_and_the_services_in_it(tmp_path: Path) -> None:
     resolver.replace({})
     assert heard["api"][-1] is None
     assert len(ended) == 1
+
+
+@pytest.mark.parametrize(
+    ("workload", "identity"),
+    [("api", "spiffe://mesh.example/ns/other/sa/api"), ("shop/api", "spiffe://mesh.example/ns/shop/sa/api"), ("", "")],
+)
+def test_an_endpoint_is_what_a_document_makes_of_it(tmp_path: Path, workload: str, identity: str) -> None:
+    file = tmp_path / "proxy.yaml"
+    endpoint = f"{{address: '2001:DB8:0::5', port: 1, workload: '{workload}', weight: 3, zone: a}}"
+    file.write_text(GOOD.replace("endpoints: []", f"endpoints: [{endpoint}]") + "trustBundle: bundle.pem\n")
+    (tmp_path / "bundle.pem").write_text("roots")
+    (found,) = load(file).services["other", "api"].endpoints
+    inbound = 4143 if workload else 0
+    assert found == Endpoint("2001:db8::5", 1, identity, inbound, "auto", 3, "a")
 
 
 @pytest.mark.parametrize(
