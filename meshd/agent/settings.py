@@ -54,7 +54,7 @@ class Discovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
 
 
 class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """The host's proxy (`meshd-proxy.service`)."""
+    """The host's proxy (`meshd-proxy --control SOCKET`)."""
 
     outbound: Annotated[
         str, Meta(description="HOST:PORT on which it takes the applications' outgoing traffic; empty for none.")

@@ -28,7 +28,7 @@ class NoAgent(Problem):
     def __init__(self, tried: Sequence[Path]) -> None:
         names = " or ".join(str(path) for path in tried)
         super().__init__(
-            f"no agent answers at {names}: start the host's (systemctl start meshd) or a workload (meshd run), "
+            f"no agent answers at {names}: start the host's (meshd agent) or a workload (meshd run), "
             "or name its socket with --socket or MESHD_SOCKET"
         )
 

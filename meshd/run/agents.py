@@ -42,7 +42,7 @@ class HostAgent:
     async def present(self) -> None:
         if not sockets.answers(self.socket):
             raise Problem(
-                f"no agent answers at {self.socket}: start it (systemctl start meshd), "
+                f"no agent answers at {self.socket}: start it (meshd agent), "
                 "or give --state-dir DIR for an agent of your own"
             )
 
