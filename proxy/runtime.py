@@ -20,7 +20,7 @@ from proxy.edge import EdgeTls
 from proxy.inbound import Inbound
 from proxy.listeners import Handler, Listeners
 from proxy.mesh.identity import Held, Sign, check
-from proxy.mesh.tls import ServerContexts, listener_context
+from proxy.mesh.tls import ServerContexts, check_bundle, listener_context
 from proxy.metrics import Metrics, State
 from proxy.outbound import ForwardProxy, Outbound
 from proxy.resolve import Resolver
@@ -72,6 +72,11 @@ class Proxy:
     ) -> None:
         """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`.
         Problem or ssl.SSLError where it cannot be; then all is as it was."""
+        if wanted.trust_bundle_pem:
+            try:
+                check_bundle(wanted.trust_bundle_pem)
+            except ValueError as error:
+                raise Problem(f"the trust bundle: {error}") from error
         for workload_name, one in (held or {}).items():
             check(WorkloadName.parse(workload_name), one, wanted.trust_bundle_pem)
         if self._inbound is None:

@@ -42,6 +42,7 @@ from meshd.api.names import (
 )
 from proxy.edge import BadFile, read
 from proxy.mesh.identity import Held, life
+from proxy.mesh.tls import check_bundle
 from proxy.resolve import Found
 
 
@@ -111,7 +112,7 @@ def load(file: Path) -> StaticWorld:
     found: ProxyFile = convert(values[0][1], ProxyFile, str(file))
     findings = _duplicates(found, file)
     beside = file.parent
-    bundle = _pem(beside, found.trust_bundle, file, "trustBundle") if found.trust_bundle else ""
+    bundle = _bundle(beside, found.trust_bundle, file) if found.trust_bundle else ""
     meshed = found.inbound or any(endpoint.workload for service in found.services for endpoint in service.endpoints)
     if meshed and not bundle:
         findings.append(Finding(str(file), "needed with `inbound` or meshed endpoints, and not there", "trustBundle"))
@@ -163,6 +164,15 @@ def _pem(beside: Path, name: str, file: Path, path: str) -> str:
     except ConfigurationError as error:
         message = "; ".join(finding.message for finding in error.findings)
         raise ConfigurationError([Finding(str(file), f"{beside / name}: {message}", path)]) from error
+
+
+def _bundle(beside: Path, name: str, file: Path) -> str:
+    bundle = _pem(beside, name, file, "trustBundle")
+    try:
+        check_bundle(bundle)
+    except ValueError as error:
+        raise ConfigurationError([Finding(str(file), f"{beside / name}: {error}", "trustBundle")]) from error
+    return bundle
 
 
 def _held(workload: StaticWorkload, index: int, beside: Path, file: Path) -> Held:

@@ -39,6 +39,14 @@ def context(server: bool, workload: WorkloadName, chain_pem: bytes, key_pem: byt
     return made
 
 
+def check_bundle(bundle_pem: str) -> None:
+    """ValueError where there is no trust bundle in bundle_pem."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=bundle_pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError("no certificates (PEM)") from error
+
+
 def _restrict(made: ssl.SSLContext) -> None:
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.check_hostname = False

@@ -4,12 +4,14 @@ import asyncio
 
 import h11
 import pytest
+from msgspec.structs import replace
 
+from meshd.api.problems import Problem
 from tests.support.aio import run
 from tests.support.certificates import identity
 from tests.support.http import Client, Origin, Request, ask, origin
 from tests.support.meshes import Mesh, mesh, running, service, taken
-from tests.support.ports import free_port
+from tests.support.ports import accepts, free_port
 from tests.support.waiting import eventually, steady
 
 BODY = bytes(range(256)) * 64
@@ -286,5 +288,26 @@ def test_services_change_under_way() -> None:
                 world.web.resolver.replace({})
                 assert (await ask(world.upstream)).status == 503
                 assert (len(one.requests), len(other.requests)) == (1, 1)
+
+    run(conversation())
+
+
+def test_a_configuration_whose_bundle_is_none_changes_nothing() -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            elsewhere = free_port()
+            async with running(world.api, world.web):
+                bad = replace(
+                    world.web.configuration(),
+                    trust_bundle_pem="no roots",
+                    outbound=f"127.0.0.1:{elsewhere}",
+                    workloads=(),
+                )
+                with pytest.raises(Problem, match="the trust bundle: no certificates"):
+                    await world.web.proxy.apply(bad, world.web.resolver)
+                assert not accepts(elsewhere)
+                for port, target in ((world.upstream, "/"), (world.outbound, "http://api/")):
+                    assert (await ask(port, "GET", target)).status == 200
 
     run(conversation())

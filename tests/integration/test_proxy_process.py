@@ -302,6 +302,7 @@ def test_sighup_does_not_end_a_proxy_that_an_agent_configures(tmp_path: Path) ->
         (lambda text: text.replace("web.pem", "gone.pem"), "workloads[0].certificate: "),
         (lambda text: text.replace("web.pem", "web.key"), "workloads[0].certificate: not a certificate (PEM)"),
         (lambda text: text.replace("web.key", "api.key"), "do not fit"),
+        (lambda text: text.replace("bundle.pem", "web.key"), "trustBundle: "),
         (lambda text: "[" + text, "web.yaml: line"),
     ],
 )

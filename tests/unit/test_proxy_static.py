@@ -7,6 +7,7 @@ import pytest
 from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.loading import ConfigurationError
 from proxy.static import StaticResolver, load
+from tests.support.certificates import Root
 
 GOOD = """
 trustDomain: mesh.example
@@ -54,7 +55,7 @@ def test_an_endpoint_is_what_a_document_makes_of_it(tmp_path: Path, workload: st
     file = tmp_path / "proxy.yaml"
     endpoint = f"{{address: '2001:DB8:0::5', port: 1, workload: '{workload}', weight: 3, zone: a}}"
     file.write_text(GOOD.replace("endpoints: []", f"endpoints: [{endpoint}]") + "trustBundle: bundle.pem\n")
-    (tmp_path / "bundle.pem").write_text("roots")
+    (tmp_path / "bundle.pem").write_text(Root().bundle_pem)
     (found,) = load(file).services["other", "api"].endpoints
     inbound = 4143 if workload else 0
     assert found == Endpoint("2001:db8::5", 1, identity, inbound, "auto", 3, "a")
