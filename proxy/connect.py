@@ -139,9 +139,10 @@ class Dialer:
         return encode(TransportHeader(endpoint.port, protocol, service)) if endpoint.identity else b""
 
     async def dial(
-        self, destination: Destination, live: LiveEndpoint, make: Callable[[], asyncio.Protocol]
+        self, destination: Destination, live: LiveEndpoint, make: Callable[[], asyncio.Protocol], opaque: bool = False
     ) -> Failure | None:
-        """Open a connection to live with the protocol that `make` makes, and tell destination how it went."""
+        """Open a connection to live with the protocol that `make` makes, and tell destination how it went. `opaque`: of
+        a meshed endpoint the protocol tells that itself, later."""
         try:
             await self._open(live.endpoint, make)
         except OwnAddress:
@@ -153,6 +154,9 @@ class Dialer:
                 log.warning("%s: %s", destination.name, _describe(live.endpoint, error))
             destination.failed(live)
             return Failure.IDENTITY if isinstance(error, NoCertificate) else Failure.NOT_CONNECTED
+        if opaque and live.endpoint.identity:
+            destination.inconclusive(live)  # whether there is an application, the first bytes will tell
+            return None
         if live.accrual.reason is Reason.CONNECTION:
             log.info("%s: %s:%d accepts connections again", destination.name, live.endpoint.address, live.endpoint.port)
         destination.succeeded(live)
@@ -175,7 +179,7 @@ class Dialer:
                     return refused
                 continue
             protocol = make(live, self._opening(live.endpoint, "tcp", destination.name))
-            outcome = await self.dial(destination, live, lambda made=protocol: made)  # type: ignore[misc]
+            outcome = await self.dial(destination, live, lambda made=protocol: made, opaque=True)  # type: ignore[misc]
             if outcome is None:
                 return protocol
             protocol.not_opened()

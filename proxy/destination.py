@@ -33,7 +33,8 @@ BENCH_MAX_S: Final = 60.0
 BENCH_JITTER: Final = 0.1
 LOCAL_BENCH_MAX_S: Final = 0.5
 """The longest that an application beside the proxy is left alone: to try costs nothing there, and when it is back after
-a restart its callers have `proxy.inbound.PATIENCE_S` to find it so."""
+a restart its callers have `proxy.inbound.PATIENCE_S` to find it so. The same where the other proxy says that it is
+gone: that one tries it so often, and it may be the only one there is."""
 
 
 class Waiter(Protocol):
@@ -146,6 +147,11 @@ class Destination:
         """No connection to it could be had: leave it alone for a while."""
         if live.accrual.state is not State.OUT:  # else it is one of many tries that failed together
             self._take_out(live, Reason.CONNECTION, BENCH_MIN_S, self._bench_max_s, BENCH_JITTER)
+
+    def missed(self, live: LiveEndpoint) -> None:
+        """The proxy before it is there and sent nothing on: most likely its application is gone."""
+        if live.accrual.state is not State.OUT:
+            self._take_out(live, Reason.CONNECTION, BENCH_MIN_S, LOCAL_BENCH_MAX_S, BENCH_JITTER)
 
     def succeeded(self, live: LiveEndpoint) -> None:
         """A connection to it was opened."""

@@ -233,12 +233,17 @@ class Exchange:
         now = monotonic()
         live = self.live
         assert live is not None  # an answer comes from an endpoint
-        live.ewma.observe(now - self._asked_at, now)
-        if head.unsent and self.replayable and self._tries < MAX_TRIES:
-            self._unsent = True
-            if done:
-                self._ask_elsewhere(now)
-            return
+        if head.unsent:
+            # Such answers are quick: counted among its latencies, they would draw all requests to the proxy whose
+            # application is gone.
+            self.route.destination.missed(live)
+            if self.replayable and self._tries < MAX_TRIES:
+                self._unsent = True
+                if done:
+                    self._ask_elsewhere(now)
+                return
+        else:
+            live.ewma.observe(now - self._asked_at, now)
         if self.rules.retries and self._retried_by_policy(head, done, now):
             return
         self.responding = True

@@ -36,6 +36,8 @@ class RelayEnd(asyncio.Protocol):
         self.finished = False
         self.error: BaseException | None = None
         self.lost = False
+        self.heard = False  # anything at all has come
+        self.broken_off = False  # by this side
         self.transport: asyncio.Transport
 
     def join(self, other: "RelayEnd") -> None:
@@ -68,6 +70,9 @@ class RelayEnd(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._tcp.read_bytes += len(data)
+        if not self.heard:
+            self.heard = True
+            self.hears()
         if self._reader is not None:
             try:
                 data = self._reader.feed(data)
@@ -78,6 +83,9 @@ class RelayEnd(asyncio.Protocol):
             self._pass_on(data)
         if self._reader is not None and self._reader.ended:
             self._end()
+
+    def hears(self) -> None:
+        """The first bytes have come."""
 
     def _pass_on(self, data: bytes) -> None:
         if self._other is not None:
@@ -162,6 +170,7 @@ class RelayEnd(asyncio.Protocol):
 
     def abort(self, error: BaseException | None) -> None:
         """Break the connection: what was sent is not all there was."""
+        self.broken_off = True
         self.error = self.error or error or ConnectionAbortedError("the other end was lost")
         self.transport.abort()
 
@@ -170,16 +179,22 @@ async def open_end(destination: Destination, dialer: Dialer, patience_s: float) 
     """The end of a relay at an endpoint of destination, connected."""
 
     def make(live: LiveEndpoint, opening: bytes) -> EndpointEnd:
-        return EndpointEnd(live, opening)
+        return EndpointEnd(destination, live, opening)
 
     return await dialer.open_tcp(destination, patience_s, make)
 
 
 class EndpointEnd(RelayEnd, Opened):
-    """The end at an endpoint, which counts it as open from when it is made until it is lost, or was never had."""
+    """The end at an endpoint, which counts it as open from when it is made until it is lost, or was never had.
 
-    def __init__(self, live: LiveEndpoint, opening: bytes) -> None:
+    Another proxy takes the connection before it has one to its application, and cuts it when it gets none: so the
+    endpoint has not shown itself before something has come. Else the one whose application is gone, with the fewest
+    connections of all, would get every new one.
+    """
+
+    def __init__(self, destination: Destination, live: LiveEndpoint, opening: bytes) -> None:
         super().__init__(live.relayed, records=bool(live.endpoint.identity), opening=opening)
+        self._destination = destination
         self._live = live
         self._is_open = True
         live.open += 1
@@ -190,9 +205,14 @@ class EndpointEnd(RelayEnd, Opened):
             self._is_open = False
             self._live.open -= 1
 
+    def hears(self) -> None:
+        self._destination.succeeded(self._live)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.not_opened()
         super().connection_lost(exc)
+        if self._live.endpoint.identity and not self.heard and not self.broken_off:
+            self._destination.missed(self._live)
 
 
 async def relay(

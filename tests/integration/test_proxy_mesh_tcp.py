@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from meshd.api.documents import WorkloadPort
+from proxy.static import StaticResolver
 from tests.support.aio import run
-from tests.support.meshes import Mesh, mesh, running
+from tests.support.certificates import identity
+from tests.support.meshes import Mesh, Node, mesh, running, service
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -199,6 +202,43 @@ def test_an_upstream_that_finds_out_for_itself(said: bytes) -> None:
             writer.write(said)
             assert await reader.read(100) == said
             writer.close()
+        server.close()
+
+    run(conversation())
+
+
+def test_an_endpoint_whose_application_is_gone_does_not_draw_all_connections() -> None:
+    """Its proxy is there and takes them, and it always has the fewest: the least loaded of all, by the count."""
+
+    served: set[asyncio.StreamWriter] = set()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(writer)
+        writer.write(await reader.readexactly(2))
+        await reader.read()
+        writer.close()
+        served.discard(writer)
+
+    async def conversation() -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        port, gone = server.sockets[0].getsockname()[1], free_port()
+        world = mesh(port, "tcp", "tcp")
+        other = Node("api", world.root, world.root.held(identity("api")), (WorkloadPort(gone, "tcp"),))
+        endpoints = (world.api.endpoint(port), other.endpoint(gone))
+        world.web.resolver = StaticResolver(service("api", *endpoints))
+        async with running(world.api, other, world.web):
+            broken = 0
+            with contextlib.ExitStack() as kept_open:
+                for _ in range(30):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+                    kept_open.callback(writer.close)
+                    writer.write(b"hi")
+                    try:
+                        assert await reader.readexactly(2) == b"hi"
+                    except (ConnectionError, asyncio.IncompleteReadError):
+                        broken += 1
+            await eventually(lambda: not served, "all are over")
+            assert 1 <= broken <= 10, "one now and then finds out whether it is back"
         server.close()
 
     run(conversation())

@@ -6,6 +6,9 @@ from time import monotonic
 import pytest
 
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from proxy.accrual import State
+from proxy.balance import DEFAULT_RTT_S
+from proxy.destination import LOCAL_BENCH_MAX_S
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import MAX_TRIES, Exchange, Route
@@ -222,13 +225,14 @@ def joined(rig: Rig, exchange: Exchange) -> Proxied:
 
 
 def test_what_a_proxy_did_not_send_is_asked_again_whatever_the_method() -> None:
-    rig = Rig(patience_s=60.0)
+    rig = Rig(PLAIN, OTHER, patience_s=60.0)
     exchange, caller = begun(rig, POST, b"hello")
+    asked = exchange.live
     first = joined(rig, exchange)
     exchange.respond(UNSENT, 3, b"", False, None)
     assert rig.asked == [], "its answer is let pass to its end first"
     exchange.respond_more(503, b"why", True, b"")
-    assert [live for _, live in rig.asked] == list(rig.destination.endpoints)
+    assert [live for _, live in rig.asked] == [live for live in rig.destination.endpoints if live is not asked]
     second = joined(rig, exchange)
     assert first.sent == second.sent == [POST[:-2] + b"hello"]
     exchange.respond(FINE, 0, b"", True, None)
@@ -249,13 +253,30 @@ def test_what_a_proxy_did_not_send_is_passed_on_where_the_body_is_gone() -> None
 
 
 def test_a_proxy_that_never_sends_is_not_asked_for_ever() -> None:
-    rig = Rig(patience_s=60.0)
+    rig = Rig(*(PLAIN.__replace__(port=port) for port in range(MAX_TRIES + 1)), patience_s=60.0)
     exchange, caller = begun(rig)
     for _ in range(MAX_TRIES):
         joined(rig, exchange)
         exchange.respond(UNSENT, 0, b"", True, None)
     assert caller.told == [503]
     assert rig.asked == []
+
+
+def test_a_proxy_that_sent_nothing_is_left_alone_for_a_moment() -> None:
+    """It answers at once while its application is gone: by its latency it would be the best of all."""
+    rig = Rig(PLAIN, OTHER, patience_s=60.0)
+    exchange, _ = begun(rig)
+    gone = exchange.live
+    assert gone is not None
+    joined(rig, exchange)
+    exchange.respond(UNSENT, 0, b"", True, None)
+    for _ in range(20):
+        assert begun(rig)[0].live is not gone
+    assert gone.ewma.estimate(0.0) == DEFAULT_RTT_S, "it has shown no latency"
+    for _ in range(9):  # it may be the only one that comes back: it is not left alone for ever longer
+        gone.accrual.probe(monotonic() + LOCAL_BENCH_MAX_S * 1.1)
+        assert gone.accrual.state is State.PROBING
+        rig.destination.missed(gone)
 
 
 def test_room_is_made_before_the_body_is_sent_so_that_sending_may_hold_again() -> None:
@@ -470,7 +491,7 @@ def test_a_request_that_found_no_endpoint_is_counted_under_what_was_asked_for() 
 
 
 def test_a_body_that_came_in_pieces_is_sent_again_whole() -> None:
-    rig = Rig(patience_s=60.0)
+    rig = Rig(PLAIN, OTHER, patience_s=60.0)
     exchange, caller = begun(rig, POST, b"he", ended=False)
     first = joined(rig, exchange)
     exchange.request_more(b"llo", True, b"")
