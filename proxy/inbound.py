@@ -26,7 +26,7 @@ from proxy.http1.server import Drained, ServerConnection
 from proxy.http2.server import Http2Server
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
 from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext, peer_identity
-from proxy.stats import Labels, Stats, TcpTraffic
+from proxy.stats import Labels, Stats
 from proxy.sweep import Overdue, Sweep
 from proxy.tcp import RelayEnd, relay
 
@@ -87,7 +87,7 @@ class Inbound:
         self.ports: dict[tuple[WorkloadName, int], LocalPort] = {}
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
-        self._open: set[Http2Server] = set()
+        self._open: set[Drained] = set()
         self._strangers = Strangers(self)
         sweep.add(self._strangers)
 
@@ -101,7 +101,7 @@ class Inbound:
         self._open.add(connection)
         return connection
 
-    def closed(self, connection: Http2Server) -> None:
+    def closed(self, connection: Drained) -> None:
         self._open.discard(connection)
 
     def drain(self) -> None:
@@ -189,8 +189,9 @@ class _Opening(asyncio.Protocol):
             work = relay(end, "inbound", local.destination, local.dialer, PATIENCE_S, inbound.stats)
             inbound.tasks.start(work, f"relay from {self._peer}")
         else:
-            service = _LocalService(inbound, local, labels, inbound.stats.tcp(labels, "src"))
-            take_over(self._transport, inbound.opened(service.connection), rest)
+            service = _LocalService(inbound, local, labels)
+            connection = Http2Server(service, inbound.stats.tcp(labels, "src"), inbound.sweep, from_proxy=True)
+            take_over(self._transport, inbound.opened(connection), rest)
 
     def _refuse(self, reason: str) -> None:
         log.warning("refused a connection: %s", reason)
@@ -208,12 +209,11 @@ class _Opening(asyncio.Protocol):
 class _LocalService:
     """What one inbound HTTP connection is for: every request goes to the port that the header asked for."""
 
-    def __init__(self, inbound: Inbound, local: LocalPort, labels: Labels, tcp: TcpTraffic) -> None:
+    def __init__(self, inbound: Inbound, local: LocalPort, labels: Labels) -> None:
         self._inbound = inbound
         extra = b"l5d-client-id: " + labels.peer.encode() + b"\r\n"
         stats = inbound.stats
         self._route = Route(local.destination, local.dialer, stats, extra, PATIENCE_S, labels, stats.http(labels))
-        self.connection = Http2Server(self, tcp, inbound.sweep, from_proxy=True)
 
     def route(self, head: RequestHead) -> Route | Failure:  # noqa: ARG002 - all requests go one way
         return self._route
@@ -224,5 +224,5 @@ class _LocalService:
     def refused(self, bound: Bound, reason: str) -> None:  # noqa: ARG002 - the seam's signature
         self._inbound.stats.count_error("inbound", "http", bound)
 
-    def closed(self, connection: Drained) -> None:  # noqa: ARG002 - there is but one
-        self._inbound.closed(self.connection)
+    def closed(self, connection: Drained) -> None:
+        self._inbound.closed(connection)

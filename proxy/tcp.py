@@ -42,6 +42,8 @@ class RelayEnd(asyncio.Protocol):
 
     def join(self, other: "RelayEnd") -> None:
         """Make a relay of this end and another, both connected once; what has come already is passed on first."""
+        if self.lost and other.lost:
+            return
         self._other, other._other = other, self  # both at once, so that either can hold the other from the first byte
         if (self.lost and not self._took_leave) or other.lost:
             (other if self.lost else self).abort(self.error or other.error)
@@ -115,12 +117,18 @@ class RelayEnd(asyncio.Protocol):
         self.error = self.error or exc
         self._tcp.close(self.error)
         self.lost = True
-        if self._other is None or (self.ended and self.finished and self.error is None):
+        other = self._other
+        if other is None:
             return
-        if not self._took_leave:
-            self._other.abort(self.error)
-        elif not self._other.lost:
-            self._other.transport.resume_reading()  # to see its end
+        if not (self.ended and self.finished and self.error is None):
+            if not self._took_leave:
+                other.abort(self.error)
+            elif not other.lost:
+                other.transport.resume_reading()  # to see its end
+        if other.lost:
+            # Two ends that know each other are a ring, and each holds a connection's buffers: a megabyte or so until
+            # the collector comes by, which is seldom.
+            self._other = other._other = None
 
     @property
     def _took_leave(self) -> bool:
