@@ -13,7 +13,7 @@ LOCKS := requirements.lock requirements-build.lock requirements-dev.lock
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint format bench lock clean
+.PHONY: help demo test test-fast lint format bench soak lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ format: $(DEV) ## lay the code out as lint expects it
 bench: $(DEV) ## compare the proxy with others on this machine (ARGS='--rounds 9 http1')
 	@scripts/setup-system bench
 	$(BIN)/python -m bench $(ARGS)
+
+soak: $(DEV) ## traffic of every kind while processes are killed and come back (ARGS='--duration 30m --json')
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lock: $(DEV) ## write the locks anew from pyproject.toml (ARGS=--upgrade for the newest versions)
 	$(COMPILE) pyproject.toml -o requirements.lock $(ARGS)
