@@ -9,6 +9,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from discovery.names import Authority, mesh_name
+from meshd.api.detection import listed
 from meshd.api.documents import Document, Service
 from meshd.api.endpoints import EndpointSet, ServiceName, endpoint_of
 
@@ -50,4 +51,5 @@ def _endpoint_set(document: Service, trust_domain: str) -> EndpointSet:
         tuple(endpoint_of(each, spec.protocol, name.namespace, trust_domain) for each in spec.endpoints),
         spec.protocol,
         policy=spec.policy,
+        opaque=listed(spec.port, spec.opaque_ports),
     )

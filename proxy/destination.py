@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
 
+from meshd.api.detection import Detection
 from meshd.api.documents import Protocol as PortProtocol
 from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.policy import Policy
@@ -60,6 +61,8 @@ class Destination:
         self.name = name
         self.known: bool | None = None
         self.protocol: PortProtocol = "auto"
+        self._port = 0
+        self._opaque: bool | None = None
         self.used_at = clock()
         self.in_flight = 0
         self.rules = Rules(Policy())
@@ -84,6 +87,7 @@ class Destination:
         joins = bool(before)
         self.known = found is not None
         self.protocol = "auto" if found is None else found.protocol
+        self._port, self._opaque = (0, None) if found is None else (found.service.port, found.opaque)
         self._live = {}
         for endpoint in () if found is None else found.endpoints:
             key = (endpoint.address, endpoint.port, endpoint.identity, endpoint.inbound_port, endpoint.protocol)
@@ -102,6 +106,12 @@ class Destination:
         self._shut = False
         self._refresh()
         self._wake()
+
+    def speaks(self, detection: Detection) -> PortProtocol:
+        """What its connections speak; `auto` where only their first bytes can tell."""
+        if self.protocol == "auto" and detection.is_opaque(self._port, self._opaque):
+            return "tcp"
+        return self.protocol
 
     def _govern(self, policy: Policy) -> None:
         before, self._policy, self.rules = self.rules, policy, Rules(policy)

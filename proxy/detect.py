@@ -4,6 +4,7 @@ r"""What a connection speaks, from its first bytes.
     \x16\x03\x01…         → tcp (TLS of the application's own passes through)
     PRI * HTTP/2.0\r\n    → http2 (by prior knowledge, RFC 9113, section 3.3)
     (nothing)             → tcp, when the caller says nothing for `TIMEOUT_S`: in such protocols the server speaks first
+    (nothing, and FIN)    → tcp likewise, at once
 
 A line that looks like a request of HTTP/1.x but is malformed is taken for HTTP, and refused as such.
 """
@@ -17,7 +18,7 @@ from proxy.http2.frames import PREFACE
 from proxy.sweep import Sweep
 
 TIMEOUT_S: Final = 10.0
-"""How long the first bytes are waited for; Linkerd's."""
+"""How long the first bytes are waited for, unless configuration says otherwise; Linkerd's."""
 DRAIN_S: Final = 1.0
 MAX_LINE_BYTES: Final = 16 << 10
 """A first line that is longer is no HTTP/1.x request line."""
@@ -51,11 +52,13 @@ class Detecting(asyncio.Protocol):
         gone: Callable[["Detecting"], None],
         *,
         opaque: bool,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._sweep = sweep
         self._decided = decided
         self._gone = gone
         self._opaque = opaque
+        self._timeout_s = timeout_s
         self._draining = False
         self._data = b""
         self._deadline = 0.0
@@ -63,7 +66,7 @@ class Detecting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
-        self._deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        self._deadline = asyncio.get_running_loop().time() + self._timeout_s
         self._sweep.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -96,7 +99,7 @@ class Detecting(asyncio.Protocol):
             self._decide("tcp" if self._opaque else "http1")
 
     def eof_received(self) -> bool:
-        if not self._data:
+        if not self._data and (self._draining or not self._opaque):
             return False
         self._decide("tcp" if self._opaque else "http1")
         protocol = cast(asyncio.Protocol, self._transport.get_protocol())

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
+from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream
 from meshd.api.tasks import Tasks
 from proxy.connect import Dialer
@@ -41,6 +42,7 @@ class Outbound:
         self.stats = stats
         self.sweep = sweep
         self.tasks = tasks
+        self.detection = Detection()
 
 
 class _Connections:
@@ -104,15 +106,15 @@ class UpstreamListener(_Connections):
     def _speaks(self) -> Protocol:
         if self._upstream.protocol != "auto":
             return self._upstream.protocol
-        return self._followed.route.destination.protocol
+        return self._followed.route.destination.speaks(self._outbound.detection)
 
     def _unknown(self) -> asyncio.Protocol:
         """The protocol for a connection of which nothing is known but what configuration says."""
-        speaks = self._speaks
+        speaks, outbound = self._speaks, self._outbound
         if speaks == "tcp":
             return _Relayed(self._relayed, self._relay)
-        detecting = Detecting(self._outbound.sweep, self._detected, self.closed, opaque=speaks == "auto")
-        return self.opened(detecting)
+        opaque, timeout_s = speaks == "auto", outbound.detection.timeout_s
+        return self.opened(Detecting(outbound.sweep, self._detected, self.closed, opaque=opaque, timeout_s=timeout_s))
 
     def _secured(self, transport: asyncio.Transport, agreed: str | None) -> None:
         """A TLS handshake is done. What was agreed on in it needs no detection; configuration goes before it."""

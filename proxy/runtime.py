@@ -102,7 +102,7 @@ class Proxy:
             served.identity.trust(wanted.trust_bundle_pem)
             if held is not None and str(name) in held:
                 served.identity.install(held[str(name)])
-            served.update(workload)
+            served.update(workload, wanted.detection)
         self._callers = tuple(served.outbound for served in self._served.values())
         self._tasks.start(self._open_inbound(before, wanted), "inbound")
         self._changed()

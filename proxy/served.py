@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from meshd.api.control import ProxyWorkload
+from meshd.api.detection import Detection, listed
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.tasks import Tasks
@@ -16,6 +19,13 @@ from proxy.mesh.identity import WorkloadIdentity
 from proxy.mesh.tls import ServerContexts
 from proxy.outbound import Outbound, UpstreamListener
 from proxy.resolve import Destinations, Resolver
+
+
+def _spoken(port: WorkloadPort, workload: ProxyWorkload, detection: Detection) -> WorkloadPort:
+    """A port of workload, with its protocol as far as configuration knows it."""
+    if port.protocol == "auto" and detection.is_opaque(port.port, listed(port.port, workload.opaque_ports)):
+        return replace(port, protocol="tcp")
+    return port
 
 
 class ServedWorkload:
@@ -45,9 +55,10 @@ class ServedWorkload:
         self._local = Dialer(self.tasks, sweep, self.identity, LOCAL_TIMEOUT_S, listeners.own)
         sweep.add(destinations)
 
-    def update(self, wanted: ProxyWorkload) -> None:
+    def update(self, wanted: ProxyWorkload, detection: Detection) -> None:
         """Serve these ports and upstreams, and no others."""
-        self._update_ports(wanted.ports)
+        self.outbound.detection = detection
+        self._update_ports(tuple(_spoken(port, wanted, detection) for port in wanted.ports))
         self._update_upstreams(wanted.upstreams)
 
     def _update_ports(self, wanted: tuple[WorkloadPort, ...]) -> None:

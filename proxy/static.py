@@ -6,6 +6,8 @@
     outbound: "127.0.0.1:4140"         # the forward proxy; leave out for none
     inbound: "0.0.0.0:4143"
     admin: "127.0.0.1:4191"
+    opaquePorts: [3306, 5432]          # instead of the usual ones
+    detectTimeout: 10s
     workloads:
       - name: web
         namespace: default
@@ -30,6 +32,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
+from meshd.api.detection import (
+    DEFAULT_DETECT_TIMEOUT,
+    DEFAULT_OPAQUE_PORTS,
+    Detection,
+    OpaquePorts,
+    listed,
+    parse_detect_timeout,
+)
 from meshd.api.documents import ListenerTls, ServiceSpec, Upstream, WorkloadPort
 from meshd.api.endpoints import EndpointSet, ServiceName, endpoint_of
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
@@ -55,6 +65,7 @@ class StaticWorkload(Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     key: str = ""
     ports: tuple[WorkloadPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
+    opaque_ports: OpaquePorts | None = None
 
     def __post_init__(self) -> None:
         check_label(self.name, "name")
@@ -83,6 +94,8 @@ class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
     outbound: str = ""
     inbound: str = ""
     admin: str = ""
+    opaque_ports: OpaquePorts = DEFAULT_OPAQUE_PORTS
+    detect_timeout: str = DEFAULT_DETECT_TIMEOUT
     workloads: tuple[StaticWorkload, ...] = ()
     services: tuple[StaticService, ...] = ()
 
@@ -92,6 +105,11 @@ class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
         for address in (self.outbound, self.inbound, self.admin):
             if address:
                 Address.parse(address)
+        parse_detect_timeout(self.detect_timeout)
+
+    @property
+    def detection(self) -> Detection:
+        return Detection(self.opaque_ports, parse_detect_timeout(self.detect_timeout))
 
 
 class StaticWorld(Struct, frozen=True):
@@ -128,6 +146,7 @@ def load(file: Path) -> StaticWorld:
             found.admin,
             tuple(_workload(one, index, beside, file, warnings) for index, one in enumerate(found.workloads)),
             found.zone,
+            detection=found.detection,
         ),
         {
             f"{one.namespace}/{one.name}": _held(one, index, beside, file)
@@ -192,7 +211,7 @@ def _held(workload: StaticWorkload, index: int, beside: Path, file: Path) -> Hel
 def _workload(workload: StaticWorkload, index: int, beside: Path, file: Path, warnings: list[str]) -> ProxyWorkload:
     path = f"workloads[{index}].upstreams"
     upstreams = (_upstream(one, f"{path}[{n}]", beside, file, warnings) for n, one in enumerate(workload.upstreams))
-    return ProxyWorkload(workload.namespace, workload.name, workload.ports, tuple(upstreams))
+    return ProxyWorkload(workload.namespace, workload.name, workload.ports, tuple(upstreams), workload.opaque_ports)
 
 
 def _upstream(upstream: Upstream, path: str, beside: Path, file: Path, warnings: list[str]) -> Upstream:
@@ -217,7 +236,8 @@ def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path
             path = f"services[{index}].endpoints[{number}].workload"
             raise ConfigurationError([Finding(str(file), str(error), path)]) from error
     name = ServiceName(service.name, service.namespace, service.port)
-    return EndpointSet(name, tuple(endpoints), service.protocol, policy=service.policy)
+    opaque = listed(service.port, service.opaque_ports)
+    return EndpointSet(name, tuple(endpoints), service.protocol, policy=service.policy, opaque=opaque)
 
 
 class StaticResolver:

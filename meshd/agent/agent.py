@@ -132,6 +132,7 @@ class Agent:
                 log.error("%s", finding)
         self._overlaps = found
         if self._proxy is not None:
+            self.core.detection = self._proxy.detection
             self.registry.declare_host(self._host(self._proxy))
 
     def _host(self, proxy: ProxySettings) -> Instance:
@@ -140,7 +141,8 @@ class Agent:
         for source in self._files:
             for document in source.workloads:
                 name, spec = document.metadata.workload, document.spec
-                workloads.setdefault(name, ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams))
+                declared = ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams, spec.opaque_ports)
+                workloads.setdefault(name, declared)
         return Instance(
             key=HOST,
             uid=0,

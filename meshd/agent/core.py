@@ -20,6 +20,7 @@ from meshd.agent.peer import Access
 from meshd.agent.registry import HOST, Registry
 from meshd.agent.traffic import Account
 from meshd.api.control import ProxyConfiguration
+from meshd.api.detection import Detection
 from meshd.api.names import Identity, WorkloadName
 
 Changed = Callable[[], None]
@@ -38,6 +39,7 @@ class Core:
     access: Access
     troubles: Callable[[], tuple[str, ...]]
     zone: str = ""
+    detection: Detection = field(default_factory=Detection)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     pid: int = field(default_factory=os.getpid)
@@ -87,6 +89,7 @@ class Core:
             workloads=instance.workloads,
             zone=self.zone,
             ca_healthy=self.signer.health().healthy,
+            detection=self.detection,
         )
 
     def may_attach_host(self) -> bool:

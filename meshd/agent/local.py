@@ -17,6 +17,7 @@ from discovery.source import Answered, Close
 from discovery.watchers import NOT_YET, Found, Watchers
 from meshd.agent.registry import Instance, Registry, reachable_at
 from meshd.api.control import Health, ProxyWorkload
+from meshd.api.detection import listed
 from meshd.api.documents import WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import Address, Identity, WorkloadName
@@ -85,6 +86,7 @@ class LocalSource:
     def _endpoint_set(self, *chosen: tuple[Instance, ProxyWorkload, WorkloadPort]) -> EndpointSet:
         _, workload, port = chosen[0]
         protocols = {each.protocol for _, _, each in chosen}
+        opaque = {listed(each.port, workload.opaque_ports) for _, workload, each in chosen}
         return EndpointSet(
             ServiceName(workload.name, workload.namespace, port.port),
             tuple(
@@ -93,6 +95,7 @@ class LocalSource:
                 if self._registry.is_announced(instance)
             ),
             protocols.pop() if len(protocols) == 1 else "auto",
+            opaque=opaque.pop() if len(opaque) == 1 else None,
         )
 
     def _endpoint(self, instance: Instance, workload: ProxyWorkload, port: WorkloadPort) -> Endpoint:

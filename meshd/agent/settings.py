@@ -13,6 +13,13 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from meshd.api.detection import (
+    DEFAULT_DETECT_TIMEOUT,
+    DEFAULT_OPAQUE_PORTS,
+    Detection,
+    OpaquePorts,
+    parse_detect_timeout,
+)
 from meshd.api.names import Address, InvalidName, is_label, is_trust_domain
 
 SETTINGS_FILE = "/etc/meshd/meshd.yaml"
@@ -65,6 +72,20 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     admin: Annotated[str, Meta(description="HOST:PORT of `/metrics`, `/ready` and `/live`; empty for none.")] = (
         "127.0.0.1:4191"
     )
+    opaque_ports: Annotated[
+        OpaquePorts,
+        Meta(
+            description="Ports that carry opaque bytes where their protocol is `auto`, with nothing waited for; for "
+            "every proxy on this host. The list replaces the usual one."
+        ),
+    ] = DEFAULT_OPAQUE_PORTS
+    detect_timeout: Annotated[
+        str,
+        Meta(
+            description="How long a caller's first bytes are waited for, to tell what it speaks, before the connection "
+            "is opaque: 100ms to 10m, and a second more at worst. For every proxy on this host."
+        ),
+    ] = DEFAULT_DETECT_TIMEOUT
     workers: Annotated[int, Meta(description="Worker processes; 1 is the only number that can be had.")] = 1
 
     def __post_init__(self) -> None:
@@ -74,8 +95,13 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
                     Address.parse(text)
                 except InvalidName as error:
                     raise ValueError(f"{field}: {error}") from error
+        parse_detect_timeout(self.detect_timeout)
         if self.workers != 1:
             raise ValueError(f"{self.workers} workers cannot be had: the proxy is one process, so `workers` is 1")
+
+    @property
+    def detection(self) -> Detection:
+        return Detection(self.opaque_ports, parse_detect_timeout(self.detect_timeout))
 
 
 class ControlSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -60,7 +60,7 @@ def _nested(kind: inspect.Type) -> inspect.StructType | None:
 def _type_name(kind: inspect.Type) -> str:
     names: dict[type[inspect.Type], str] = {inspect.StrType: "text", inspect.IntType: "whole number"}
     if isinstance(kind, inspect.VarTupleType):
-        return "list of texts"
+        return f"list of {names[type(kind.item_type)]}s"
     return names[type(kind)]
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import EndpointSet
 
@@ -165,12 +166,14 @@ class Done(Struct, frozen=True, tag="done"):
 
 
 class ProxyWorkload(Struct, frozen=True):
-    """A workload that a proxy serves: the ports it accepts for it, and the upstreams it listens on for it."""
+    """A workload that a proxy serves: the ports it accepts for it, and the upstreams it listens on for it.
+    `opaque_ports`: its document's, None where it has none."""
 
     namespace: str
     name: str
     ports: tuple[WorkloadPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
+    opaque_ports: tuple[int, ...] | None = None
 
 
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
@@ -185,6 +188,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     workloads: tuple[ProxyWorkload, ...]
     zone: str = ""
     ca_healthy: bool = True
+    detection: Detection = Detection()
 
 
 class Destination(Struct, frozen=True, tag="destination"):

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from meshd.api.detection import OpaquePorts
 from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label
 from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 
@@ -86,8 +87,11 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """`opaquePorts`: those of its ports of protocol `auto` that are opaque, whatever the proxies' own lists say."""
+
     ports: tuple[WorkloadPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
+    opaque_ports: OpaquePorts | None = None
 
 
 class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -104,10 +108,12 @@ class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="c
 
 
 class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """A service as callers know it: its `port`, the endpoints behind it, and how callers treat it."""
+    """A service as callers know it: its `port`, the endpoints behind it, and how callers treat it. `opaquePorts`: as of
+    a workload; it says whether `port`, of protocol `auto`, is opaque."""
 
     port: Port
     protocol: Protocol = "auto"
+    opaque_ports: OpaquePorts | None = None
     endpoints: tuple[ServiceEndpoint, ...] = ()
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()

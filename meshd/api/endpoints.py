@@ -58,10 +58,12 @@ def endpoint_of(declared: ServiceEndpoint, protocol: Protocol, namespace: str, t
 
 class EndpointSet(Struct, frozen=True):
     """All that is known of a service at one moment, and how it is to be treated. `stale`: its back end is away and this
-    is the last it said."""
+    is the last it said. `opaque`: whether it is, where `protocol` is `auto`; None: its port's
+    number decides (`meshd.api.detection`)."""
 
     service: ServiceName
     endpoints: tuple[Endpoint, ...] = ()
     protocol: Protocol = "auto"
     stale: bool = False
     policy: Policy = Policy()
+    opaque: bool | None = None

@@ -59,17 +59,18 @@ def _of_struct(value: dict[Any, Any], kind: type[msgspec.Struct]) -> Iterator[Fa
 
 
 def _meant(value: Any, kind: Any) -> Any:
-    """kind without annotations; of several tagged structs the one that value says it is; of a struct or None the
-    struct."""
+    """kind without annotations; of several tagged structs the one that value says it is; of something or None the
+    something."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    if isinstance(kind, UnionType) and isinstance(value, dict):
-        for option in get_args(kind):
+    something = [option for option in get_args(kind) if option is not NoneType] if isinstance(kind, UnionType) else []
+    if len(something) == 1:
+        return kind if value is None else something[0]
+    if something and isinstance(value, dict):
+        for option in something:
             config = getattr(option, "__struct_config__", None)
             if config is not None and config.tag is not None and value.get(config.tag_field) == config.tag:
                 return option
-        something = [option for option in get_args(kind) if option is not NoneType]
-        return something[0] if len(something) == 1 else kind
     return kind
 
 

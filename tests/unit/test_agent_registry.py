@@ -203,6 +203,17 @@ def test_the_protocol_is_what_all_instances_say(mesh: Mesh) -> None:
     assert found.protocol == "auto"
 
 
+@pytest.mark.parametrize(("listed", "opaque"), [(None, None), ((), False), ((3306, 8080), True)])
+def test_whether_a_workload_is_opaque_is_its_document_s_to_say(
+    mesh: Mesh, listed: tuple[int, ...] | None, opaque: bool | None
+) -> None:
+    workload = ProxyWorkload("default", "web", (WorkloadPort(8080),), (), listed)
+    mesh.registry.declare_host(Instance(HOST, 0, 0, (workload,), "", "0.0.0.0:4143", ""))
+    found = mesh.find("web")
+    assert found is not None
+    assert found.opaque is opaque
+
+
 def test_watchers_are_told_what_changed_and_nothing_else(mesh: Mesh) -> None:
     told: list[EndpointSet | None] = []
     close = mesh.local.watch(Authority.parse("web", "default"), told.append)

@@ -9,6 +9,7 @@ from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import load_settings, read_bundle, read_token
 from meshd.agent.settings_page import settings_page
+from meshd.api.detection import Detection
 from meshd.api.loading import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,13 @@ def test_the_example_says_the_defaults_where_it_says_what_could_be_left_out(tmp_
     assert least == load(tmp_path, EXAMPLE)
 
 
+def test_how_protocols_are_detected(tmp_path: Path) -> None:
+    usual = load(tmp_path, "trustDomain: x").proxy.detection
+    assert usual == Detection((25, 587, 3306, 4444, 5432, 6379, 9300, 11211), 10.0)
+    other = load(tmp_path, "trustDomain: x\nproxy: {opaquePorts: [3307], detectTimeout: 500ms}").proxy.detection
+    assert other == Detection((3307,), 0.5)
+
+
 def test_only_the_trust_domain_must_be_given(tmp_path: Path) -> None:
     settings = load(tmp_path, "trustDomain: prod.example")
     assert settings.ca.url == "https://localhost:4180"
@@ -71,6 +79,10 @@ def test_only_the_trust_domain_must_be_given(tmp_path: Path) -> None:
         ("trustDomain: x\nca: {url: 'http://ca'}", "ca: url: 'http://ca' is not an https URL"),
         ("trustDomain: x\nca: {url: 1}", "ca.url: expected `str`, got `int`"),
         ("trustDomain: x\nproxy: {workers: 2}", "proxy: 2 workers cannot be had"),
+        ("trustDomain: x\nproxy: {opaquePorts: [25, 0]}", "proxy.opaquePorts[1]: expected `int` >= 1"),
+        ("trustDomain: x\nproxy: {detectTimeout: 10}", "proxy.detectTimeout: expected `str`, got `int`"),
+        ("trustDomain: x\nproxy: {detectTimeout: '10'}", "proxy: '10' is not a duration"),
+        ("trustDomain: x\nproxy: {detectTimeout: 10ms}", "proxy: detectTimeout 10ms is not from 100ms to 10m"),
         ("trustDomain: x\nproxy: {inbound: '4143'}", "proxy: inbound: '4143' is not HOST:PORT"),
         (
             "trustDomain: x\nproxy: {outbound: '::1:4140'}",

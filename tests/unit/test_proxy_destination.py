@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from meshd.api.detection import Detection
+from meshd.api.documents import Protocol
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from proxy.destination import BENCH_MAX_S, BENCH_MIN_S, Destination
 from proxy.endpoint import LiveEndpoint
@@ -82,6 +84,27 @@ def test_known_says_what_discovery_said() -> None:
     assert known == [None, False, True]
     assert destination.pick(100.0) is None
     assert destination.pick_least() is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "opaque", "speaks"),
+    [
+        ("auto", 80, None, "auto"),
+        ("auto", 3306, None, "tcp"),
+        ("auto", 3306, False, "auto"),
+        ("auto", 80, True, "tcp"),
+        ("http", 3306, None, "http"),
+        ("http", 3306, True, "http"),
+    ],
+)
+def test_what_it_speaks_is_its_protocol_s_then_its_document_s_then_the_list_s_to_say(
+    protocol: Protocol, port: int, opaque: bool | None, speaks: Protocol
+) -> None:
+    destination = made(Time())
+    destination.update(EndpointSet(ServiceName("db", "default", port), (), protocol, opaque=opaque))
+    assert destination.speaks(Detection()) == speaks
+    destination.update(None)
+    assert destination.speaks(Detection()) == "auto"
 
 
 def test_a_failed_endpoint_is_benched_twice_as_long_each_time_up_to_a_limit() -> None:

@@ -12,15 +12,16 @@ from tests.support.wire import Wire
 
 
 class Listener:
-    def __init__(self, opaque: bool) -> None:
+    def __init__(self, opaque: bool, timeout_s: float = TIMEOUT_S) -> None:
         self.sweep = Sweep()
         self.found: list[tuple[Detected, bytes]] = []
         self.gone = 0
-        self.detecting = Detecting(self.sweep, self._decided, self._gone, opaque=opaque)
+        self.detecting = Detecting(self.sweep, self._decided, self._gone, opaque=opaque, timeout_s=timeout_s)
         self.wire = Wire(self.detecting)
 
     def _decided(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
         self.found.append((found, data))
+        transport.set_protocol(asyncio.Protocol())
 
     def _gone(self, _: Detecting) -> None:
         self.gone += 1
@@ -39,6 +40,29 @@ def test_a_caller_that_says_nothing_is_decided_when_its_time_is_over(opaque: boo
         listener.tick(TIMEOUT_S + 0.5)
         assert listener.found == [(found, b"")]
         assert listener.gone == 1
+
+    run(play())
+
+
+def test_a_caller_that_ends_before_it_said_anything_may_be_waiting_for_the_server() -> None:
+    async def play() -> None:
+        silent, http, draining = Listener(True), Listener(False), Listener(True)
+        draining.detecting.drain()
+        for listener in (silent, http, draining):
+            listener.wire.ends()
+        assert [listener.found for listener in (silent, http, draining)] == [[("tcp", b"")], [], []]
+        assert [listener.wire.is_closing() for listener in (http, draining)] == [True, True]
+
+    run(play())
+
+
+def test_how_long_is_waited_may_be_said() -> None:
+    async def play() -> None:
+        listener = Listener(True, 2.0)
+        listener.tick(1.5)
+        assert listener.found == []
+        listener.tick(2.5)
+        assert listener.found == [("tcp", b"")]
 
     run(play())
 

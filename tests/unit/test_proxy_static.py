@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from meshd.api.detection import Detection
 from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.loading import ConfigurationError
 from proxy.static import StaticResolver, load
@@ -47,6 +48,21 @@ def test_a_file_and_the_services_in_it(tmp_path: Path) -> None:
     assert len(ended) == 1
 
 
+def test_how_protocols_are_detected(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    file.write_text(
+        GOOD.replace("name: web,", "name: web, opaquePorts: [9999],")
+        .replace("outbound:", "opaquePorts: [3307]\ndetectTimeout: 200ms\noutbound:")
+        .replace("port: 80,", "port: 80, opaquePorts: [80],")
+        .replace("port: 81,", "port: 81, opaquePorts: [],")
+    )
+    world = load(file)
+    assert world.configuration.detection == Detection((3307,), 0.2)
+    assert world.configuration.workloads[0].opaque_ports == (9999,)
+    opaque = {namespace: found.opaque for (namespace, _), found in world.services.items()}
+    assert opaque == {"default": True, "other": False}
+
+
 @pytest.mark.parametrize(
     ("workload", "identity"),
     [("api", "spiffe://mesh.example/ns/other/sa/api"), ("shop/api", "spiffe://mesh.example/ns/shop/sa/api"), ("", "")],
@@ -70,6 +86,10 @@ def test_an_endpoint_is_what_a_document_makes_of_it(tmp_path: Path, workload: st
         (("outbound: 127.0.0.1:4140", "outbound: 127.0.0.1"), "'127.0.0.1' is not HOST:PORT"),
         (("name: web", "name: Web"), "workloads[0]: name 'Web' is not a DNS label"),
         (("name: web,", "name: web, key: a,"), "workloads[0]: `certificate` and `key` go together"),
+        (("outbound:", "opaquePorts: [25, 70000]\noutbound:"), "opaquePorts[1]: expected `int` <= 65535"),
+        (("outbound:", "detectTimeout: 1h\noutbound:"), "detectTimeout 1h is not from 100ms to 10m"),
+        (("name: web,", "name: web, opaquePorts: [0],"), "workloads[0].opaquePorts[0]: expected `int` >= 1"),
+        (("port: 80,", "port: 80, opaquePorts: [-1],"), "services[0].opaquePorts[0]: expected `int` >= 1"),
         (("weight: 2", "weight: 0"), "services[0].endpoints[0].weight: expected `int` >= 1"),
         (("weight: 2", "workload: api"), "trustBundle: needed with `inbound` or meshed endpoints"),
         (("namespace: other, port: 81", "port: 81"), "services[1]: api.default is there twice"),
