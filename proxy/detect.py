@@ -7,6 +7,9 @@ r"""What a connection speaks, from its first bytes.
     (nothing, and FIN)    → tcp likewise, at once
 
 A line that looks like a request of HTTP/1.x but is malformed is taken for HTTP, and refused as such.
+
+`detect` tells what to do for a caller whom nobody has reason to doubt. What may not get past as opaque bytes is another
+question, and has another answer: `RequestLine`.
 """
 
 import asyncio
@@ -108,6 +111,55 @@ class Detecting(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._sweep.discard(self)
         self._gone(self)
+
+
+_BLANK: Final = b"\t\x0b\x0c\x1c\x1d\x1e\x1f \x85\xa0"
+"""What some server or other takes for a space."""
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ENDS: Final = re.compile(rb"[\r\n]")
+_VERSION: Final = re.compile(rb"(?i)http/[0-9.]*[\t ]*[^\t -~]")
+_VERSION_SO_FAR: Final = re.compile(rb"(?i)http/[0-9.]*([\t ]*)\Z")
+
+
+class RequestLine:
+    """Whether opaque bytes that are passed on as they come are a request of HTTP, in the eyes of any server.
+
+        GET / HTTP/1.1\\r\\n    \\n get / http/1.10 \\r    PRI * HTTP/2.0\\r\\n      are
+        SELECT 1\\r\\n    {"said": "GET / HTTP/1.1\\r\\n"}    \\x16\\x03\\x01…         are not
+
+    A request is a line that begins with a word and ends with a version; the strict reading of it (RFC 9112, section 3)
+    is what an attacker would avoid, so this one is lax in all that a server could be lax in. It is told before the end
+    of the line is passed on, and without the field lines that come after it a request is none: nothing is held back.
+    """
+
+    __slots__ = ("_begun", "_in_line", "_kept")
+
+    def __init__(self) -> None:
+        self._begun = False  # the first word has
+        self._in_line = False  # it has ended, and the line has not
+        self._kept = b""  # what may be the beginning of a version
+
+    def feed(self, data: bytes) -> bool | None:
+        """Look at what comes next: is it a request, or none, or (None) can that not be told yet?"""
+        if not self._in_line:
+            if not self._begun:
+                data = data.lstrip(_BLANK + b"\r\n")
+            rest = data.lstrip(_TOKEN)
+            self._begun = self._begun or len(rest) < len(data)
+            if not rest:
+                return None
+            if not self._begun or rest[0] not in _BLANK:
+                return False
+            self._in_line, data = True, rest
+        data = self._kept + data
+        end = _ENDS.search(data)
+        if _VERSION.search(data, 0, end.end() if end else len(data)):
+            return True
+        if end:
+            return False
+        found = _VERSION_SO_FAR.search(data)
+        self._kept = data[-4:] if found is None else b"http/ " if found[1] else b"http/"
+        return None
 
 
 def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes) -> None:

@@ -25,6 +25,7 @@ class Bound(StrEnum):
     WINDOW = "flow control"
     WINDOW_STALL = "window stall"
     COMPRESSION = "compression"
+    DISGUISED = "http as opaque"
 
 
 def bound_of(status: int) -> Bound:

@@ -15,9 +15,10 @@ from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
 from meshd.api.policy import FailureAccrual, Policy
 from meshd.api.tasks import Tasks
+from proxy.caller import CallerEnd, CallerTraffic, ServerNames
 from proxy.connect import Dialer
 from proxy.destination import LOCAL_BENCH_MAX_S, Destination
-from proxy.detect import take_over
+from proxy.detect import RequestLine, take_over
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
@@ -28,7 +29,7 @@ from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
 from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext, peer_identity
 from proxy.stats import Labels, Stats
 from proxy.sweep import Overdue, Sweep
-from proxy.tcp import RelayEnd, relay
+from proxy.tcp import relay
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ HEADER_S: Final = 10.0
 """How long a peer may take to say its transport header."""
 
 OPAQUE: Final = frozenset(("auto", "tcp"))
-"""Protocols of ports that take opaque bytes; every other is HTTP."""
+"""Protocols of ports that take opaque bytes; every other is HTTP. `auto` takes those that are no HTTP."""
 
 _NO_ACCRUAL: Final = Policy(failure_accrual=FailureAccrual(consecutive_failures=0))
 """There is but one application to ask: its failures are its callers' to judge."""
@@ -52,7 +53,8 @@ class LocalPort:
         self.port = port
         self.dialer = dialer
         self.target = f"{port.address}:{port.port}"
-        self._stats = stats
+        self.stats = stats
+        self.names = ServerNames()
         loop = asyncio.get_running_loop()
         name = f"{workload}:{port.port}"
         self.destination = Destination(name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S)
@@ -63,7 +65,7 @@ class LocalPort:
 
     def _live(self, endpoint: Endpoint) -> LiveEndpoint:
         labels = self.labels("", False)
-        stats = self._stats
+        stats = self.stats
         return LiveEndpoint(
             endpoint, monotonic(), stats.http(labels), stats.tcp(labels, "dst"), stats.tcp(labels, "dst", relays=True)
         )
@@ -184,8 +186,11 @@ class _Opening(asyncio.Protocol):
             return
         labels = local.labels(self._peer, True)
         if header.protocol == "tcp":
-            end = RelayEnd(inbound.stats.tcp(labels, "src", relays=True), records=True)
+            traffic = CallerTraffic(inbound.stats, labels, local.names)
+            end = _Watched(traffic, local) if local.port.protocol == "auto" else CallerEnd(traffic, records=True)
             take_over(self._transport, end, rest)
+            if self._transport.is_closing():
+                return  # what came with the header was enough
             work = relay(end, "inbound", local.destination, local.dialer, PATIENCE_S, inbound.stats)
             inbound.tasks.start(work, f"relay from {self._peer}")
         else:
@@ -204,6 +209,40 @@ class _Opening(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._inbound.sweep.discard(self)
+
+
+class _Watched(CallerEnd):
+    """A caller's end of a relay to a port of which it is not known that it is not HTTP. A request that came this way
+    could say in l5d-client-id who sent it, and would be believed."""
+
+    def __init__(self, traffic: CallerTraffic, local: LocalPort) -> None:
+        super().__init__(traffic, records=True)
+        self._local = local
+        self._line: RequestLine | None = RequestLine()
+
+    def _pass_on(self, data: bytes) -> None:
+        if self._line is not None:
+            if self.transport.is_closing():
+                return
+            found = self._line.feed(data)
+            if found:
+                self._refuse()
+                return
+            if found is False:
+                self._line = None
+        super()._pass_on(data)
+
+    def _refuse(self) -> None:
+        local = self._local
+        log.warning(
+            "refused HTTP that %s sent as opaque bytes for port %d of %s: if its application does not ask who calls, "
+            "declare the port `tcp`",
+            self._traffic.plain.labels.peer,
+            local.port.port,
+            local.workload,
+        )
+        local.stats.count_error("inbound", "tcp", Bound.DISGUISED)
+        self.abort(ConnectionError("HTTP as opaque bytes"))
 
 
 class _LocalService:

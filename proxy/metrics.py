@@ -31,6 +31,7 @@ _HTTP: Final = (
     "direction", "workload", "authority", "target_addr", "target_ip", "target_port", "tls", "no_tls_reason",
     "client_id", "server_id", "dst_service", "dst_namespace",
 )  # fmt: skip
+_TCP: Final = (*_HTTP, "sni", "peer")
 
 
 class State(NamedTuple):
@@ -64,11 +65,13 @@ class Metrics:
 
 def _values(labels: Labels, peer: str = "") -> list[str]:
     """The values of `_HTTP` for these labels. On the inbound side the peer is the caller, unless `peer` is `dst`: the
-    application, which is reached over loopback."""
+    application, which is reached over loopback. TLS that is not the mesh's is `opaque`, as Linkerd calls it."""
     outbound = labels.direction == "outbound"
     host, _, port = labels.target.rpartition(":")
-    reason = ""
+    tls, reason = "true", ""
     if not labels.tls:
+        tls = "no_identity" if labels.sni is None else "opaque"
+    if tls == "no_identity":
         reason = "not_provided_by_service_discovery" if outbound and peer != "src" else "loopback"
     name, _, rest = labels.service.partition(":")[0].partition(".")
     return [
@@ -78,7 +81,7 @@ def _values(labels: Labels, peer: str = "") -> list[str]:
         labels.target,
         host,
         port,
-        "true" if labels.tls else "no_identity",
+        tls,
         reason,
         "" if outbound else labels.peer,
         labels.peer if outbound else "",
@@ -120,7 +123,7 @@ class _Traffic:
         yield from (requests, classified, latency)
 
     def _tcp(self) -> Iterator[Metric]:
-        labels = (*_HTTP, "peer")
+        labels = _TCP
         opened = CounterMetricFamily("tcp_open", "Connections opened.", labels=labels)
         now_open = GaugeMetricFamily("tcp_open_connections", "Connections open now.", labels=labels)
         closed = CounterMetricFamily("tcp_close", "Connections closed.", labels=(*labels, "errno"))
@@ -151,8 +154,9 @@ def _merged(series: Iterable[TcpTraffic]) -> dict[tuple[str, ...], list[TcpTraff
     """Series by their labels: one set of labels may carry requests and opaque bytes."""
     found: dict[tuple[str, ...], list[TcpTraffic]] = {}
     for traffic in series:
-        if traffic.opened:
-            found.setdefault((*_values(traffic.labels, traffic.peer), traffic.peer), []).append(traffic)
+        if traffic.opened or traffic.undecided:
+            values = (*_values(traffic.labels, traffic.peer), traffic.labels.sni or "", traffic.peer)
+            found.setdefault(values, []).append(traffic)
     return found
 
 

@@ -14,16 +14,17 @@ from typing import TypeVar
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream
 from meshd.api.tasks import Tasks
+from proxy.caller import CallerEnd, CallerTraffic, ServerNames, Turned
 from proxy.connect import Dialer
 from proxy.detect import Detected, Detecting, take_over
 from proxy.edge import EdgeTls
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
-from proxy.http1.server import Drained, ServerConnection
+from proxy.http1.server import Drained, ServerConnection, Service
 from proxy.http2.server import Http2Server
 from proxy.resolve import PATIENCE_S, Destinations
-from proxy.stats import Labels, Stats, TcpTraffic
+from proxy.stats import Labels, Stats
 from proxy.sweep import Sweep
 from proxy.tcp import RelayEnd, open_end, relay
 
@@ -96,7 +97,7 @@ class UpstreamListener(_Connections):
             outbound.sweep.add(self.edge)
         self._labels = Labels("outbound", outbound.workload, upstream.service, tls=self.edge is not None)
         self._http_tcp = outbound.stats.tcp(self._labels, "src")
-        self._relayed = outbound.stats.tcp(self._labels, "src", relays=True)
+        self._relayed = CallerTraffic(outbound.stats, self._labels, ServerNames())
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted."""
@@ -125,7 +126,8 @@ class UpstreamListener(_Connections):
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
         if found == "tcp":
-            take_over(transport, _Relayed(self._relayed, self._relay), data)
+            turned = None if data else self._detected  # a caller that has said nothing may yet speak HTTP
+            take_over(transport, _Relayed(self._relayed, self._relay, turned), data)
         else:
             kind = Http2Server if found == "http2" else ServerConnection
             self.serve(transport, kind(self, self._http_tcp, self._outbound.sweep), data)
@@ -148,11 +150,11 @@ class UpstreamListener(_Connections):
         self._followed.end()
 
 
-class _Relayed(RelayEnd):
+class _Relayed(CallerEnd):
     """A caller's end of a relay that begins when the connection does."""
 
-    def __init__(self, tcp: TcpTraffic, begin: Callable[[RelayEnd], None]) -> None:
-        super().__init__(tcp, records=False)
+    def __init__(self, traffic: CallerTraffic, begin: Callable[[RelayEnd], None], turned: Turned | None = None) -> None:
+        super().__init__(traffic, turned=turned)
         self._begin = begin
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -168,13 +170,18 @@ class ForwardProxy(_Connections):
         self._callers = callers
         self._sweep = sweep
         self._tcp = stats.tcp(Labels("outbound"), "src")
+        self._names = ServerNames()
 
     def accept(self) -> asyncio.Protocol:
         return self.opened(Detecting(self._sweep, self._detected, self.closed, opaque=False))
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
+        self.serve_http(self, transport, found, data)
+
+    def serve_http(self, service: Service, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
+        """Answer for service the requests of a connection, data being the first that came of them."""
         kind = Http2Server if found == "http2" else ServerConnection
-        self.serve(transport, kind(self, self._tcp, self._sweep), data)
+        self.serve(transport, kind(service, self._tcp, self._sweep), data)
 
     def route(self, head: RequestHead) -> Route | Failure:
         callers = self._callers()
@@ -203,6 +210,35 @@ class ForwardProxy(_Connections):
             endpoint.abort(None)
         else:
             labels = Labels("outbound", caller.workload, destination.name)
-            end = RelayEnd(self._stats.tcp(labels, "src", relays=True), records=False)
+            # Outside the mesh nobody is told who calls: what goes on in such a tunnel is its two ends' business.
+            auto = endpoint.meshed and destination.speaks(caller.detection) == "auto"
+            turned = _Tunnelled(self, caller, authority).serve if auto else None
+            end = CallerEnd(CallerTraffic(self._stats, labels, self._names), turned=turned)
             connection.hand_over(end)
             end.join(endpoint)
+
+
+class _Tunnelled:
+    """HTTP in the clear in a tunnel to a service of the mesh: every request goes where the CONNECT went. Some clients
+    use tunnels for everything (Node's are such), and the service is to know who calls."""
+
+    def __init__(self, proxy: ForwardProxy, caller: Outbound, authority: str) -> None:
+        self._proxy = proxy
+        self._caller = caller
+        self._authority = authority
+
+    def serve(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
+        """See `proxy.caller.Turned`."""
+        self._proxy.serve_http(self, transport, found, data)
+
+    def route(self, head: RequestHead) -> Route | Failure:  # noqa: ARG002 - all requests go one way
+        return self._caller.destinations.get(self._authority)
+
+    def tunnel(self, connection: ServerConnection, authority: str) -> Failure | None:  # noqa: ARG002
+        return Failure.BAD_REQUEST  # one is enough
+
+    def refused(self, bound: Bound, reason: str) -> None:
+        self._proxy.refused(bound, reason)
+
+    def closed(self, connection: Drained) -> None:
+        self._proxy.closed(connection)

@@ -44,7 +44,7 @@ class _Row:
         self.read_bytes += traffic.read_bytes
         self.written_bytes += traffic.written_bytes
         if traffic.relays:
-            self.requests += traffic.opened
+            self.requests += traffic.opened + traffic.undecided
             well = traffic.closed.get("", 0)
             self.successes += well
             self.failures += sum(traffic.closed.values()) - well
@@ -57,13 +57,13 @@ def rows(stats: Stats) -> tuple[Traffic, ...]:
         if http.requests:
             found.setdefault(_edge(http.labels, "http"), _Row()).add_http(http)
     for tcp in stats.tcp_series:
-        if tcp.opened and tcp.peer == ("dst" if tcp.labels.direction == "outbound" else "src"):
+        if (tcp.opened or tcp.undecided) and tcp.peer == ("dst" if tcp.labels.direction == "outbound" else "src"):
             found.setdefault(_edge(tcp.labels, "tcp" if tcp.relays else "http"), _Row()).add_tcp(tcp)
     return tuple(_traffic(edge, row) for edge, row in found.items())
 
 
 def _edge(labels: Labels, protocol: Literal["http", "tcp"]) -> _Edge:
-    return _Edge(labels._replace(target=""), protocol)
+    return _Edge(labels._replace(target="", sni=None), protocol)
 
 
 def _traffic(edge: _Edge, row: _Row) -> Traffic:

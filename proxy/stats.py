@@ -25,7 +25,8 @@ class Labels(NamedTuple):
     `workload` (NAMESPACE/NAME) is the process this proxy works for; `service` what was asked for (NAME.NAMESPACE:PORT,
     or HOST:PORT outside the mesh; inbound: the port); `target` the address (HOST:PORT) the traffic went to; `peer` the
     other end's verified SPIFFE ID; `tls` whether the connection to it was TLS that this
-    proxy ended: mutual TLS between proxies, or that of a listener for callers outside the mesh.
+    proxy ended: mutual TLS between proxies, or that of a listener for callers outside the mesh. `sni`: the bytes
+    relayed are TLS of the application's own, which asks for this server name ("": for none); None where they are not.
     """
 
     direction: Direction
@@ -34,6 +35,7 @@ class Labels(NamedTuple):
     target: str = ""
     peer: str = ""
     tls: bool = False
+    sni: str | None = None
 
 
 class Responses:
@@ -79,16 +81,18 @@ class TcpTraffic:
     """Connections of one label set. `peer` is the side they are with: `src` the caller's, `dst` the endpoint's.
 
     `relays` is whether they carry opaque bytes: then their number and outcome are what is known of the traffic, as
-    requests are for HTTP. `closed` counts by errno, "" for an orderly end.
+    requests are for HTTP. `closed` counts by errno, "" for an orderly end. `undecided` are open too, but whether
+    they are of these labels is not known yet: they are counted as opened when it is (`proxy.caller`).
     """
 
-    __slots__ = ("closed", "labels", "opened", "peer", "read_bytes", "relays", "written_bytes")
+    __slots__ = ("closed", "labels", "opened", "peer", "read_bytes", "relays", "undecided", "written_bytes")
 
     def __init__(self, labels: Labels, peer: Literal["src", "dst"], relays: bool) -> None:
         self.labels = labels
         self.peer = peer
         self.relays = relays
         self.opened = 0
+        self.undecided = 0
         self.closed: dict[str, int] = {}
         self.read_bytes = 0
         self.written_bytes = 0
@@ -100,7 +104,7 @@ class TcpTraffic:
 
     @property
     def open(self) -> int:
-        return self.opened - sum(self.closed.values())
+        return self.opened + self.undecided - sum(self.closed.values())
 
 
 def errno_name(error: BaseException) -> str:

@@ -176,6 +176,13 @@ class RelayEnd(asyncio.Protocol):
         if self.ended and self.finished:
             self.transport.close()
 
+    def leave(self) -> None:
+        """End the connection: nothing was said on it from our side, and nothing will be."""
+        self._other = None
+        if not self.lost:
+            self.finish()
+            self.transport.close()
+
     def abort(self, error: BaseException | None) -> None:
         """Break the connection: what was sent is not all there was."""
         self.broken_off = True
@@ -206,6 +213,7 @@ class EndpointEnd(RelayEnd, Opened):
         self._live = live
         self._is_open = True
         live.open += 1
+        self.meshed = bool(live.endpoint.identity)
 
     def not_opened(self) -> None:
         """See `proxy.connect.Opened`. A connection that was made in the moment its time was over is counted once."""

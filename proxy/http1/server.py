@@ -454,12 +454,12 @@ class ServerConnection(asyncio.Protocol):
         self._tcp.close(None)
         self._write(b"HTTP/1.1 200 OK\r\n\r\n")
         self.transport.set_protocol(protocol)
+        if self._on_hold:
+            self.transport.resume_reading()  # before the other, which may hold too, has the connection
         protocol.connection_made(self.transport)
         early, self._buffer = self._buffer, b""
         if early:
             protocol.data_received(early)
-        if self._on_hold:
-            self.transport.resume_reading()
 
 
 class _Leaving(asyncio.Protocol):

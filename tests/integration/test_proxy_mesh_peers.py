@@ -56,7 +56,7 @@ def header(port: int, protocol: str = "tcp") -> bytes:
     return encode(TransportHeader(port, protocol))  # type: ignore[arg-type]
 
 
-GET = b"GET / HTTP/1.1\r\nHost: api\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: api\r\nl5d-client-id: spiffe://mesh.example/ns/default/sa/admin\r\n\r\n"
 REQUEST = length_of(GET) + GET + END
 
 WrongPeer = Callable[[Root], Held]
@@ -78,7 +78,7 @@ def test_the_way_in_lets_the_right_peer_through() -> None:
 
     async def conversation() -> None:
         async with origin() as api:
-            world = mesh(api.port)
+            world = mesh(api.port, "tcp")
             async with running(world.api):
                 tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
                 tls.set_alpn_protocols(["meshd/1"])
@@ -180,6 +180,23 @@ def test_a_port_that_is_http_takes_no_opaque_bytes(protocol: Protocol) -> None:
     run(conversation())
 
 
+@pytest.mark.parametrize("pieces", [(GET,), (GET[:3], GET[3:]), (GET[:14], GET[14:15], GET[15:])])
+def test_a_port_that_may_be_http_takes_no_request_as_opaque_bytes(pieces: tuple[bytes, ...]) -> None:
+    """The same, where the port is `auto`: neither in one piece nor in several does the application get a head."""
+
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                records = b"".join(length_of(piece) + piece for piece in pieces)
+                assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + records) == (b"", True)
+                assert api.requests == []
+                assert world.api.proxy.stats.errors[("inbound", "tcp", "http as opaque")] == 1
+
+    run(conversation())
+
+
 # --- the way out
 
 
@@ -270,7 +287,10 @@ def test_a_new_certificate_drops_no_connection_and_serves_the_next() -> None:
                     node.root, node.held = other, other.held(identity(node.name))
                     await node.apply()
                 tls = client_context(other.held(identity("web")), other.bundle_pem)
-                heard, _ = await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST)
-                assert b"HTTP/1.1 200" in heard
+                before = api.connections
+                await what_comes_back(
+                    world, tls, SERVER_NAME, header(api.port) + length_of(b"hello\n") + b"hello\n" + END
+                )
+                assert api.connections == before + 1
 
     run(conversation())
