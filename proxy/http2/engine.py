@@ -5,8 +5,10 @@ Requests and answers are `Stream`s, whose hooks the engine calls; `Engine` itsel
 client connection, which make the streams. Field blocks pass through as bytes: the owner decodes them.
 
 Flow control is complete and bounded in both directions. What arrives is acknowledged to the stream as its owner makes
-room (`Stream.held`), to the connection at once, since streams times their windows bound it. What is sent waits in its
-stream until the peer's windows allow it, and the stream tells its owner to stop.
+room (`Stream.held`), and to the connection at once, unless too much is held. One fast stream thus has a large window;
+where many streams are held, so that their windows would add up to much, all get a smaller one (`CROWDED_BYTES`), and a
+peer that does not heed it gets no more of the connection's (`MAX_HELD_BYTES`). What is sent waits in its stream until
+the peer's windows allow it, and the stream tells its owner to stop.
 
 What an unfriendly peer can do is bounded: field blocks (`MAX_BLOCK_BYTES`, `MAX_CONTINUATIONS`), streams
 (`MAX_STREAMS`), frames that make work and carry nothing (`MAX_IDLE_FRAMES`), resets (`MAX_RESETS`); beyond them the
@@ -47,6 +49,14 @@ as in frames of the protocol's 16 KiB."""
 STREAM_WINDOW: Final = 512 << 10
 """What a peer may send on a stream before we have passed it on."""
 CONNECTION_WINDOW: Final = 4 << 20
+CROWDED_BYTES: Final = 4 << 20
+"""Held on streams of one connection: beyond it each has but a `SMALL_WINDOW`."""
+UNCROWDED_BYTES: Final = 1 << 20
+"""Below it they have their large windows again."""
+SMALL_WINDOW: Final = DEFAULT_WINDOW
+MAX_HELD_BYTES: Final = 12 << 20
+"""Held on streams of one connection: beyond it the peer may send no more than its connection's window, so that what one
+peer can have held is `MAX_HELD_BYTES + CONNECTION_WINDOW`."""
 MAX_STREAMS: Final = 256
 """Streams a peer may have open at once."""
 MAX_BLOCK_BYTES: Final = 64 << 10
@@ -143,6 +153,7 @@ class Stream:
         """Let it go on."""
         self.held = False
         self.engine.acknowledge(self)
+        self.engine.made_room()
 
 
 class Engine:
@@ -171,6 +182,10 @@ class Engine:
         self._block_bytes = 0
         self._send_window = DEFAULT_WINDOW
         self._unacknowledged = 0
+        self._withheld = False  # it is not acknowledged, since too much is held
+        self._window = STREAM_WINDOW  # what streams were last said to begin with
+        self._allowed = STREAM_WINDOW  # the same, or more while the peer has not acknowledged that
+        self._unanswered = 0  # SETTINGS of ours
         self._waiting: dict[Stream, None] = {}  # streams with something queued, in turn
         self._resize = b""  # what the next field block must begin with
         self._forgotten: dict[int, None] = {}  # streams that we reset, in turn
@@ -190,6 +205,7 @@ class Engine:
         else:
             values[Setting.MAX_CONCURRENT_STREAMS] = MAX_STREAMS
         self.out.append(frames.settings(values))
+        self._unanswered = 1
         self.out.append(frames.window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW))
         self.wake()
 
@@ -337,9 +353,32 @@ class Engine:
     def acknowledge(self, stream: Stream) -> None:
         """Let the peer send as much on stream as it has sent, once that is worth a frame."""
         count = stream.unacknowledged
-        if count * 2 >= STREAM_WINDOW and not stream.held and not stream.remote_ended:
+        if count * 2 >= self._window and not stream.held and not stream.remote_ended:
             stream.unacknowledged = 0
             self._send(frames.window_update(stream.number, count))
+
+    def _acknowledge_all(self) -> None:
+        """Let the peer send on the connection as much as it has sent, unless too much of it is held."""
+        held = sum(stream.unacknowledged for stream in self.streams.values() if stream.held)
+        self._fit_windows(held)
+        self._withheld = held > MAX_HELD_BYTES
+        if not self._withheld:
+            self._send(frames.window_update(0, self._unacknowledged))
+            self._unacknowledged = 0
+
+    def _fit_windows(self, held: int) -> None:
+        """Have streams' windows as small or large as what is held on them says."""
+        window = SMALL_WINDOW if held > CROWDED_BYTES else STREAM_WINDOW if held < UNCROWDED_BYTES else self._window
+        if window != self._window:
+            self._window = window
+            self._allowed = max(self._allowed, window)
+            self._unanswered += 1
+            self._send(frames.settings({Setting.INITIAL_WINDOW_SIZE: window}))
+
+    def made_room(self) -> None:
+        """Less is held than before."""
+        if self._withheld:
+            self._acknowledge_all()
 
     def reset(self, stream: Stream, code: Code) -> None:
         """See `Stream.reset`."""
@@ -389,7 +428,9 @@ class Engine:
 
     def look(self, now: float) -> None:
         """Tell the streams on which nothing moves, at `now` (seconds), and has not for `STALL_S`."""
+        held = 0
         for stream in tuple(self.streams.values()):
+            held += stream.unacknowledged if stream.held else 0
             if stream.left or not stream.queue:
                 stream.left = False
                 stream.shut_since = now
@@ -401,6 +442,7 @@ class Engine:
                 stream.quiet_since = now
             elif now - stream.quiet_since > STALL_S:
                 stream.on_quiet()
+        self._fit_windows(held)
 
     def _send(self, data: bytes) -> None:
         if not self.out:
@@ -423,6 +465,7 @@ class Engine:
         self._waiting.pop(stream, None)
         if self.streams.pop(stream.number, None) is not None and self._client:
             self.on_capacity()
+        self.made_room()
 
     # --- what the peer does
 
@@ -486,8 +529,10 @@ class Engine:
             raise ProtocolError(Code.PROTOCOL_ERROR, "DATA on stream 0")
         self._unacknowledged += size
         if self._unacknowledged * 2 >= CONNECTION_WINDOW:
-            self._send(frames.window_update(0, self._unacknowledged))
-            self._unacknowledged = 0
+            if self._unacknowledged > CONNECTION_WINDOW:
+                raise ProtocolError(Code.FLOW_CONTROL_ERROR, "more than the connection's window", Bound.WINDOW)
+            if not self._withheld:
+                self._acknowledge_all()
         ended = bool(flags & END_STREAM)
         if flags & PADDED:
             payload = _unpadded(payload)
@@ -498,7 +543,7 @@ class Engine:
             self._unknown(number, stream)
             return
         stream.unacknowledged += size
-        if stream.unacknowledged > STREAM_WINDOW:
+        if stream.unacknowledged > self._allowed:
             self.break_off(stream, Code.FLOW_CONTROL_ERROR)
             return
         stream.came = True
@@ -607,6 +652,9 @@ class Engine:
                 raise ProtocolError(Code.FRAME_SIZE_ERROR, "a SETTINGS acknowledgement with content")
             if not self.settled:
                 raise ProtocolError(Code.PROTOCOL_ERROR, "a connection that does not begin with SETTINGS")
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._allowed = self._window
             return
         if len(payload) > 6 * MAX_SETTINGS:
             raise ProtocolError(Code.ENHANCE_YOUR_CALM, "SETTINGS of too many values", Bound.SETTINGS)

@@ -45,6 +45,8 @@ FLOODS: list[tuple[str, Bound, bytes]] = [
     ("connection window", Bound.WINDOW, window_update(0, 2**31 - 1)),
     ("initial window", Bound.WINDOW, frames.settings({Setting.INITIAL_WINDOW_SIZE: 2**31})),
     ("stream window", Bound.WINDOW, request(1, False) + data(1, b"x" * (STREAM_WINDOW + 1), False)),
+    ("the whole window", Bound.WINDOW, b"".join(request(1 + 2 * n, False) for n in range(40))
+        + b"".join(data(1 + 2 * n, b"x" * STREAM_WINDOW) for n in range(40))),
     ("interrupted block", Bound.MALFORMED, frame(HEADERS, 0, 1) + frame(PING, 0, 0, bytes(8))),
     ("length against content", Bound.MALFORMED, request(
         1, False, encode([(b":method", b"POST"), *REQUEST[1:], (b"content-length", b"1")])) + data(1, b"xx")),
