@@ -22,6 +22,7 @@ class Bound(StrEnum):
     PING = "ping flood"
     FRAMES = "frame flood"
     STREAMS = "stream limit"
+    SILENT = "silent peer"
     WINDOW = "flow control"
     WINDOW_STALL = "window stall"
     COMPRESSION = "compression"

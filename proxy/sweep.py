@@ -34,8 +34,10 @@ class Sweep:
 
     def tick(self, now: float) -> None:
         self._at = (self._at + 1) % self.BUCKETS
-        for swept in tuple(self._buckets[self._at]):
-            swept.sweep(now)
+        bucket = self._buckets[self._at]
+        for swept in tuple(bucket):
+            if swept in bucket:  # else it has left by what another did just now
+                swept.sweep(now)
 
 
 class Overdue:

@@ -13,11 +13,11 @@ from proxy.endpoint import LiveEndpoint
 from proxy.errors import Bound, Failure
 from proxy.exchange import Exchange
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
-from proxy.http2 import frames, heads
+from proxy.http2 import heads
 from proxy.http2.connection import Http2Connection
 from proxy.http2.engine import ProtocolError, Stream
 from proxy.http2.fields import CompressionError, FieldDecoder, FieldsTooLarge, encode
-from proxy.http2.frames import PING, Code
+from proxy.http2.frames import Code
 from proxy.http2.memo import BlockReader, SharedHeads
 from proxy.http2.raw import RawStream
 from proxy.stats import TcpTraffic
@@ -55,8 +55,6 @@ class Http2Client(Http2Connection):
         self._trailers = BlockReader(self._decoder, _trailers, heads.trailers)
         self._idle_since = 0.0
         self.proxy = proxy
-        self._silent_since = 0.0
-        self._asked = False  # whether it is there
         if opening:
             self.out.append(opening)
 
@@ -126,30 +124,16 @@ class Http2Client(Http2Connection):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        if self.proxy:
-            self._look_for_life(now)
+        # Applications are not asked, as gRPC's servers take frequent PINGs for an attack.
+        if self.proxy and self.vanished(now, SILENT_S, ANSWER_S):
+            endpoint = self._live.endpoint
+            log.warning("%s at %s has gone silent: its connection is given up", endpoint.identity, endpoint.address)
+            self.transport.abort()
         if self.streams or not self._idle_since:
             self._idle_since = now
         elif now - self._idle_since > IDLE_S:
             self._live.unshare(self)
             self.close()
-
-    def _look_for_life(self, now: float) -> None:
-        """Find out whether the other proxy is there: a host that lost power sends no FIN, and all requests share this
-        connection. Applications are not asked, as gRPC's servers take frequent PINGs for an attack."""
-        if self._heard or not self.streams:
-            self._heard = self._asked = False
-            self._silent_since = now
-        elif now - self._silent_since <= (ANSWER_S if self._asked else SILENT_S):
-            return
-        elif self._asked:
-            endpoint = self._live.endpoint
-            log.warning("%s at %s has gone silent: its connection is given up", endpoint.identity, endpoint.address)
-            self.transport.abort()
-        else:
-            self._asked = True
-            self._silent_since = now
-            self._send(frames.frame(PING, 0, 0, bytes(8)))
 
 
 class ClientStream(Stream):

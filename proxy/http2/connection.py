@@ -4,7 +4,9 @@ import asyncio
 import logging
 from typing import Final, cast
 
+from proxy.http2 import frames
 from proxy.http2.engine import Engine, ProtocolError
+from proxy.http2.frames import PING
 from proxy.stalls import Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
@@ -24,6 +26,8 @@ class Http2Connection(Engine, asyncio.Protocol):
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
         self._heard = True  # something has come since this was last looked at
+        self._silent_since = 0.0
+        self._asked = False  # whether it is there
         self._ending = False  # the transport was closing when it was last looked at
         self._outflow = Outflow()
         self.transport: asyncio.Transport
@@ -71,6 +75,22 @@ class Http2Connection(Engine, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.unpause()
+
+    def vanished(self, now: float, silent_s: float, answer_s: float) -> bool:
+        """Whether the peer has, as one whose host lost power: it sends no FIN. One that has said nothing for
+        `silent_s`, with streams open, is asked by a PING, and has `answer_s` to answer."""
+        if self._heard or not self.streams:
+            self._heard = self._asked = False
+            self._silent_since = now
+            return False
+        if now - self._silent_since <= (answer_s if self._asked else silent_s):
+            return False
+        if self._asked:
+            return True
+        self._asked = True
+        self._silent_since = now
+        self._send(frames.frame(PING, 0, 0, bytes(8)))
+        return False
 
     # --- from the engine
 

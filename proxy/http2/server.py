@@ -23,6 +23,10 @@ from proxy.http2.raw import RawStream
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
+SILENT_S: Final = 60.0
+"""How long a caller may say nothing while it is being answered before it is asked whether it is there."""
+ANSWER_S: Final = 20.0
+"""How long it may take to say so."""
 DRAIN_S: Final = 1.0
 """Between the two GOAWAYs of a drain: requests that cross the first on their way are still served."""
 
@@ -147,7 +151,10 @@ class Http2Server(Http2Connection):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
-        if self._drain_at > 0 and now >= self._drain_at:
+        if self.vanished(now, SILENT_S, ANSWER_S):
+            self._service.refused(Bound.SILENT, "the caller has gone silent")
+            self.transport.abort()
+        elif self._drain_at > 0 and now >= self._drain_at:
             self._drain_at = -1.0
             self.go_away(final=True)
         if self.streams:

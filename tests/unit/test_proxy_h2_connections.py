@@ -475,6 +475,35 @@ async def test_a_proxy_that_answers_or_has_nothing_to_answer_is_not_left() -> No
 
 
 @on_loop
+async def test_a_caller_that_says_nothing_while_it_is_answered_is_asked_now_and_then() -> None:
+    """Endless answers (events, watches) would be kept for callers that are long gone."""
+    rig = H2Rig(MESHED)
+    caller, endpoint = await silent(rig)
+    endpoint.says(frames.headers(1, ANSWER, False))
+    await caller.hears()
+    for second in (30, 58):
+        rig.tick(second)
+        endpoint.says(frame(PING, ACK, 0, bytes(8)))
+    assert await caller.hears() == []
+    rig.tick(62)
+    assert await caller.hears() == [Frame(PING, 0, 0, bytes(8))]
+    caller.says(frame(PING, ACK, 0, bytes(8)))
+    for second in (63, 81, 100, 119):
+        rig.tick(second)
+        endpoint.says(frame(PING, ACK, 0, bytes(8)))
+    assert not caller.wire.is_closing()
+    rig.tick(125)
+    assert await caller.hears() == [Frame(PING, 0, 0, bytes(8))]
+    rig.tick(144)
+    assert not caller.wire.is_closing()
+    rig.tick(146)
+    assert caller.wire.aborted
+    caller.wire.settle()
+    assert rig.pending == 0
+    assert [bound for bound, _ in rig.refusals] == [Bound.SILENT]
+
+
+@on_loop
 async def test_an_application_is_not_asked_whether_it_is_there() -> None:
     """gRPC's servers take a PING in every 10 seconds for an attack, and go away."""
     rig = H2Rig(Endpoint("192.0.2.1", 80, protocol="grpc"))
