@@ -32,9 +32,15 @@ class Page:
 
 
 class Admin:
-    """The pages. `waiting_for` names what keeps the proxy from being ready; `metrics` renders the metrics."""
+    """The pages. `waiting_for` names what keeps the proxy from being ready; `metrics` hands the metrics, rendered, to
+    what it is called with, at once or soon."""
 
-    def __init__(self, waiting_for: Callable[[], tuple[str, ...]], metrics: Callable[[], bytes], sweep: Sweep) -> None:
+    def __init__(
+        self,
+        waiting_for: Callable[[], tuple[str, ...]],
+        metrics: Callable[[Callable[[bytes], None]], None],
+        sweep: Sweep,
+    ) -> None:
         self._waiting_for = waiting_for
         self._metrics = metrics
         self._sweep = sweep
@@ -43,8 +49,14 @@ class Admin:
         """The protocol for a connection that was accepted."""
         return _Request(self.page, self._sweep)
 
-    def page(self, path: str) -> Page:
-        """What is at path."""
+    def page(self, path: str, answer: Callable[[Page], None]) -> None:
+        """Answer with what is at path."""
+        if path == "/metrics":
+            self._metrics(lambda metrics: answer(Page("200 OK", metrics, PROMETHEUS)))
+        else:
+            answer(self._text(path))
+
+    def _text(self, path: str) -> Page:
         if path == "/live":
             return Page("200 OK", b"live\n")
         if path == "/ready":
@@ -52,15 +64,13 @@ class Admin:
             if waiting_for:
                 return Page("503 Service Unavailable", f"waiting for {', '.join(waiting_for)}\n".encode())
             return Page("200 OK", b"ready\n")
-        if path == "/metrics":
-            return Page("200 OK", self._metrics(), PROMETHEUS)
         return Page("404 Not Found", b"there is /metrics, /ready and /live\n")
 
 
 class _Request(asyncio.Protocol):
     """One connection: one request, one page."""
 
-    def __init__(self, page: Callable[[str], Page], sweep: Sweep) -> None:
+    def __init__(self, page: Callable[[str, Callable[[Page], None]], None], sweep: Sweep) -> None:
         self._page = page
         self._sweep = sweep
         self._data = b""
@@ -88,11 +98,13 @@ class _Request(asyncio.Protocol):
 
     def _get(self, head: RequestHead, path: str) -> None:
         if head.method in (b"GET", b"HEAD"):
-            self._answer(self._page(path), head_only=head.method == b"HEAD")
+            self._page(path, lambda page: self._answer(page, head_only=head.method == b"HEAD"))
         else:
             self._answer(Page("405 Method Not Allowed", b"GET or HEAD\n"), head_only=False)
 
     def _answer(self, page: Page, *, head_only: bool) -> None:
+        if self._transport.is_closing():
+            return
         head = f"HTTP/1.1 {page.status}\r\ncontent-type: {page.kind}\r\ncontent-length: {len(page.body)}\r\n"
         self._transport.write(head.encode() + b"connection: close\r\n\r\n" + (b"" if head_only else page.body))
         self._transport.close()

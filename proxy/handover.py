@@ -11,16 +11,21 @@ by address.
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from meshd.api.problems import Problem
+from meshd.api.tasks import Tasks
+from proxy.notify import notify, reloading
 from proxy.sockets import adopted, inherited
+
+log = logging.getLogger(__name__)
 
 VARIABLE: Final = "MESHD_HANDOVER"
 
@@ -59,14 +64,62 @@ def received() -> Inheritance:
     return Inheritance([adopted(fd) for fd in told["kept"]], own, told["ready"])
 
 
-def why_not(instance: str) -> str:
+class Succession:
+    """The signal, and what comes of it. `sockets` are those to pass on (`kept` and `own`, see `Inheritance`); `done` is
+    called when the new generation is ready, for this one to drain."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        instance: str,
+        sockets: Callable[[], tuple[Iterable[socket.socket], Mapping[str, Sequence[socket.socket]]]],
+        done: Callable[[], None],
+    ) -> None:
+        self._tasks = tasks
+        self._instance = instance
+        self._sockets = sockets
+        self._done = done
+        self._going_on = False
+        self._precluded = False
+        self.succeeded = False
+
+    def preclude(self) -> None:
+        """This generation ends: none is to follow."""
+        self._precluded = True
+
+    def begin(self) -> None:
+        """Start a new generation, unless that is under way."""
+        if why_not := _why_not(self._instance):
+            log.error("SIGUSR2: no new generation: %s", why_not)
+        elif not self._going_on and not self._precluded:
+            self._going_on = True
+            self._tasks.start(self._succeed(), "succession")
+
+    async def _succeed(self) -> None:
+        log.info("starting a new generation")
+        reloading()
+        try:
+            pid = await _succeeded(*self._sockets())
+        except Problem as problem:
+            log.error("there is no new generation, and this one goes on: %s", problem)
+            notify("READY=1")
+        else:
+            log.info("process %d has taken over", pid)
+            notify("READY=1", f"MAINPID={pid}")
+            self.succeeded = True
+            self._done()
+        finally:
+            self._going_on = False
+
+
+def _why_not(instance: str) -> str:
     """Why this process cannot be followed by another; empty when it can. `instance` is its `meshd run`'s, if any."""
     if instance:
         return "`meshd run` watches this very process: start the command again instead"
     return "this is process 1, whose end is everything's: start the container anew instead" if os.getpid() == 1 else ""
 
 
-async def succeeded(kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]) -> int:
+async def _succeeded(kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]) -> int:
     """Start the next generation with these sockets; its process id, once it is ready. Problem when it is not: then it
     has ended."""
     process, pipe = _start(kept, own)

@@ -10,7 +10,7 @@ from meshd.api.names import Address
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
-from proxy.sockets import BACKLOG, Sockets
+from proxy.sockets import BACKLOG, Listening
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Listeners:
     """See the module. Listeners are known by their address, HOST:PORT, as it is written. `changed` is called when one
     has opened."""
 
-    def __init__(self, sockets: Sockets, tasks: Tasks, changed: Callable[[], None]) -> None:
+    def __init__(self, sockets: Listening, tasks: Tasks, changed: Callable[[], None]) -> None:
         self._sockets = sockets
         self._changed = changed
         self._tasks = tasks

@@ -9,6 +9,7 @@ Exit status 0 after a drain, 1 where something outside was wrong, 2 for a wrong 
 
 import argparse
 import logging
+import os
 import resource
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ from pathlib import Path
 from meshd import __version__
 from meshd.api.logs import Lines
 from meshd.api.problems import Problem
+
+WORKER = "MESHD_WORKER"
+"""What a master tells its workers in the environment; see `proxy.workers.link`."""
+
+MAX_WORKERS = 64
 
 
 def _arguments() -> argparse.Namespace:
@@ -29,6 +35,13 @@ def _arguments() -> argparse.Namespace:
     source.add_argument("--config", metavar="FILE", type=Path, help="run from this file, with no agent")
     source.add_argument("--control", metavar="SOCKET", help="run as the agent at this Unix socket says")
     parser.add_argument("--check", action="store_true", help="with --config: check the file and exit")
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        default=1,
+        help="processes that share the work, each on a core of its own (1); auto: as many as there are cores for it",
+    )
     parser.add_argument("--drain-timeout", metavar="S", type=float, default=30.0, help="seconds to finish in (30)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--version", action="version", version=f"meshd-proxy {__version__}")
@@ -38,28 +51,56 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
+def _workers(text: str) -> int:
+    """How many processes are asked for."""
+    count = len(os.sched_getaffinity(0)) if text == "auto" else int(text) if text.isdecimal() else 0
+    if not 0 < count <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 to {MAX_WORKERS} nor auto")
+    return count
+
+
 def main() -> None:
     """The console script."""
     arguments = _arguments()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Lines())
     logging.basicConfig(level=arguments.log_level.upper(), handlers=[handler])
     try:
-        _run(arguments)
+        _run(arguments, handler)
     except Problem as problem:
         for line in str(problem).splitlines():
             print(f"meshd-proxy: {line}", file=sys.stderr)
         sys.exit(problem.exit_status)
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from proxy import program  # noqa: PLC0415 - see the module
-
+def _run(arguments: argparse.Namespace, handler: logging.Handler) -> None:
+    # ruff: noqa: PLC0415 - no process is to hold what is for another to do
+    handler.setFormatter(Lines())
     if arguments.check:
+        from proxy import program
+
         program.check(arguments.config)
+        return
+    _raise_descriptor_limit()
+    if WORKER in os.environ:
+        _run_worker(arguments, handler)
+    elif arguments.workers > 1:
+        from proxy.workers import master
+
+        master.run(arguments.config is not None, arguments.workers, arguments.drain_timeout)
     else:
-        _raise_descriptor_limit()
-        program.run(arguments)
+        from proxy import alone, program
+
+        instance = os.environ.pop("MESHD_INSTANCE", "")
+        program.run(arguments, alone.Alone(instance), instance)
+
+
+def _run_worker(arguments: argparse.Namespace, handler: logging.Handler) -> None:
+    from proxy import program
+    from proxy.workers import link, worker
+
+    ends = link.received()
+    handler.setFormatter(Lines(f"worker {ends.number}"))
+    program.run(arguments, worker.Worker(ends), os.environ.pop("MESHD_INSTANCE", ""))
 
 
 def _raise_descriptor_limit() -> None:

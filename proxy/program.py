@@ -1,20 +1,19 @@
 """One run of the proxy: it feeds a `Proxy` its configuration, from a file or from an agent, and ends it well.
 
-`proxy.main` reads the command line. Signals: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads the file
-again; SIGUSR2 hands the listeners over to a new generation of the program (`proxy.handover`).
+`proxy.main` reads the command line; what it is told while it runs comes from its place (`proxy.orders`).
 """
 
 import argparse
 import asyncio
 import gc
 import logging
-import os
-import signal
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
+from msgspec.structs import replace
 
 from meshd import __version__
 from meshd.api.control import ProxyConfiguration, ReportStats, Traffic
@@ -22,13 +21,13 @@ from meshd.api.loading import ConfigurationError
 from meshd.api.names import WorkloadName
 from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
-from proxy import handover
 from proxy.control import AgentClient
+from proxy.mesh.identity import Held, Sign
 from proxy.mesh.identity import check as check_held
-from proxy.notify import notify, reloading
+from proxy.orders import Condition, Orders, Place
 from proxy.report import rows
+from proxy.resolve import Resolver
 from proxy.runtime import Proxy
-from proxy.sockets import Sockets
 from proxy.static import StaticResolver, StaticWorld, load
 
 log = logging.getLogger("proxy")
@@ -61,94 +60,73 @@ def _do_not_fit(file: Path, error: ssl.SSLError) -> Misuse:
     return Misuse(f"{file}: certificates, keys and bundle do not fit: {error.reason}")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run as the command line says, to the end. Problem where it cannot be."""
-    uvloop.run(Program(arguments).run())
+def run(arguments: argparse.Namespace, place: Place, instance: str) -> None:
+    """Run as the command line says, to the end. `instance` is the secret shared with the `meshd run` that started the
+    proxy, empty where none did. Problem where it cannot be."""
+    uvloop.run(Program(arguments, place, instance).run())
 
 
 class Program:
-    """One run of the program."""
+    """One run of the program, in its place."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, place: Place, instance: str) -> None:
         self._arguments = arguments
+        self._place = place
+        self._instance = instance
         self._tasks = Tasks("meshd-proxy")
         self._stopping = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._admin = ""
         self._proxy: Proxy
-        self._sockets: Sockets
+        self._resolver: StaticResolver | None = None
         self._agent: AgentClient | None = None
-        self._instance = os.environ.pop("MESHD_INSTANCE", "")
-        self._inheritance = handover.received()
-        self._was_ready = False
-        self._succession: asyncio.Task[None] | None = None
-        self._succeeded = False
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGUSR2, self._hand_over)
-        own = {address: several[0] for address, several in self._inheritance.own.items()}
-        self._sockets = Sockets(self._inheritance.kept, own)
-        self._proxy = Proxy(self._sockets, self._changed)
+        self._proxy = Proxy(self._place.sockets, self._changed)
+        await self._place.begin(Orders(self._proxy.metrics.page, self._reload, self._stopping.set, self._end))
         if self._arguments.config is not None:
             await self._run_static()
         else:
             self._run_controlled()
+        self._changed()
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 50, 50)
         await self._stopping.wait()
         await self._drain()
 
-    def _stop(self) -> None:
-        if self._stopping.is_set():
-            self._stop_now.set()
-        self._stopping.set()
-
-    # --- generations
-
     def _changed(self) -> None:
-        """The proxy is not as it was: say so to whom it concerns."""
-        if not self._was_ready and not self._proxy.waiting_for():
-            self._was_ready = True
-            for address in self._sockets.own.keys() - set(self._proxy.listeners.addresses):
-                self._sockets.release(address)  # the generation before had it, and this one does not need it
-            if self._inheritance.predecessor >= 0:
-                self._inheritance.tell_ready()  # it tells the service manager
-            else:
-                notify("READY=1")
+        self._place.changed(Condition(self._proxy.waiting_for(), self._admin), self._proxy.listeners.addresses)
         self._report_state()
 
-    def _hand_over(self) -> None:
-        if why_not := handover.why_not(self._instance):
-            log.error("SIGUSR2: no new generation: %s", why_not)
-        elif self._succession is None and not self._stopping.is_set():
-            self._succession = self._tasks.start(self._succeed(), "succession")
-
-    async def _succeed(self) -> None:
-        log.info("starting a new generation")
-        reloading()
+    async def _become(
+        self,
+        configuration: ProxyConfiguration,
+        resolver: Resolver,
+        *,
+        held: dict[str, Held] | None = None,
+        signer: Callable[[str], Sign] | None = None,
+    ) -> None:
+        """Put a configuration in force; see `Proxy.apply`."""
+        before, self._admin = self._admin, configuration.admin
         try:
-            own = {address: (listener,) for address, listener in self._sockets.own.items()}
-            pid = await handover.succeeded(self._sockets.kept, own)
-        except Problem as problem:
-            log.error("there is no new generation, and this one goes on: %s", problem)
-            notify("READY=1")
-            self._succession = None
-        else:
-            log.info("process %d has taken over", pid)
-            notify("READY=1", f"MAINPID={pid}")
-            self._succeeded = True
-            self._stopping.set()
+            await self._proxy.apply(self._own(configuration), resolver, held=held, signer=signer)
+        except BaseException:
+            self._admin = before
+            raise
+
+    def _own(self, configuration: ProxyConfiguration) -> ProxyConfiguration:
+        """The part of a configuration that is for this process."""
+        return configuration if self._place.serves_admin else replace(configuration, admin="")
 
     # --- the end
 
+    def _end(self) -> None:
+        self._stopping.set()
+        self._stop_now.set()
+
     async def _drain(self) -> None:
-        if not self._succeeded:
-            notify("STOPPING=1")
-        for address in self._sockets.own:
-            self._sockets.release(address)  # those too that no listener has yet
+        self._place.draining()
         log.info("draining for %g s at most", self._arguments.drain_timeout)
         draining = self._tasks.start(self._proxy.drain(self._arguments.drain_timeout), "drain")
         hurried = self._tasks.start(self._stop_now.wait(), "second signal")
@@ -157,6 +135,7 @@ class Program:
             log.warning("%d connections were not finished in time and are cut", left)
         if self._agent is not None:
             self._report_stats()
+        await self._place.end()
         await self._tasks.cancel()
         await self._proxy.close()
 
@@ -164,28 +143,28 @@ class Program:
 
     async def _run_static(self) -> None:
         world = _load(self._arguments.config)
-        for address in _addresses(world):
-            try:
-                self._sockets.listen(
-                    address
-                ).close()  # the first start fails where a port is taken; later ones try again
+        for address in _addresses(self._own(world.configuration)):
+            try:  # the first start fails where a port is taken; later ones try again
+                self._place.sockets.listen(address).close()
             except Problem as problem:
                 raise Problem(f"{self._arguments.config}: {problem}: end what listens there, or change it") from problem
         resolver = StaticResolver(world.services)
         await self._apply(world, resolver)
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: self._tasks.start(self._reload(resolver), "reload")
-        )
+        self._resolver = resolver
         log.info("%s is in force", self._arguments.config)
 
     async def _apply(self, world: StaticWorld, resolver: StaticResolver) -> None:
         try:
-            await self._proxy.apply(world.configuration, resolver, held=world.held)
+            await self._become(world.configuration, resolver, held=world.held)
         except ssl.SSLError as error:
             raise _do_not_fit(self._arguments.config, error) from error
 
-    async def _reload(self, resolver: StaticResolver) -> None:
-        reloading()
+    async def _reload(self) -> None:
+        resolver = self._resolver
+        if resolver is None:
+            if self._agent is not None:
+                self._reread()
+            return
         try:
             world = await asyncio.to_thread(_load, self._arguments.config)
             await self._apply(world, resolver)
@@ -193,8 +172,6 @@ class Program:
             for line in str(problem).splitlines():
                 log.error("not reloaded: %s", line)
             return
-        finally:
-            notify("READY=1")
         resolver.replace(world.services)
         self._proxy.reread()
         log.info("%s was read again and is in force", self._arguments.config)
@@ -204,7 +181,6 @@ class Program:
     def _run_controlled(self) -> None:
         latest: asyncio.Queue[ProxyConfiguration] = asyncio.Queue()
         self._agent = AgentClient(self._arguments.control, self._instance, __version__, latest.put_nowait)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reread)
         self._report_stats()  # nothing yet: from there on every request counts in the agent's rates
         self._tasks.start(self._agent.run(), "control")
         self._tasks.start(self._follow(self._agent, latest), "configuration")
@@ -219,13 +195,13 @@ class Program:
         while True:
             configuration = await latest.get()
             try:
-                await self._proxy.apply(configuration, agent, signer=agent.signer)
+                await self._become(configuration, agent, signer=agent.signer)
             except (Problem, ssl.SSLError) as error:
                 log.error("the agent's configuration is not applied: %s", error)
 
     def _report_state(self) -> None:
         if self._agent is not None:
-            self._agent.report_state(self._proxy.state(os.getpid()))
+            self._agent.report_state(self._proxy.state(self._place.pid))
 
     async def _report(self) -> None:
         """Tell the agent what was counted, when it has changed; and how the proxy is, likewise."""
@@ -238,7 +214,7 @@ class Program:
             if (counted := rows(self._proxy.stats)) != told:
                 told = counted
                 self._agent.report_stats(ReportStats(self._proxy.id, counted))
-            if (now := self._proxy.state(os.getpid())) != state:
+            if (now := self._proxy.state(self._place.pid)) != state:
                 state = now
                 self._agent.report_state(now)
 
@@ -247,9 +223,8 @@ class Program:
         self._agent.report_stats(ReportStats(self._proxy.id, rows(self._proxy.stats)))
 
 
-def _addresses(world: StaticWorld) -> list[str]:
-    """All addresses the file says to listen at."""
-    configuration = world.configuration
+def _addresses(configuration: ProxyConfiguration) -> list[str]:
+    """All addresses it says to listen at."""
     fixed = [configuration.outbound, configuration.inbound, configuration.admin]
     upstreams = [upstream.listen for workload in configuration.workloads for upstream in workload.upstreams]
     return [address for address in (*fixed, *upstreams) if address]

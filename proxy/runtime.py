@@ -25,7 +25,7 @@ from proxy.metrics import Metrics, State
 from proxy.outbound import ForwardProxy, Outbound
 from proxy.resolve import Resolver
 from proxy.served import ServedWorkload
-from proxy.sockets import Sockets
+from proxy.sockets import Listening
 from proxy.stats import Stats
 from proxy.sweep import Sweep
 
@@ -38,7 +38,7 @@ PATIENCE_FOR_CERTIFICATES_S: Final = 5.0
 class Proxy:
     """See the module. `changed` is called when `waiting_for` or a certificate has changed."""
 
-    def __init__(self, sockets: Sockets, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, sockets: Listening, changed: Callable[[], None] = lambda: None) -> None:
         self.id = secrets.token_hex(8)
         self.stats = Stats()
         self.connected = False
@@ -52,7 +52,8 @@ class Proxy:
         self._inbound: Inbound | None = None
         self._callers: tuple[Outbound, ...] = ()
         self._forward = ForwardProxy(lambda: self._callers, self.stats, self._sweep)
-        self._admin = Admin(self.waiting_for, Metrics(self.stats, self._state).page, self._sweep)
+        self.metrics = Metrics(self.stats, self._state)
+        self._admin = Admin(self.waiting_for, lambda take: take(self.metrics.page()), self._sweep)
         self._tls = listener_context(self._contexts)
         self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)
 

@@ -8,13 +8,23 @@ proxy bound itself is its own to close when it is no longer wanted, and is what 
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from meshd.api.names import Address
 from meshd.api.problems import Problem
 
 FIRST_DESCRIPTOR: Final = 3
 BACKLOG: Final = 4096
+
+
+class Listening(Protocol):
+    """Where listeners get their sockets."""
+
+    def listen(self, text: str) -> socket.socket:
+        """A socket that listens at HOST:PORT, for the caller to close. Problem where it cannot be had."""
+
+    def release(self, text: str) -> None:
+        """Nobody here is to accept connections at HOST:PORT any more."""
 
 
 class Sockets:
@@ -50,28 +60,31 @@ class Sockets:
 
 
 def bound(text: str, *, shared: bool = False) -> socket.socket:
-    """A new socket that listens at HOST:PORT; `shared`: beside others of this user that do, which take turns
-    (SO_REUSEPORT, socket(7)). Problem where it cannot be had."""
-    return _bind(text, shared=shared)
+    """A new socket that listens at HOST:PORT, where nobody did. `shared`: others may be bound beside it. Problem where
+    it cannot be had."""
+    return _bind(text, after=shared)
 
 
-def bound_to_share(text: str) -> socket.socket:
-    """A new socket that listens at HOST:PORT, where nobody did; others may be bound beside it. Problem."""
-    return _bind(text, first=True)
+def bound_beside(text: str) -> socket.socket:
+    """A new socket that listens at HOST:PORT beside one that is shared, for the kernel to spread connections over both
+    (SO_REUSEPORT, socket(7)). Problem."""
+    return _bind(text, before=True)
 
 
-def _bind(text: str, *, shared: bool = False, first: bool = False) -> socket.socket:
+def _bind(text: str, *, before: bool = False, after: bool = False) -> socket.socket:
+    """`before`, `after`: when the socket says that it shares. One that says so after the bind has found the port free,
+    even of those who would have shared it: two proxies of one user never take turns by mistake."""
     address = Address.parse(text)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
+        if before:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        if first:  # not before: the bind was to find that nobody has the port, not even one who would share it
+        if after:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.listen(BACKLOG)
     except OSError as error:

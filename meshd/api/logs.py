@@ -9,10 +9,12 @@ import logging
 
 
 class Lines(logging.Formatter):
-    """Time with its zone, level, the logger's name without `meshd.`, message."""
+    """Time with its zone, level, the logger's name without `meshd.`, message. `speaker`, of several that write to one
+    place, stands before the message."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+    def __init__(self, speaker: str = "") -> None:
+        said = f"{speaker}: %(message)s" if speaker else "%(message)s"
+        super().__init__(f"%(asctime)s %(levelname)s %(name)s: {said}", "%Y-%m-%dT%H:%M:%S%z")
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()

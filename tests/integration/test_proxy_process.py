@@ -219,13 +219,13 @@ def test_a_drain_under_load_loses_nothing(files: Files, which: str) -> None:
         assert set(load.statuses) == {200}
 
 
-def inheriting(file: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
+def inheriting(file: Path, listener: socket.socket, *flags: str) -> subprocess.Popen[bytes]:
     """The program with a listening socket, by systemd's protocol: descriptor 3, LISTEN_PID its own."""
     script = 'exec 3<&"$1"; export LISTEN_PID=$$ LISTEN_FDS=1; shift; exec "$@"'
     number = listener.fileno()
     with file.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
-            ["/bin/bash", "-c", script, "sh", str(number), *PROXY, "--config", str(file)],
+            ["/bin/bash", "-c", script, "sh", str(number), *PROXY, "--config", str(file), *flags],
             pass_fds=[number], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
 

@@ -1,0 +1,82 @@
+"""A proxy that is one process: the signals, what the service manager is told, and the generation that follows."""
+
+import asyncio
+import os
+import signal
+import socket
+
+from meshd.api.tasks import Tasks
+from proxy.handover import Succession, received
+from proxy.notify import notify, reloading
+from proxy.orders import Condition, Orders
+from proxy.sockets import Sockets
+
+
+class Alone:
+    """A `proxy.orders.Place`. `instance` is that of the `meshd run` which started the proxy, if one did."""
+
+    serves_admin = True
+
+    def __init__(self, instance: str) -> None:
+        self.pid = os.getpid()
+        self._inheritance = received()
+        for several in self._inheritance.own.values():
+            for listener in several[1:]:  # those of workers that there are not any more
+                listener.close()
+        own = {address: several[0] for address, several in self._inheritance.own.items()}
+        self.sockets = Sockets(self._inheritance.kept, own)
+        self._tasks = Tasks("process")
+        self._succession = Succession(self._tasks, instance, self._passed_on, self._succeeded)
+        self._was_ready = False
+        self._told_to_drain = False
+        self._orders: Orders
+
+    async def begin(self, orders: Orders) -> None:
+        """Heed signals: SIGTERM and SIGINT drain and, the second time, end; SIGHUP reloads; SIGUSR2 hands over."""
+        self._orders = orders
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
+        loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
+
+    def _terminate(self) -> None:
+        if self._told_to_drain:
+            self._orders.end()
+        self._told_to_drain = True
+        self._orders.drain()
+
+    async def _reload(self) -> None:
+        reloading()
+        await self._orders.reload()
+        notify("READY=1")
+
+    def _passed_on(self) -> tuple[list[socket.socket], dict[str, tuple[socket.socket]]]:
+        return self.sockets.kept, {address: (listener,) for address, listener in self.sockets.own.items()}
+
+    def _succeeded(self) -> None:
+        self._orders.drain()
+
+    def changed(self, condition: Condition, addresses: tuple[str, ...]) -> None:
+        """When it is ready for the first time, whoever waits for that is told."""
+        if self._was_ready or condition.waiting_for:
+            return
+        self._was_ready = True
+        for address in self.sockets.own.keys() - set(addresses):
+            self.sockets.release(address)  # the generation before had it, and this one does not need it
+        if self._inheritance.predecessor >= 0:
+            self._inheritance.tell_ready()  # it tells the service manager
+        else:
+            notify("READY=1")
+
+    def draining(self) -> None:
+        """Accept no more: of the sockets nothing is kept, not even those that no listener has yet."""
+        self._succession.preclude()
+        if not self._succession.succeeded:
+            notify("STOPPING=1")
+        for address in self.sockets.own:
+            self.sockets.release(address)
+
+    async def end(self) -> None:
+        """See `Place`."""
+        await self._tasks.cancel()

@@ -1,0 +1,51 @@
+"""What a running proxy can be told to do, and by whom: it is alone, or the worker of a master.
+
+    alone     signals; the service manager is told; another generation may follow      (`proxy.alone`)
+    worker    a link to the master, which has the signals and the sockets              (`proxy.workers.worker`)
+
+`proxy.program` is the same in both.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
+
+from proxy.sockets import Listening
+
+
+class Orders(NamedTuple):
+    """What it can be told: to give its metrics, to read its file again, to drain and end, to end now."""
+
+    page: Callable[[], bytes]
+    reload: Callable[[], Coroutine[Any, Any, None]]
+    drain: Callable[[], None]
+    end: Callable[[], None]
+
+
+class Condition(NamedTuple):
+    """How it is: what keeps it from being ready, and where it is to answer /metrics (HOST:PORT, empty: nowhere)."""
+
+    waiting_for: tuple[str, ...]
+    admin: str
+
+
+class Place(Protocol):
+    """Where a proxy runs. `pid` is the process that stands for the whole proxy; `serves_admin` whether this process
+    answers at the admin address."""
+
+    serves_admin: bool
+    pid: int
+
+    @property
+    def sockets(self) -> Listening: ...
+
+    async def begin(self, orders: Orders) -> None:
+        """Take what comes from outside for orders."""
+
+    def changed(self, condition: Condition, addresses: tuple[str, ...]) -> None:
+        """It is so now, with listeners at these addresses."""
+
+    def draining(self) -> None:
+        """It accepts nothing more."""
+
+    async def end(self) -> None:
+        """It has finished; nothing comes after this."""
