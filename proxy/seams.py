@@ -73,6 +73,9 @@ class End(Protocol):
     def join(self, other: "End", tunnel: "Tunnel") -> None:
         """Have what comes here go to `other`, from `begin` on."""
 
+    def part(self) -> None:
+        """Both ends are over: let go of the other, so that neither waits for the collector (see `proxy.tcp`)."""
+
     def begin(self) -> None:
         """Both ends are joined: pass on what came already, and was held back."""
 

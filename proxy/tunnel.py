@@ -23,7 +23,7 @@ class Tunnel:
         self, caller: End, endpoint: End, live: LiveEndpoint, idle_s: float, timed_out: Callable[[], None]
     ) -> None:
         self._moved_at = monotonic()
-        self._ends = (caller, endpoint)
+        self._ends: tuple[End, ...] = (caller, endpoint)
         self._live = live
         self._idle_s = idle_s
         self._timed_out = timed_out
@@ -44,11 +44,14 @@ class Tunnel:
     def left(self) -> None:
         """One of the ends is over: its connection is closed, or its stream."""
         self._left += 1
-        if self._left == len(self._ends):
+        if self._left == 2:
             self._live.open -= 1
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            ends, self._ends = self._ends, ()
+            for end in ends:
+                end.part()
 
     def _look(self) -> None:
         """See whether something moved, or look again when it must have."""

@@ -52,6 +52,10 @@ class RawConnection(asyncio.Protocol):
         self._other, self._tunnel = other, tunnel
         self.release()
 
+    def part(self) -> None:
+        """See `proxy.seams.End`. A connection is over when it is lost, so nothing calls here any more."""
+        del self._other, self._tunnel
+
     def begin(self) -> None:
         """See `proxy.seams.End`."""
         if self._full:

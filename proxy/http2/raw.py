@@ -36,6 +36,10 @@ class RawStream(Stream):
         self._other, self._tunnel = other, tunnel
         self.release()
 
+    def part(self) -> None:
+        """See `proxy.seams.End`. It is closed, or will be by the hook that says so: the engine calls no more."""
+        del self._other, self._tunnel
+
     def begin(self) -> None:
         """See `proxy.seams.End`. Nothing waits here."""
 

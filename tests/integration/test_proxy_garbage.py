@@ -4,10 +4,15 @@ megabyte of buffers until then. Objects that refer to each other in a ring would
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from tests.support import http
 from tests.support.aio import run
@@ -114,14 +119,47 @@ async def tunnel(world: Mesh) -> None:
     writer.close()
 
 
+async def web_socket(world: Mesh) -> None:
+    """Ended well, and cut."""
+    async with connect(f"ws://127.0.0.1:{world.upstream}/", proxy=None, compression=None) as socket:
+        await socket.send("hello")
+        assert await socket.recv() == "hello"
+    socket = await connect(f"ws://127.0.0.1:{world.upstream}/", proxy=None, compression=None)
+    socket.transport.abort()
+
+
 KINDS = [get, post, forwarded, unknown, malformed, hang_up, http2, moved, refused, tunnel]
 
 
 @pytest.mark.parametrize("use", KINDS, ids=[kind.__name__ for kind in KINDS])
 def test_no_connection_waits_for_the_collector(use: Callable[[Mesh], Awaitable[None]]) -> None:
+    check(http.origin(), use)
+
+
+def test_no_upgraded_connection_waits_for_the_collector() -> None:
+    check(chatting(), web_socket)
+
+
+@asynccontextmanager
+async def chatting() -> AsyncIterator[SimpleNamespace]:
+    """An application that speaks WebSocket."""
+
+    async def echo(connection: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            async for message in connection:
+                await connection.send(message)
+
+    async with serve(echo, "127.0.0.1", 0, compression=None) as server:
+        (listener,) = server.sockets
+        yield SimpleNamespace(port=listener.getsockname()[1])
+
+
+def check(application: AbstractAsyncContextManager[Any], use: Callable[[Mesh], Awaitable[None]]) -> None:
+    """Use a mesh around the application, and see what is left for the collector."""
+
     async def conversation() -> None:
-        async with http.origin() as origin:
-            world = mesh(origin.port)
+        async with application as there:
+            world = mesh(there.port)
             async with running(world.api, world.web):
                 await use(world)  # what is made once, and kept
                 with uncollected() as found:

@@ -19,7 +19,7 @@ from tests.support.certificates import TRUST_DOMAIN, Root, identity, write
 from tests.support.ports import accepts
 
 ENDPOINTS: Final = ("one", "two", "three")
-SERVICES: Final = {"api": "http1", "quits": "http1", "calls": "grpc", "echo": "auto", "chat": "tcp"}
+SERVICES: Final = {"api": "http1", "quits": "http1", "calls": "grpc", "echo": "auto", "chat": "auto"}
 """The application's ports, and what their workload declares of them."""
 DRAIN_S: Final = 4.0
 START_WITHIN_S: Final = 20.0
@@ -222,12 +222,7 @@ class World:
                     "certificate": "web.pem",
                     "key": "web.key",
                     "upstreams": [
-                        {
-                            "service": service,
-                            "listen": f"127.0.0.1:{port}",
-                            "protocol": "tcp" if service == "chat" else "auto",
-                        }
-                        for service, port in self.upstreams.items()
+                        {"service": service, "listen": f"127.0.0.1:{port}"} for service, port in self.upstreams.items()
                     ],
                 }
             ],
