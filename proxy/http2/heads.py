@@ -252,15 +252,28 @@ def _switching(lines: list[bytes], upgrade: bytes) -> ResponseHead:
 
 
 _REASONS: Final = {
-    b"200": b"OK", b"201": b"Created", b"202": b"Accepted", b"204": b"No Content", b"206": b"Partial Content",
-    b"301": b"Moved Permanently", b"302": b"Found", b"303": b"See Other", b"304": b"Not Modified",
-    b"307": b"Temporary Redirect", b"308": b"Permanent Redirect", b"400": b"Bad Request", b"401": b"Unauthorized",
-    b"403": b"Forbidden", b"404": b"Not Found", b"405": b"Method Not Allowed", b"409": b"Conflict", b"410": b"Gone",
-    b"412": b"Precondition Failed", b"413": b"Content Too Large", b"415": b"Unsupported Media Type",
-    b"422": b"Unprocessable Content", b"429": b"Too Many Requests", b"500": b"Internal Server Error",
-    b"501": b"Not Implemented", b"502": b"Bad Gateway", b"503": b"Service Unavailable", b"504": b"Gateway Timeout",
+    b"100": b"Continue", b"102": b"Processing", b"103": b"Early Hints",
+    b"200": b"OK", b"201": b"Created", b"202": b"Accepted", b"203": b"Non-Authoritative Information",
+    b"204": b"No Content", b"205": b"Reset Content", b"206": b"Partial Content", b"207": b"Multi-Status",
+    b"208": b"Already Reported", b"226": b"IM Used",
+    b"300": b"Multiple Choices", b"301": b"Moved Permanently", b"302": b"Found", b"303": b"See Other",
+    b"304": b"Not Modified", b"305": b"Use Proxy", b"307": b"Temporary Redirect", b"308": b"Permanent Redirect",
+    b"400": b"Bad Request", b"401": b"Unauthorized", b"402": b"Payment Required", b"403": b"Forbidden",
+    b"404": b"Not Found", b"405": b"Method Not Allowed", b"406": b"Not Acceptable",
+    b"407": b"Proxy Authentication Required", b"408": b"Request Timeout", b"409": b"Conflict", b"410": b"Gone",
+    b"411": b"Length Required", b"412": b"Precondition Failed", b"413": b"Content Too Large", b"414": b"URI Too Long",
+    b"415": b"Unsupported Media Type", b"416": b"Range Not Satisfiable", b"417": b"Expectation Failed",
+    b"418": b"I'm a teapot", b"421": b"Misdirected Request", b"422": b"Unprocessable Content", b"423": b"Locked",
+    b"424": b"Failed Dependency", b"425": b"Too Early", b"426": b"Upgrade Required", b"428": b"Precondition Required",
+    b"429": b"Too Many Requests", b"431": b"Request Header Fields Too Large",
+    b"451": b"Unavailable For Legal Reasons",
+    b"500": b"Internal Server Error", b"501": b"Not Implemented", b"502": b"Bad Gateway",
+    b"503": b"Service Unavailable", b"504": b"Gateway Timeout", b"505": b"HTTP Version Not Supported",
+    b"506": b"Variant Also Negotiates", b"507": b"Insufficient Storage", b"508": b"Loop Detected",
+    b"510": b"Not Extended", b"511": b"Network Authentication Required",
 }  # fmt: skip
-"""HTTP/2 has no reason phrase; HTTP/1.1 wants the space before it, and people like the words."""
+"""HTTP/2 has no reason phrase. HTTP/1.1 has one that may be empty, which not every client bears: so an answer gets the
+registered one (IANA's HTTP Status Code Registry), whatever the application's was."""
 
 
 def response_block(head: ResponseHead) -> bytes:

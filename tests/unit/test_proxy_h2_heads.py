@@ -176,6 +176,8 @@ def test_a_call_of_grpc_is_known_by_its_type(
     ("fields", "forward", "length"),
     [
         ([(b":status", b"200")], b"HTTP/1.1 200 OK\r\n", UNTIL_CLOSE),
+        ([(b":status", b"418")], b"HTTP/1.1 418 I'm a teapot\r\n", UNTIL_CLOSE),
+        ([(b":status", b"100")], b"HTTP/1.1 100 Continue\r\n", UNTIL_CLOSE),
         ([(b":status", b"299"), (b"a", b"b")], b"HTTP/1.1 299 \r\na: b\r\n", UNTIL_CLOSE),
         ([(b":status", b"204"), (b"content-length", b"0")], b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n", 0),
         ([(b":status", b"200"), (b"l5d-proxy-error", b"x")], b"HTTP/1.1 200 OK\r\n", UNTIL_CLOSE),
