@@ -26,12 +26,8 @@ from proxy.sweep import Sweep
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S: Final = 1.0
-"""To another host; Linkerd's outbound."""
-LOCAL_TIMEOUT_S: Final = 0.3
-"""To the workload beside the proxy; Linkerd's inbound."""
-MESH_TIMEOUT_S: Final = 3.0
-"""To another proxy, with the TLS handshake."""
+HANDSHAKE_S: Final = 2.0
+"""How long the TLS handshake with another proxy may take, besides the time to connect that policy gives."""
 
 
 class Opened(asyncio.Protocol):
@@ -61,21 +57,18 @@ class Credentials(Protocol):
 
 
 class Dialer:
-    """See the module. `timeout_s` bounds the TCP handshake with an endpoint that is not meshed; `own` tells whether an
-    address is one of this proxy's listeners."""
+    """See the module. `own` tells whether an address is one of this proxy's listeners."""
 
     def __init__(
         self,
         tasks: Tasks,
         sweep: Sweep,
         credentials: Credentials,
-        timeout_s: float,
         own: Callable[[str, int], bool],
     ) -> None:
         self._tasks = tasks
         self._sweep = sweep
         self._credentials = credentials
-        self._timeout_s = timeout_s
         self._own = own
 
     def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
@@ -144,7 +137,7 @@ class Dialer:
         """Open a connection to live with the protocol that `make` makes, and tell destination how it went. `opaque`: of
         a meshed endpoint the protocol tells that itself, later."""
         try:
-            await self._open(live.endpoint, make)
+            await self._open(live.endpoint, destination.rules.connect_s, make)
         except OwnAddress:
             log.warning("%s: %s:%d is this proxy itself", destination.name, live.endpoint.address, live.endpoint.port)
             return Failure.LOOP
@@ -186,10 +179,10 @@ class Dialer:
             if outcome in (Failure.IDENTITY, Failure.LOOP) or loop.time() >= deadline:
                 return outcome
 
-    async def _open(self, endpoint: Endpoint, make: Callable[[], asyncio.Protocol]) -> None:
+    async def _open(self, endpoint: Endpoint, connect_s: float, make: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
         if not endpoint.identity:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(connect_s):
                 opened, _ = await loop.create_connection(make, endpoint.address, endpoint.port)
             # Only now is it known: a host has many names, and addresses too.
             here, there = opened.get_extra_info("sockname"), opened.get_extra_info("peername")
@@ -198,7 +191,7 @@ class Dialer:
                 raise OwnAddress
             return
         expected = Identity.parse(endpoint.identity)
-        async with asyncio.timeout(MESH_TIMEOUT_S):
+        async with asyncio.timeout(connect_s + HANDSHAKE_S):
             transport, _ = await loop.create_connection(
                 asyncio.Protocol,
                 endpoint.address,

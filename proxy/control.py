@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 1.5
 """With its jitter, at least three quarters of a second between two tries: an agent that was away has all its proxies
-again within two seconds. To ask a Unix socket that nobody listens on costs microseconds, for hundreds of proxies too."""
+again within two seconds. To try a Unix socket that nobody listens on costs microseconds."""
 SIGN_TIMEOUT_S: Final = 30.0
 
 _READ_BYTES: Final = 256 << 10

@@ -13,7 +13,7 @@ from typing import Final, cast
 from meshd.api.documents import WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
-from meshd.api.policy import FailureAccrual, Policy
+from meshd.api.policy import FailureAccrual, Policy, Timeouts
 from meshd.api.tasks import Tasks
 from proxy.caller import CallerEnd, CallerTraffic, ServerNames
 from proxy.connect import Dialer
@@ -41,8 +41,9 @@ HEADER_S: Final = 10.0
 OPAQUE: Final = frozenset(("auto", "tcp"))
 """Protocols of ports that take opaque bytes; every other is HTTP. `auto` takes those that are no HTTP."""
 
-_NO_ACCRUAL: Final = Policy(failure_accrual=FailureAccrual(consecutive_failures=0))
-"""There is but one application to ask: its failures are its callers' to judge."""
+_LOCAL: Final = Policy(Timeouts(connect="300ms"), failure_accrual=FailureAccrual(consecutive_failures=0))
+"""How the application beside the proxy is treated: it is near (the time is Linkerd's inbound), and there is but one to
+ask, so that its failures are its callers' to judge."""
 
 
 class LocalPort:
@@ -60,7 +61,7 @@ class LocalPort:
         self.destination = Destination(name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S)
         service = ServiceName(workload.name, workload.namespace, port.port)
         self.destination.update(
-            EndpointSet(service, (Endpoint(port.address, port.port, protocol=port.protocol),), policy=_NO_ACCRUAL)
+            EndpointSet(service, (Endpoint(port.address, port.port, protocol=port.protocol),), policy=_LOCAL)
         )
 
     def _live(self, endpoint: Endpoint) -> LiveEndpoint:

@@ -20,9 +20,10 @@ class Rules:
     `retry_methods` (None: any)."""
 
     __slots__ = (
-        "budget", "consecutive_failures", "idle_s", "jitter", "max_ejected", "max_penalty_s", "max_requests",
-        "max_waiting", "min_penalty_s", "request_s", "response_s", "retries", "retry_grpc", "retry_limit",
-        "retry_methods", "retry_statuses", "success_min_requests", "success_threshold", "success_window_s", "timed",
+        "budget", "connect_s", "consecutive_failures", "idle_s", "jitter", "max_ejected", "max_penalty_s",
+        "max_requests", "max_waiting", "min_penalty_s", "request_s", "response_s", "retries", "retry_grpc",
+        "retry_limit", "retry_methods", "retry_statuses", "success_min_requests", "success_threshold",
+        "success_window_s", "timed",
     )  # fmt: skip
 
     def __init__(self, policy: Policy) -> None:
@@ -30,6 +31,7 @@ class Rules:
         self.request_s = _seconds(timeouts.request)
         self.response_s = _seconds(timeouts.response)
         self.idle_s = _seconds(timeouts.idle)
+        self.connect_s = parse_duration(timeouts.connect)
         self.timed = bool(self.request_s or self.response_s or self.idle_s)
         self.retry_limit = retries.limit
         self.retry_statuses = frozenset(status for word in retries.on for status in _statuses(word))

@@ -11,7 +11,7 @@ from meshd.api.detection import Detection, listed
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.tasks import Tasks
-from proxy.connect import CONNECT_TIMEOUT_S, LOCAL_TIMEOUT_S, Dialer
+from proxy.connect import Dialer
 from proxy.edge import EdgeTls
 from proxy.inbound import Inbound, LocalPort
 from proxy.listeners import Listeners
@@ -49,10 +49,9 @@ class ServedWorkload:
         self._upstreams: dict[Upstream, UpstreamListener] = {}
         loop = asyncio.get_running_loop()
         stats, sweep = inbound.stats, inbound.sweep
-        dialer = Dialer(self.tasks, sweep, self.identity, CONNECT_TIMEOUT_S, listeners.own)
+        dialer = Dialer(self.tasks, sweep, self.identity, listeners.own)
         destinations = Destinations(self.name, resolver, stats, dialer, loop.call_later, listeners.own, zone)
         self.outbound = Outbound(str(self.name), destinations, dialer, stats, sweep, self.tasks)
-        self._local = Dialer(self.tasks, sweep, self.identity, LOCAL_TIMEOUT_S, listeners.own)
         sweep.add(destinations)
 
     def update(self, wanted: ProxyWorkload, detection: Detection) -> None:
@@ -69,7 +68,7 @@ class ServedWorkload:
                 ports.pop(key).close()
         for port in wanted:
             if (self.name, port.port) not in ports:
-                ports[self.name, port.port] = LocalPort(self.name, port, self._local, self._inbound.stats)
+                ports[self.name, port.port] = LocalPort(self.name, port, self.outbound.dialer, self._inbound.stats)
 
     def _update_upstreams(self, wanted: tuple[Upstream, ...]) -> None:
         for upstream in tuple(self._upstreams):

@@ -28,14 +28,18 @@ def _check(*durations: str) -> None:
 
 class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """`request`: from a request's head to its answer's end. `response`: to its answer's head. `idle`: between two
-    pieces of an answer. An answer that is late is 504, or cut off where it has begun."""
+    pieces of an answer. An answer that is late is 504, or cut off where it has begun. `connect`: for an endpoint to
+    accept a connection, TLS not counted; one that is late is left alone for a while, and another is asked."""
 
     request: str = ""
     response: str = ""
     idle: str = ""
+    connect: str = "1s"
 
     def __post_init__(self) -> None:
         _check(self.request, self.response, self.idle)
+        if not 0.001 <= parse_duration(self.connect) <= 60.0:
+            raise ValueError(f"connect {self.connect} is not from 1ms to 60s")
 
 
 class RetryBudget(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -4,7 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from discovery.catalogue import Catalogue
+from discovery.documents import read_documents
+from discovery.names import Authority
 from meshd.api.control import ProxyConfiguration, ProxyWorkload
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
@@ -21,6 +25,21 @@ Services = dict[tuple[str, str], EndpointSet]
 
 def service(name: str, *endpoints: Endpoint, port: int = 80, protocol: Protocol = "auto") -> Services:
     return {("default", name): EndpointSet(ServiceName(name, "default", port), endpoints, protocol)}
+
+
+def declared(text: str, directory: Path) -> Services:
+    """The services of documents, as discovery makes them."""
+    file = directory / "documents.yaml"
+    file.write_text(text)
+    documents = read_documents(file)
+    catalogue = Catalogue.of(documents, TRUST_DOMAIN)
+    found: Services = {}
+    for document in documents:
+        name = document.metadata
+        answer = catalogue.find(Authority.parse(name.name, name.namespace))
+        assert answer is not None  # it is among them
+        found[name.namespace, name.name] = answer
+    return found
 
 
 @dataclass

@@ -44,6 +44,9 @@ def askable(accrual: Accrual) -> bool:
     ("kind", "written", "says"),
     [
         (Timeouts, {"request": "10"}, "is not a duration"),
+        (Timeouts, {"connect": ""}, "is not a duration"),
+        (Timeouts, {"connect": "61s"}, "connect 61s is not from 1ms to 60s"),
+        (Timeouts, {"connect": "0s"}, "connect 0s is not from 1ms to 60s"),
         (Retries, {"on": ["6xx"]}, "retries on '6xx'"),
         (Retries, {"on": ["200"]}, "retries on '200'"),
         (Retries, {"limit": 11}, "Expected `int` <= 10"),
