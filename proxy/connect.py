@@ -23,6 +23,7 @@ from proxy.http2.client import Http2Client
 from proxy.mesh.header import MeshProtocol, TransportHeader, encode
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, peer_identity
 from proxy.sweep import Sweep
+from proxy.transports import take_over
 
 log = logging.getLogger(__name__)
 
@@ -205,9 +206,7 @@ class Dialer:
         except BaseException:
             transport.abort()
             raise
-        protocol = make()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
+        take_over(transport, make())
 
 
 def _check_server(transport: asyncio.Transport, expected: Identity) -> None:

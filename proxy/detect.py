@@ -160,11 +160,3 @@ class RequestLine:
         found = _VERSION_SO_FAR.search(data)
         self._kept = data[-4:] if found is None else b"http/ " if found[1] else b"http/"
         return None
-
-
-def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes) -> None:
-    """Let protocol have the connection, and the bytes that were read from it."""
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-    if data:
-        protocol.data_received(data)

@@ -18,7 +18,7 @@ from meshd.api.tasks import Tasks
 from proxy.caller import CallerEnd, CallerTraffic, ServerNames
 from proxy.connect import Dialer
 from proxy.destination import LOCAL_BENCH_MAX_S, Destination
-from proxy.detect import RequestLine, take_over
+from proxy.detect import RequestLine
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
@@ -30,6 +30,7 @@ from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContex
 from proxy.stats import Labels, Stats
 from proxy.sweep import Overdue, Sweep
 from proxy.tcp import relay
+from proxy.transports import take_over
 
 log = logging.getLogger(__name__)
 

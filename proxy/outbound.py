@@ -16,7 +16,7 @@ from meshd.api.documents import Protocol, Upstream
 from meshd.api.tasks import Tasks
 from proxy.caller import CallerEnd, CallerTraffic, ServerNames, Turned
 from proxy.connect import Dialer
-from proxy.detect import Detected, Detecting, take_over
+from proxy.detect import Detected, Detecting
 from proxy.edge import EdgeTls
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
@@ -27,6 +27,7 @@ from proxy.resolve import PATIENCE_S, Destinations
 from proxy.stats import Labels, Stats
 from proxy.sweep import Sweep
 from proxy.tcp import RelayEnd, open_end, relay
+from proxy.transports import take_over
 
 C = TypeVar("C", bound=Drained)
 

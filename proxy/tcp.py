@@ -12,7 +12,7 @@ from proxy.connect import Dialer, Opened
 from proxy.destination import Destination
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
-from proxy.mesh.records import END, BadRecord, RecordReader, length_of
+from proxy.mesh.records import END, BadRecord, RecordReader, as_record
 from proxy.stats import Direction, Stats, TcpTraffic
 
 MAX_EARLY_BYTES: Final = 256 << 10
@@ -75,15 +75,18 @@ class RelayEnd(asyncio.Protocol):
         if not self.heard:
             self.heard = True
             self.hears()
-        if self._reader is not None:
-            try:
-                data = self._reader.feed(data)
-            except BadRecord as error:
-                self.abort(ConnectionError(str(error)))
-                return
-        if data:
+        reader = self._reader
+        if reader is None:
             self._pass_on(data)
-        if self._reader is not None and self._reader.ended:
+            return
+        try:
+            pieces = reader.feed(data)
+        except BadRecord as error:
+            self.abort(ConnectionError(str(error)))
+            return
+        for piece in pieces:
+            self._pass_on(piece)
+        if reader.ended:
             self._end()
 
     def hears(self) -> None:
@@ -155,7 +158,7 @@ class RelayEnd(asyncio.Protocol):
         if self._reader is None:
             self.transport.write(data)
         else:
-            self.transport.writelines((length_of(data), data))
+            self.transport.writelines(as_record(data))
 
     def finish(self) -> None:
         """The other side has said all: tell the peer so, and close when it has said all too."""

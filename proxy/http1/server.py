@@ -29,6 +29,7 @@ from proxy.http1.raw import RawConnection
 from proxy.stalls import STALL_S, Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
+from proxy.transports import take_over
 
 IDLE_S: Final = 120.0
 """How long a caller may keep a connection open between requests; longer than any client of ours does."""
@@ -453,13 +454,10 @@ class ServerConnection(asyncio.Protocol):
         self._forget()
         self._tcp.close(None)
         self._write(b"HTTP/1.1 200 OK\r\n\r\n")
-        self.transport.set_protocol(protocol)
         if self._on_hold:
             self.transport.resume_reading()  # before the other, which may hold too, has the connection
-        protocol.connection_made(self.transport)
         early, self._buffer = self._buffer, b""
-        if early:
-            protocol.data_received(early)
+        take_over(self.transport, protocol, early)
 
 
 class _Leaving(asyncio.Protocol):

@@ -5,7 +5,7 @@ import logging
 from typing import Final, cast
 
 from proxy.http2 import frames
-from proxy.http2.engine import Engine, ProtocolError
+from proxy.http2.engine import LARGE_BYTES, Engine, ProtocolError
 from proxy.http2.frames import PING
 from proxy.stalls import Outflow
 from proxy.stats import TcpTraffic
@@ -102,13 +102,34 @@ class Http2Connection(Engine, asyncio.Protocol):
         if not out or self.transport.is_closing():
             out.clear()
             return
-        data = out[0] if len(out) == 1 else b"".join(out)
+        if self.large:
+            self._send_gathered()
+        else:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._tcp.written_bytes += len(data)
+            self.transport.write(data)
         out.clear()
-        self._tcp.written_bytes += len(data)
-        self.transport.write(data)
         if self.paused and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.unread()
             self.transport.abort()
+
+    def _send_gathered(self) -> None:
+        """Send what is in `out`: what is small together, what is large as it is."""
+        self.large = False
+        pieces: list[bytes | memoryview] = []
+        small: list[bytes | memoryview] = []
+        for data in self.out:
+            self._tcp.written_bytes += len(data)
+            if len(data) < LARGE_BYTES:
+                small.append(data)
+                continue
+            if small:
+                pieces.append(b"".join(small))
+                small.clear()
+            pieces.append(data)
+        if small:
+            pieces.append(b"".join(small))
+        self.transport.writelines(pieces)
 
     def sweep(self, now: float) -> None:
         """See `proxy.sweep.Swept`."""

@@ -72,6 +72,11 @@ MAX_SETTINGS: Final = 32
 """Values in one SETTINGS, each of which may change every stream; nghttp2's."""
 
 
+LARGE_BYTES: Final = 16 << 10
+"""Content from here on is passed on in pieces as it comes, before its frame is whole, and is not copied to be sent: as
+much as one record of TLS holds."""
+
+
 class ProtocolError(Exception):
     """The peer broke the protocol; the connection ends with this code. `bound` is what it went beyond."""
 
@@ -162,7 +167,8 @@ class Engine:
     LAST_NUMBER: ClassVar[int] = MAX_WINDOW
 
     def __init__(self, client: bool) -> None:
-        self.out: list[bytes] = []
+        self.out: list[bytes | memoryview] = []
+        self.large = False  # something in `out` is
         self.streams: dict[int, Stream] = {}
         self.peer_window = DEFAULT_WINDOW
         self.peer_max_frame = MAX_FRAME_BYTES
@@ -173,6 +179,8 @@ class Engine:
         self._client = client
         self._rest = bytearray()  # the beginning of a frame, or of the preface
         self._need = 0  # how long it must be before it is worth a look
+        self._left = 0  # bytes that are still to come of a DATA frame whose beginning was passed on
+        self._left_of = (0, 0)  # its flags and stream
         self._preface = not client  # the client's preface is still to come
         self._highest = 0  # the highest stream number the peer has used
         self._next = 1 if client else 2
@@ -281,9 +289,17 @@ class Engine:
             self.wake()
         stream.send_window -= size
         self._send_window -= size
-        self.out.append(frames.frame(DATA, END_STREAM if ended else 0, stream.number, data))
+        if size < LARGE_BYTES:
+            self.out.append(frames.frame(DATA, END_STREAM if ended else 0, stream.number, data))
+        else:
+            self._send_large(stream.number, data, ended)
         if ended:
             self._end_local(stream)
+
+    def _send_large(self, number: int, data: bytes | memoryview, ended: bool) -> None:
+        self.large = True
+        self.out.append(frames.header(DATA, END_STREAM if ended else 0, number, len(data)))
+        self.out.append(data)
 
     def _send_some(self, stream: Stream, data: bytes, ended: bool) -> None:
         """Send what the windows allow, in frames of the peer's size, and queue the rest."""
@@ -315,7 +331,7 @@ class Engine:
             self._send_window -= len(data)
             stream.left = True
             last = not queue and stream.tail == b""
-            self.out.append(frames.frame(DATA, END_STREAM if last else 0, stream.number, data))
+            self._send_large(stream.number, data, last)
             if last:
                 self._end_local(stream)
                 return
@@ -487,6 +503,8 @@ class Engine:
                 return
             self._preface = False
             at = 24
+        if self._left:
+            at = self._more_data(data)
         while size - at >= 9:
             high, low, kind, flags, number = read_header(data, at)
             length = high << 8 | low
@@ -494,11 +512,24 @@ class Engine:
                 raise ProtocolError(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             start, at = at + 9, at + 9 + length
             if at > size:
-                self._keep(data[start - 9 :], 9 + length)
+                if kind == DATA and not flags & PADDED and size - start >= LARGE_BYTES and self._block is None:
+                    self._left, self._left_of = at - size, (flags, number & MAX_WINDOW)
+                    self._data(flags & ~END_STREAM, number & MAX_WINDOW, data[start:])
+                else:
+                    self._keep(data[start - 9 :], 9 + min(length, LARGE_BYTES) if kind == DATA else 9 + length)
                 return
             self._frame(kind, flags, number & MAX_WINDOW, data[start:at])
         if at < size:
             self._keep(data[at:], 9)
+
+    def _more_data(self, data: bytes) -> int:
+        """Pass on what data has of a frame that has begun; where that ends."""
+        flags, number = self._left_of
+        size = min(len(data), self._left)
+        self._left -= size
+        piece = data if size == len(data) else data[:size]
+        self._data(flags & ~END_STREAM if self._left else flags, number, piece)
+        return size
 
     def _keep(self, rest: bytes, need: int) -> None:
         self._rest += rest

@@ -65,6 +65,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"")
     return _pack_header(length >> 8, length & 0xFF, kind, flags, stream) + payload
 
 
+def header(kind: int, flags: int, stream: int, length: int) -> bytes:
+    """What a frame of so many bytes begins with, for a payload that is not to be copied."""
+    return _pack_header(length >> 8, length & 0xFF, kind, flags, stream)
+
+
 def headers(stream: int, block: bytes, ended: bool, max_frame: int = MAX_FRAME_BYTES) -> bytes:
     """A field block: HEADERS, and CONTINUATION where it is longer than a frame may be."""
     flags = END_STREAM if ended else 0

@@ -9,6 +9,12 @@ from typing import Final
 
 END: Final = b"\0\0\0\0"
 
+LARGE_BYTES: Final = 16 << 10
+"""As much as one record of TLS holds."""
+
+MAX_PIECES: Final = 4
+"""What is in more pieces than these is joined: each is a call to pass on."""
+
 MAX_RECORD_BYTES: Final = 16 << 20
 """Longer than any read of a proxy; a length beyond it is not from one."""
 
@@ -17,9 +23,11 @@ class BadRecord(Exception):
     """The peer's bytes are not records."""
 
 
-def length_of(data: bytes) -> bytes:
-    """What goes before data, which is not empty, to make it a record."""
-    return len(data).to_bytes(4, "big")
+def as_record(data: bytes) -> tuple[bytes, ...]:
+    """data, which is not empty, as a record: in one piece, or in two where to copy it would cost more than to send a
+    piece more."""
+    length = len(data).to_bytes(4, "big")
+    return (length + data,) if len(data) < LARGE_BYTES else (length, data)
 
 
 class RecordReader:
@@ -32,11 +40,11 @@ class RecordReader:
         self._pending = b""
         self.ended = False
 
-    def feed(self, data: bytes) -> bytes:
-        """The opaque bytes in data. BadRecord for an impossible length, or anything after the end."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """The opaque bytes in data, in pieces. BadRecord for an impossible length, or anything after the end."""
         if self._left > len(data):  # the usual case under load: the midst of a record
             self._left -= len(data)
-            return data
+            return [data]
         if self._pending:
             data, self._pending = self._pending + data, b""
         payload: list[bytes] = []
@@ -58,4 +66,4 @@ class RecordReader:
                     raise BadRecord(f"a record of {self._left} bytes")
                 self.ended = self._left == 0
                 at += 4
-        return payload[0] if len(payload) == 1 else b"".join(payload)
+        return payload if len(payload) <= MAX_PIECES else [b"".join(payload)]

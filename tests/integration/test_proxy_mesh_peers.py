@@ -12,7 +12,7 @@ from meshd.api.documents import Protocol
 from meshd.api.names import WorkloadName
 from proxy.mesh.header import TransportHeader, encode
 from proxy.mesh.identity import Held
-from proxy.mesh.records import END, length_of
+from proxy.mesh.records import END, as_record
 from proxy.mesh.tls import context
 from tests.support.aio import run
 from tests.support.certificates import TRUST_DOMAIN, Root, identity
@@ -57,7 +57,7 @@ def header(port: int, protocol: str = "tcp") -> bytes:
 
 
 GET = b"GET / HTTP/1.1\r\nHost: api\r\nl5d-client-id: spiffe://mesh.example/ns/default/sa/admin\r\n\r\n"
-REQUEST = length_of(GET) + GET + END
+REQUEST = b"".join(as_record(GET)) + END
 
 WrongPeer = Callable[[Root], Held]
 
@@ -189,7 +189,7 @@ def test_a_port_that_may_be_http_takes_no_request_as_opaque_bytes(pieces: tuple[
             world = mesh(api.port)
             async with running(world.api):
                 tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
-                records = b"".join(length_of(piece) + piece for piece in pieces)
+                records = b"".join(b"".join(as_record(piece)) for piece in pieces)
                 assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + records) == (b"", True)
                 assert api.requests == []
                 assert world.api.proxy.stats.errors[("inbound", "tcp", "http as opaque")] == 1
@@ -288,9 +288,7 @@ def test_a_new_certificate_drops_no_connection_and_serves_the_next() -> None:
                     await node.apply()
                 tls = client_context(other.held(identity("web")), other.bundle_pem)
                 before = api.connections
-                await what_comes_back(
-                    world, tls, SERVER_NAME, header(api.port) + length_of(b"hello\n") + b"hello\n" + END
-                )
+                await what_comes_back(world, tls, SERVER_NAME, header(api.port) + b"".join(as_record(b"hello\n")) + END)
                 assert api.connections == before + 1
 
     run(conversation())

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.caller import MAX_NAMES, OTHER, CallerEnd, CallerTraffic, ServerNames
 from proxy.detect import Detected
-from proxy.mesh.records import END, length_of
+from proxy.mesh.records import END, as_record
 from proxy.metrics import Metrics, State
 from proxy.report import rows
 from proxy.stats import Labels, Stats, TcpTraffic
@@ -37,7 +37,7 @@ class Caller:
         end.join(endpoint)
 
     def says(self, data: bytes) -> None:
-        self.wire.says(length_of(data) + data if self.records else data)
+        self.wire.says(b"".join(as_record(data)) if self.records else data)
 
     def counted(self) -> dict[str | None, tuple[int, int, int, int]]:
         """Server name → (opened, open, read, written)."""

@@ -8,6 +8,7 @@ import pytest
 from proxy.http2 import frames
 from proxy.http2.engine import (
     CONNECTION_WINDOW,
+    LARGE_BYTES,
     MAX_BLOCK_BYTES,
     MAX_CONTINUATIONS,
     MAX_IDLE_FRAMES,
@@ -562,3 +563,70 @@ def test_bytes_may_come_in_any_pieces() -> None:
             (each.heads, each.body, each.ended, each.reset_with) for each in whole.told.values()
         ]
     assert frames_of(b"".join(whole.out))
+
+
+# --- large content -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_large_frame_is_passed_on_as_it_comes(ended: bool) -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    content = bytes(range(256)) * (OUR_MAX_FRAME_BYTES // 256)
+    sent = frame(DATA, END_STREAM if ended else 0, 1, content) + request(3)
+    end.receive(sent[: LARGE_BYTES + 9])
+    stream = end.told[1]
+    assert (len(stream.body), stream.ended) == (LARGE_BYTES, False)
+    end.receive(sent[LARGE_BYTES + 9 : 100_000])
+    assert (len(stream.body), stream.ended) == (100_000 - 9, False)
+    end.receive(sent[100_000:])
+    assert (bytes(stream.body), stream.ended) == (content, ended)
+    assert end.told[3].ended  # what comes behind it is found
+
+
+def test_a_large_frame_that_comes_byte_by_byte_is_not_kept_whole() -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    for byte in frame(DATA, 0, 1, bytes(LARGE_BYTES + 100))[: LARGE_BYTES + 20]:
+        end.receive(bytes([byte]))
+    assert len(end.told[1].body) == LARGE_BYTES + 11
+
+
+def test_the_rest_of_a_large_frame_on_a_stream_that_was_given_up_is_let_pass() -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    sent = frame(DATA, END_STREAM, 1, bytes(3 * LARGE_BYTES))
+    end.receive(sent[: 2 * LARGE_BYTES])
+    end.told[1].reset(Code.CANCEL)
+    end.receive(sent[2 * LARGE_BYTES :] + request(3))
+    assert end.told[3].ended
+
+
+def test_a_window_is_kept_within_a_frame_too() -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    end.told[1].hold()
+    end.receive(frame(DATA, 0, 1, bytes(OUR_MAX_FRAME_BYTES)) * (STREAM_WINDOW // OUR_MAX_FRAME_BYTES))
+    end.receive(frame(DATA, 0, 1, bytes(2 * LARGE_BYTES))[: LARGE_BYTES + 9])
+    assert [(each.kind, each.stream) for each in end.heard() if each.kind == RST_STREAM] == [(RST_STREAM, 1)]
+
+
+def test_padded_content_is_taken_whole() -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    sent = frame(DATA, PADDED, 1, b"\x05" + bytes(2 * LARGE_BYTES) + bytes(5))
+    end.receive(sent[:-1])
+    assert not end.told[1].body
+    end.receive(sent[-1:])
+    assert len(end.told[1].body) == 2 * LARGE_BYTES
+
+
+def test_large_content_is_sent_uncopied_between_frames_that_are_joined() -> None:
+    end = client()
+    stream = end.ask(ended=False)
+    content = bytes(LARGE_BYTES)
+    stream.send_data(content, False)
+    assert end.large
+    assert any(piece is content for piece in end.out)
+    stream.send_data(b"small", True)
+    assert [(each.kind, len(each.payload)) for each in end.heard()][-2:] == [(DATA, LARGE_BYTES), (DATA, 5)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.mesh.header import MAX_HEADER_BYTES, BadTransportHeader, TransportHeader, decode, encode
-from proxy.mesh.records import END, MAX_RECORD_BYTES, BadRecord, RecordReader, length_of
+from proxy.mesh.records import END, MAX_RECORD_BYTES, BadRecord, RecordReader, as_record
 
 HEADERS = st.builds(
     TransportHeader,
@@ -60,13 +60,13 @@ def test_what_is_no_header(data: bytes) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=6), st.lists(st.integers(0, 1000), max_size=10))
 def test_records_however_they_are_cut(pieces: list[bytes], places: list[int]) -> None:
-    encoded = b"".join(length_of(piece) + piece for piece in pieces) + END
+    encoded = b"".join(b"".join(as_record(piece)) for piece in pieces) + END
     ends = sorted({place % (len(encoded) + 1) for place in places} | {0, len(encoded)})
     reader = RecordReader()
     payload = b""
     for start, end in pairwise(ends):
         assert not reader.ended
-        payload += reader.feed(encoded[start:end])
+        payload += b"".join(reader.feed(encoded[start:end]))
     assert payload == b"".join(pieces)
     assert reader.ended
 
@@ -77,7 +77,7 @@ def test_nothing_may_come_after_the_end() -> None:
     with pytest.raises(BadRecord):
         reader.feed(b"x")
     with pytest.raises(BadRecord):
-        RecordReader().feed(END + length_of(b"x") + b"x")
+        RecordReader().feed(END + b"".join(as_record(b"x")))
 
 
 def test_a_length_beyond_any_read_is_refused() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mesh.records import END, length_of
+from proxy.mesh.records import END, as_record
 from proxy.stats import Labels, TcpTraffic
 from proxy.tcp import MAX_EARLY_BYTES, RelayEnd
 from tests.support.wire import HIGH_WATER_BYTES, READ_BYTES, Wire
@@ -30,7 +30,7 @@ def joined(*, records: bool = False, clogged: bool = False) -> tuple[End, End]:
 
 
 def record(data: bytes) -> bytes:
-    return length_of(data) + data
+    return b"".join(as_record(data))
 
 
 def settled(*ends: End) -> None:

@@ -1,0 +1,50 @@
+"""Handing a connection from one protocol to the next.
+
+Over TLS there is a reader in between. Where a protocol is given bytes, uvloop has OpenSSL decrypt each record (16 KiB)
+into a new object of 256 KiB, cuts it to size, and joins what came; where it fills a buffer, one record after the other
+is decrypted into place. The buffer is one for all connections: what is in it is taken out before anything else runs.
+"""
+
+import asyncio
+from typing import Final
+
+READ_BYTES: Final = 256 << 10
+"""As much as uvloop reads from a socket at a time."""
+
+_room: Final = memoryview(bytearray(READ_BYTES))
+
+
+class _Deciphered(asyncio.BufferedProtocol):
+    """What stands for `protocol` at a TLS transport."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        self._protocol = protocol
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return _room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._protocol.data_received(bytes(_room[:nbytes]))
+
+    def eof_received(self) -> bool | None:
+        return self._protocol.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+
+def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes = b"") -> None:
+    """Let protocol have the connection, and the bytes that were read from it."""
+    secure = transport.get_extra_info("ssl_object") is not None
+    transport.set_protocol(_Deciphered(protocol) if secure else protocol)
+    protocol.connection_made(transport)
+    if data:
+        protocol.data_received(data)
