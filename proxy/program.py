@@ -21,6 +21,7 @@ from meshd.api.loading import ConfigurationError
 from meshd.api.names import WorkloadName
 from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
+from proxy import heap
 from proxy.control import AgentClient
 from proxy.mesh.identity import Held, Sign
 from proxy.mesh.identity import check as check_held
@@ -63,6 +64,7 @@ def _do_not_fit(file: Path, error: ssl.SSLError) -> Misuse:
 def run(arguments: argparse.Namespace, place: Place, instance: str) -> None:
     """Run as the command line says, to the end. `instance` is the secret shared with the `meshd run` that started the
     proxy, empty where none did. Problem where it cannot be."""
+    heap.keep()
     uvloop.run(Program(arguments, place, instance).run())
 
 
