@@ -1,13 +1,17 @@
-"""WebSocket and other upgrades with real clients and servers: through one proxy, its forward proxy, and two proxies."""
+"""WebSocket and other upgrades with real clients and servers: through one proxy, its forward proxy, and two proxies, of
+which the first may have TLS for its callers."""
 
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
+import tempfile
 from asyncio import StreamReader as Reader
 from asyncio import StreamWriter as Writer
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +21,20 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 from websockets.http11 import Request, Response
 from websockets.uri import WebSocketURI
 
+from meshd.api.documents import Upstream
 from meshd.api.endpoints import Endpoint
+from tests.integration.test_proxy_edge import Site
+from tests.integration.test_proxy_process import PROXY, get, ready
 from tests.support.aio import run
 from tests.support.certificates import identity
 from tests.support.http import Client, origin
 from tests.support.meshes import Mesh, Node, mesh, running, service, taken
+from tests.support.ports import accepts, free_ports
+from tests.support.processes import running as process
 from tests.support.waiting import eventually, steady
 
 ROUTES = ("one", "forward", "two")
+SECURE = (*ROUTES, "edge")
 MESSAGE = bytes(range(256)) * 4096 * 10
 """10 MiB: of several frames, windows and buffers."""
 
@@ -54,16 +64,22 @@ class ForwardedClient(ClientConnection):
 
 
 class Way:
-    """A way through the proxies of `world` to the application: `one` and `forward` through web's alone."""
+    """A way through the proxies of `world` to the application: `one` and `forward` through web's alone, `edge` through
+    both, where `tls` is what the caller trusts."""
 
-    def __init__(self, route: str, world: Mesh) -> None:
+    def __init__(self, route: str, world: Mesh, tls: ssl.SSLContext | None) -> None:
         self.route = route
         self.world = world
+        self.tls = tls
         self.port = world.outbound if route == "forward" else world.upstream
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        return (self.world.web, self.world.api) if self.route == "two" else (self.world.web,)
+        return (self.world.web, self.world.api) if self.meshed else (self.world.web,)
+
+    @property
+    def meshed(self) -> bool:
+        return self.route in ("two", "edge")
 
     def count(self, of: str, peer: str) -> int:
         """A sum over the TCP series of the first proxy."""
@@ -72,14 +88,14 @@ class Way:
     @property
     def open(self) -> int:
         """Connections that are open with callers and applications; those between the proxies are kept."""
-        peers = ("src", "dst") if self.route != "two" else ("src",)
+        peers = ("src",) if self.meshed else ("src", "dst")
         return sum(self.count("open", peer) for peer in peers)
 
     async def connect(self, **more: Any) -> ClientConnection:
         kind = ForwardedClient if self.route == "forward" else ClientConnection
         return await connect(
-            "ws://api/chat?room=1", host="127.0.0.1", port=self.port, proxy=None, compression=None,
-            create_connection=kind, max_size=None, **more,
+            "ws://api/chat?room=1" if self.tls is None else "wss://localhost/chat?room=1", host="127.0.0.1",
+            port=self.port, ssl=self.tls, proxy=None, compression=None, create_connection=kind, max_size=None, **more,
         )  # fmt: skip
 
 
@@ -87,11 +103,15 @@ class Way:
 async def way(route: str, port: int) -> AsyncIterator[Way]:
     """A way to the application at `port`, running."""
     world = mesh(port)
-    if route != "two":
+    if route in ("one", "forward"):
         world.web.resolver.replace(service("api", Endpoint("127.0.0.1", port)))
-    found = Way(route, world)
-    async with running(*reversed(found.nodes)):
-        yield found
+    with tempfile.TemporaryDirectory() as directory:
+        site = Site(Path(directory)) if route == "edge" else None
+        if site is not None:
+            world.web.upstreams = (Upstream("api", f"127.0.0.1:{world.upstream}", tls=site.tls()),)
+        found = Way(route, world, None if site is None else site.trusting("http/1.1"))
+        async with running(*reversed(found.nodes)):
+            yield found
 
 
 @asynccontextmanager
@@ -109,7 +129,7 @@ async def chat(route: str, handle: Handler = echo, **more: Any) -> AsyncIterator
         yield found, requests
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", SECURE)
 def test_messages_of_every_kind_go_both_ways(route: str) -> None:
     async def conversation() -> None:
         async with chat(route) as (found, requests):
@@ -122,12 +142,12 @@ def test_messages_of_every_kind_go_both_ways(route: str) -> None:
             assert (client.close_code, client.close_reason) == (4001, "enough")
             (request,) = requests
             assert request.path == "/chat?room=1"
-            assert request.headers["Host"] == "api"
+            assert request.headers["Host"] == ("localhost" if route == "edge" else "api")
             assert request.headers.get_all("Upgrade") == ["websocket"]
             assert request.headers.get_all("Connection") == ["Upgrade"]
             assert not any(name.startswith("l5d-upgrade") for name in request.headers)
             caller = request.headers.get_all("l5d-client-id")
-            assert caller == ([identity("web")] if route == "two" else [])
+            assert caller == ([identity("web")] if found.meshed else [])
             for node in found.nodes:
                 (series,) = [each for each in node.proxy.stats.http_series if each.requests]
                 assert (series.requests, list(series.responses)) == (1, [(101, "")])
@@ -140,7 +160,7 @@ def test_messages_of_every_kind_go_both_ways(route: str) -> None:
     run(conversation())
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", SECURE)
 def test_the_server_closes_in_its_own_words(route: str) -> None:
     async def closes(connection: ServerConnection) -> None:
         await connection.send("bye")
@@ -157,7 +177,7 @@ def test_the_server_closes_in_its_own_words(route: str) -> None:
     run(conversation())
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", SECURE)
 def test_a_server_that_refuses_gives_an_ordinary_answer(route: str) -> None:
     def refuse(connection: ServerConnection, _: Request) -> Response:
         return connection.respond(403, "not you")
@@ -174,7 +194,7 @@ def test_a_server_that_refuses_gives_an_ordinary_answer(route: str) -> None:
     run(conversation())
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", SECURE)
 @pytest.mark.parametrize("dies", ["client", "server"])
 @pytest.mark.parametrize("how", ["closed", "reset"])
 def test_an_end_that_dies_is_missed_by_the_other(route: str, dies: str, how: str) -> None:
@@ -200,13 +220,13 @@ def test_an_end_that_dies_is_missed_by_the_other(route: str, dies: str, how: str
     run(conversation())
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", SECURE)
 def test_a_drain_lets_it_go_on_to_the_deadline(route: str) -> None:
     async def conversation() -> None:
         async with chat(route) as (found, _):
             client = await found.connect()
             loop = asyncio.get_running_loop()
-            tasks = [loop.create_task(node.proxy.drain(1.5)) for node in found.nodes]
+            tasks = [loop.create_task(node.proxy.drain(0.5)) for node in found.nodes]
             while not all(task.done() for task in tasks):
                 await client.send("still there?")
                 assert await client.recv() == "still there?"
@@ -228,6 +248,38 @@ def test_a_drain_ends_when_the_last_upgraded_connection_does() -> None:
             await client.close()
             async with asyncio.timeout(10.0):
                 assert await asyncio.gather(*tasks) == [0, 0]
+
+    run(conversation())
+
+
+def test_the_program_counts_it_and_cuts_it_at_the_deadline(tmp_path: Path) -> None:
+    async def conversation() -> None:
+        server = await serve(echo, "127.0.0.1", 0, compression=None)
+        port = server.sockets[0].getsockname()[1]
+        upstream, admin = free_ports(2)
+        file = tmp_path / "web.yaml"
+        file.write_text(
+            f"trustDomain: mesh.example\nadmin: 127.0.0.1:{admin}\n"
+            f"workloads: [{{name: web, upstreams: [{{service: api, listen: '127.0.0.1:{upstream}'}}]}}]\n"
+            f"services: [{{name: api, port: 80, endpoints: [{{address: 127.0.0.1, port: {port}}}]}}]\n"
+        )
+        argv = [*PROXY, "--config", str(file), "--drain-timeout", "1"]
+        async with server:
+            with process(argv, tmp_path / "log", lambda: ready(admin)) as program:
+                client = await connect(f"ws://127.0.0.1:{upstream}/", proxy=None, compression=None)
+                page = (await asyncio.to_thread(get, admin, "/metrics"))[1].splitlines()
+                (answered,) = [line for line in page if line.startswith("response_total{")]
+                assert 'status_code="101"' in answered
+                assert 'classification="success"' in answered
+                assert [line[-4:] for line in page if line.startswith("request_total{")] == [" 1.0"]
+                program.terminate()
+                await eventually(lambda: not accepts(upstream), "it drains")
+                await client.send("still there?")
+                assert await client.recv() == "still there?"
+                with pytest.raises(ConnectionClosedError):
+                    await client.recv()
+                assert await asyncio.to_thread(program.wait, 5.0) == 0
+        assert "1 connections were not finished in time and are cut" in (tmp_path / "log").read_text()
 
     run(conversation())
 

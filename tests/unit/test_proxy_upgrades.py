@@ -1,8 +1,11 @@
 """Upgrades: from a request to raw bytes both ways, in HTTP/1.1 and across the streams between proxies."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from meshd.api.endpoints import Endpoint
 from meshd.api.policy import Policy, Timeouts
@@ -116,6 +119,27 @@ def test_not_much_is_held() -> None:
     assert not caller.held()
     caller.settle()
     assert early + len(endpoint.heard()) == len(flood)
+
+
+@given(st.lists(st.integers(1, 400), max_size=6), st.lists(st.integers(1, 400), max_size=6))
+@settings(max_examples=40)
+def test_however_it_is_cut(said: list[int], answered: list[int]) -> None:
+    """Where one protocol ends and the other begins does not depend on how the bytes come."""
+    rig = Rig()
+    caller = rig.call()
+    for piece in cut(ASK + GET * 3, said):
+        caller.says(piece)
+    endpoint = rig.open()
+    for piece in cut(b"HTTP/1.1 103 X\r\n\r\n" + SWITCH + OK * 3, answered):
+        endpoint.says(piece)
+    assert endpoint.heard() == ASK + GET * 3
+    assert caller.heard() == b"HTTP/1.1 103 X\r\n\r\n" + SWITCH + OK * 3
+    assert rig.counted() == (1, {101: 1})
+
+
+def cut(sent: bytes, places: list[int]) -> list[bytes]:
+    ends = sorted({min(place, len(sent)) for place in places} | {0, len(sent)})
+    return [sent[start:end] for start, end in pairwise(ends)]
 
 
 @pytest.mark.parametrize("answer", [OK, NO, b"HTTP/1.1 426 X\r\nUpgrade: bar\r\nContent-Length: 0\r\n\r\n"])
