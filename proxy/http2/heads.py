@@ -116,13 +116,13 @@ class _Fields:
         else:
             self.original = value
 
-    def upgraded(self, from_proxy: bool, ended: bool) -> bytes:
+    def upgraded(self, from_proxy: bool) -> bytes:
         """The protocols of `l5d-upgrade`, which only proxies may say. BadHead where it makes no sense."""
         if self.upgrade is None or not from_proxy:
             return b""
         upgrade = protocols(self.upgrade)
-        if not upgrade or ended or self.length is not None:
-            raise BadHead("an l5d-upgrade that names no protocol, or on a message that ends or has content")
+        if not upgrade or self.length is not None:
+            raise BadHead("an l5d-upgrade that names no protocol, or on a message that has content")
         return upgrade
 
 
@@ -148,7 +148,7 @@ def request(fields: list[Field], ended: bool, from_proxy: bool = False) -> Reque
         raise BadHead(":authority and host say different things")
     if ended and found.length:
         raise BadHead("a content-length on a message that has no content")
-    upgrade = found.upgraded(from_proxy, ended)
+    upgrade = b"" if ended else found.upgraded(from_proxy)
     length = 0 if ended or upgrade else CHUNKED if found.length is None else found.length
     lines = [b"%b %b HTTP/1.1" % (method, path), b"Host: " + authority, *found.lines]
     if found.length is not None:
@@ -235,7 +235,7 @@ def response(fields: list[Field], from_proxy: bool) -> ResponseHead:
     lines = [b"HTTP/1.1 %b %b" % (status, _REASONS.get(status, b"")), *found.lines]
     if found.length is not None:
         lines.append(b"content-length: %d" % found.length)
-    upgrade = found.upgraded(from_proxy, False) if status == b"200" else b""
+    upgrade = found.upgraded(from_proxy) if status == b"200" else b""
     if upgrade:
         return _switching(lines, upgrade)
     unsent = any(line[:17] == b"l5d-proxy-unsent:" for line in found.lines)

@@ -24,8 +24,6 @@ class RawStream(Stream):
         assert not before.local_ended
         assert not before.remote_ended
         self.send_window = before.send_window
-        self.unacknowledged = before.unacknowledged
-        self.held = before.held
         self._left = False
         self.engine.open(self)
 
@@ -34,7 +32,6 @@ class RawStream(Stream):
     def join(self, other: End, tunnel: Tunnel) -> None:
         """See `proxy.seams.End`."""
         self._other, self._tunnel = other, tunnel
-        self.release()
 
     def part(self) -> None:
         """See `proxy.seams.End`. It is closed, or will be by the hook that says so: the engine calls no more."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
@@ -318,6 +319,12 @@ def test_a_caller_with_tls_ends_both_directions_and_what_it_said_arrives() -> No
     settled(endpoint)
     assert endpoint.aborted
     assert opened(rig) == 0
+    caller, endpoint = upgraded(rig, tls=True, clogged=True)
+    endpoint.says(bytes(2 * READ_BYTES))
+    assert endpoint.held()
+    caller.ends()
+    caller.breaks()
+    assert not endpoint.held(), "its end is to be seen"
 
 
 def test_a_caller_with_tls_ends_with_its_endpoint() -> None:
@@ -384,16 +391,32 @@ def test_an_endpoint_without_room_when_the_tunnel_begins_holds_the_caller() -> N
     assert endpoint.heard().endswith(b"\r\n\r\nraw")
 
 
-def test_only_the_time_between_pieces_is_left_of_a_policy() -> None:
+IDLE = Policy(timeouts=Timeouts(idle="20ms"))
+
+
+class Clock:
+    """What tunnels take for the time, in place of the real one; they look at it every 20 ms, real ones."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("proxy.tunnel.monotonic", lambda: self.now)
+
+    async def passes(self, seconds: float) -> None:
+        """It is so much later, and every tunnel has seen it."""
+        self.now += seconds
+        await asyncio.sleep(0.03)
+
+
+def test_only_the_time_between_pieces_is_left_of_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     async def conversation() -> None:
-        rig = Rig(policy=Policy(timeouts=Timeouts(request="40ms", response="30ms", idle="200ms")))
+        clock = Clock(monkeypatch)
+        rig = Rig(policy=Policy(timeouts=Timeouts(request="40ms", response="30ms", idle="20ms")))
         caller, endpoint = upgraded(rig)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while loop.time() - began < 0.3:
-            await asyncio.sleep(0.01)
-            caller.says(b"still")
-            assert endpoint.heard() == b"still"
+        for one, other in ((caller, endpoint), (endpoint, caller)) * 2:
+            await clock.passes(0.015)
+            one.says(b"still")
+            assert other.heard() == b"still"
+        clock.now += 0.02
         await eventually(lambda: caller.aborted and endpoint.aborted, "nothing moves, and it is cut")
         settled(caller, endpoint)
         assert opened(rig) == 0
@@ -401,6 +424,30 @@ def test_only_the_time_between_pieces_is_left_of_a_policy() -> None:
         assert rig.stats.errors == {("outbound", "http", "response timeout"): 1}
 
     run(conversation())
+
+
+@on_loop
+async def test_what_is_over_is_not_looked_at_any_more() -> None:
+    rig = Rig(policy=IDLE)
+    over, left = upgraded(rig), upgraded(rig)
+    for wire in over:
+        wire.ends()
+    settled(*over)
+    await eventually(lambda: left[0].aborted, "the one that is left is cut, which began later")
+    assert rig.stats.errors == {("outbound", "http", "response timeout"): 1}
+
+
+def test_the_time_to_101_is_the_endpoint_s_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    caller = rig.call()
+    caller.says(ASK)
+    endpoint = rig.open()
+    live = rig.destination.endpoints[0]
+    later = monotonic() + 5.0
+    monkeypatch.setattr("proxy.exchange.monotonic", lambda: later)
+    before = live.load(later)
+    endpoint.says(SWITCH)
+    assert live.load(later) > 4.0 > before
 
 
 # --- to another proxy
@@ -576,6 +623,56 @@ async def test_a_window_that_is_used_up_holds_the_caller_for_as_long_as_it_is() 
 
 
 @on_loop
+async def test_the_end_of_a_stream_may_wait_for_its_window() -> None:
+    rig = H2Rig(MESHED)
+    caller, endpoint = await asked_of_proxy(rig)
+    caller.says(bytes(frames.DEFAULT_WINDOW) + b"!")
+    caller.ends()
+    endpoint.says(ACCEPTED, data(1, b"", True))
+    assert (await endpoint.hears_on(1))[1:3] == (bytes(frames.DEFAULT_WINDOW), False)
+    assert opened(rig) == 1
+    endpoint.says(window_update(0, 1), window_update(1, 1))
+    assert (await endpoint.hears_on(1))[1:3] == (b"!", True)
+    settled(caller)
+    assert (caller.lost, opened(rig)) == (True, 0)
+
+
+@on_loop
+async def test_windows_and_tables_go_on_from_the_request_to_the_tunnel() -> None:
+    rig = H2Rig(MESHED)
+    caller, endpoint = await asked_of_proxy(rig)
+    endpoint.says(window_update(0, 1 << 20), window_update(1, 1 << 20), ACCEPTED)
+    caller.says(bytes(1 << 18))
+    assert len((await endpoint.hears_on(1))[1]) == 1 << 18
+    other = rig.call()
+    other.says(GET)
+    await endpoint.hears()
+    endpoint.says(frames.headers(1, ADDS, True), frames.headers(3, encode([(b":status", b"200")]) + ADDED, True))
+    assert b"\r\nx: y\r\n" in other.heard()
+
+
+ADDS, ADDED = b"\x40\x01x\x01y", b"\xbe"
+"""A block that adds `x: y` to the dynamic table, and one that uses it."""
+
+
+def test_what_comes_in_a_stream_moves_its_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def conversation() -> None:
+        clock = Clock(monkeypatch)
+        rig = H2Rig(MESHED, policy=IDLE)
+        caller, endpoint = await asked_of_proxy(rig)
+        endpoint.says(ACCEPTED)
+        for _ in range(2):
+            await clock.passes(0.015)
+            endpoint.says(data(1, b"still"))
+            assert caller.heard().endswith(b"still")
+        clock.now += 0.02
+        await eventually(lambda: caller.aborted, "nothing moves, and it is cut")
+        assert (await endpoint.hears_on(1))[3] == Code.CANCEL
+
+    run(conversation())
+
+
+@on_loop
 async def test_a_caller_that_does_not_read_is_sent_no_more_than_a_window() -> None:
     rig = H2Rig(MESHED)
     caller, endpoint = await asked_of_proxy(rig)
@@ -641,6 +738,14 @@ def test_nothing_is_to_come_before_the_answer(sent: bytes) -> None:
         assert (rig.pending, opened(rig)) == (0, 0)
 
     run(conversation())
+
+
+@on_loop
+async def test_what_comes_too_early_is_in_the_table_all_the_same() -> None:
+    rig = H2Rig()
+    caller, _ = await asked_by_proxy(rig)
+    caller.says(frames.headers(1, ADDS, True), request(3, True, encode(UPGRADE[:-1]) + ADDED))
+    assert b"\r\nx: y\r\n" in rig.open().heard()
 
 
 @on_loop
@@ -730,6 +835,7 @@ async def test_an_endpoint_that_does_not_read_holds_the_stream() -> None:
     [
         ASK,
         ASK.replace(b"foo/1, bar", b"websocket"),
+        ASK.replace(b"Upgrade", b"Content-Type: application/grpc\r\nUpgrade", 1),
         ASK.replace(b"GET", b"POST").replace(b"X: y", b"Cookie: a=b"),
         b"GET http://api/x HTTP/1.1\r\nHost: other\r\nTE: trailers\r\nConnection: te, upgrade\r\nUpgrade: a\r\n\r\n",
     ],
