@@ -53,6 +53,7 @@ class Node:
     upstreams: tuple[Upstream, ...] = ()
     resolver: StaticResolver = field(default_factory=lambda: StaticResolver({}))
     trust_domain: str = TRUST_DOMAIN
+    zone: str = ""
     outbound: int = field(default_factory=free_port)
     inbound: int = field(default_factory=free_port)
     proxy: Proxy = field(init=False)
@@ -65,6 +66,7 @@ class Node:
             f"127.0.0.1:{self.inbound}" if self.held is not None else "",
             "",
             (ProxyWorkload("default", self.name, self.ports, self.upstreams),),
+            self.zone,
         )
 
     async def apply(self) -> None:
