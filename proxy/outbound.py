@@ -123,7 +123,10 @@ class UpstreamListener(_Connections):
         if agreed is not None and self._speaks != "tcp":
             self._detected(transport, "http2" if agreed == "h2" else "http1", b"")
         else:
-            take_over(transport, self._unknown(), b"")
+            unknown = self._unknown()
+            take_over(transport, unknown, b"")
+            if self._draining and isinstance(unknown, Detecting):
+                unknown.drain()
 
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
         if found == "tcp":
