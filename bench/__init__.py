@@ -19,7 +19,10 @@ from importlib import import_module
 
 from bench.scenario import Scenario
 
-SCENARIOS = ("http1", "heads", "pair", "handshakes", "bodies", "tcp", "tcp-pair")
+SCENARIOS = (
+    *("http1", "heads", "pair", "heads-pair", "tcp", "tcp-pair"),
+    *("handshakes", "memory", "bodies", "bodies-pair"),
+)
 """Those that there are, in the order in which they are run and shown."""
 
 

@@ -28,7 +28,7 @@ class Options:
     """How long and how often. No rounds: everything is started and checked, and nothing measured."""
 
     rounds: int = 5
-    seconds: float = 3.0
+    seconds: float = 2.0
     warm_up_s: float = 1.0
     only: frozenset[str] = frozenset()
 
@@ -67,7 +67,7 @@ def measure(scenario: Scenario, options: Options, progress: Progress) -> list[En
     """
     for case in scenario.cases:
         if missing := case.load.missing():
-            raise Problem(f"{scenario.name} needs {missing}: scripts/setup-system bench")
+            raise Problem(f"{scenario.name} needs {missing}")
     present = list(_present(scenario, options, progress))
     cores = Cores.here()
     entrants: dict[str, Entrant] = {}

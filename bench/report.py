@@ -138,7 +138,7 @@ def _values(rounds: Iterable[Round]) -> list[float]:
 
 
 def _cpu_each(rounds: Iterable[Round]) -> list[float]:
-    return [each.cpu_s * 1e6 / max(1, each.load.count) for each in rounds]
+    return [each.cpu_s * 1e6 / each.load.count if each.load.count else 0.0 for each in rounds]
 
 
 def _quotients(above: Sequence[float], below: Sequence[float]) -> tuple[float, ...]:

@@ -92,7 +92,7 @@ class Generator(Protocol):
     """What drives a proxy in one case."""
 
     def missing(self) -> str | None:
-        """The name of a program that it needs and is not here."""
+        """What it needs and is not here, such as a program; None where it can run. Asked before anything is started."""
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:
         """One run, on that core. Problem when it fails. It may write to `directory`."""

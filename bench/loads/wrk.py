@@ -41,19 +41,26 @@ end
 """A path and a trace id that no other request has."""
 
 
+def upload(size_bytes: int) -> str:
+    """The script that has every request be a POST of so many bytes."""
+    return f'wrk.method = "POST"\nwrk.body = string.rep("x", {size_bytes})\n'
+
+
 @dataclass(frozen=True, slots=True)
 class Wrk:
     """A run of wrk. `counts`: what its value is, requests a second, or megabytes a second (of which there are some
-    even where no answer ended yet). `script`: Lua that runs per request; `headers`: fields that are sent."""
+    even where no answer ended yet). `script`: Lua that says what is sent; `headers`: fields that are sent;
+    `sends_bytes`: the size of a request's body, which wrk does not count."""
 
     connections: int
     path: str = "/"
     headers: tuple[str, ...] = ()
     script: str = ""
+    sends_bytes: int = 0
     counts: Literal["requests", "megabytes"] = "requests"
 
     def missing(self) -> str | None:
-        return None if peers.find("wrk") else "wrk"
+        return None if peers.find("wrk") else "wrk (apt-get install wrk)"
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:
         """wrk counts in whole seconds, at least one."""
@@ -72,13 +79,14 @@ class Wrk:
     def parse(self, output: str) -> Load:
         """The last line of wrk's output, which the script wrote."""
         seen: dict[str, int] = json.loads(output.strip().rpartition("\n")[2])
-        count = seen["requests"] if self.counts == "requests" else seen["bytes"] / 1e6
+        moved_bytes = seen["bytes"] + seen["requests"] * self.sends_bytes
+        count = seen["requests"] if self.counts == "requests" else moved_bytes / 1e6
         duration_s = seen["duration_us"] / 1e6
         return Load(
             value=count / duration_s,
             count=count,
             duration_s=duration_s,
             failed=seen["failed"],
-            p50_ms=seen["p50_us"] / 1000,
-            p99_ms=seen["p99_us"] / 1000,
+            p50_ms=seen["p50_us"] / 1000 if seen["requests"] else None,
+            p99_ms=seen["p99_us"] / 1000 if seen["requests"] else None,
         )

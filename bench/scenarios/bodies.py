@@ -1,25 +1,29 @@
-"""Bodies of four sizes through one proxy, HTTP/1.1 in plain text on both sides."""
+"""Bodies of several sizes through one proxy, HTTP/1.1 in plain text on both sides."""
 
-from bench.loads.wrk import Wrk
+from bench.loads.wrk import Wrk, upload
 from bench.origins import nginx
 from bench.scenario import Case, Goal, Scenario, Unit
 from bench.scenarios.http1 import ENVOY_HTTP1, MESHD_HTTP1
 
 KB, MB = 1_000, 1_000_000
-SIZES = {"1 kB": (KB, 32), "10 kB": (10 * KB, 32), "1 MB": (MB, 8), "100 MB": (100 * MB, 2)}
-"""Their names; how many bytes they have, and how many connections ask for them."""
+SIZES = (KB, 10 * KB, MB, 100 * MB)
+ABOUT = "Answers of four sizes, and one size of requests. Connections: 32; 8 for 1 MB, and 2 for 100 MB."
 
 MEGABYTES = Unit("MB/s", "MB", digits=1)
-CASES = tuple(
-    Case(name, Wrk(connections, nginx.path(size), counts="megabytes"), (Goal("envoy", 1.0),))
-    for name, (size, connections) in SIZES.items()
+GOALS = (Goal("envoy", 1.0),)
+CASES = (
+    Case("1 kB", Wrk(32, nginx.path(KB), counts="megabytes"), GOALS),
+    Case("10 kB", Wrk(32, nginx.path(10 * KB), counts="megabytes"), GOALS),
+    Case("1 MB", Wrk(8, nginx.path(MB), counts="megabytes"), GOALS),
+    Case("100 MB", Wrk(2, nginx.path(100 * MB), counts="megabytes"), GOALS),
+    Case("1 MB sent", Wrk(8, nginx.SINK, script=upload(MB), sends_bytes=MB, counts="megabytes"), GOALS),
 )
 
 SCENARIO = Scenario(
     name="bodies",
     title="Bodies, HTTP/1.1, one hop",
-    about="Answers of four sizes, on 32 connections (1 MB: 8, 100 MB: 2).",
-    origin=nginx.origin([size for size, _ in SIZES.values()]),
+    about=ABOUT,
+    origin=nginx.origin(SIZES),
     contenders=(MESHD_HTTP1, ENVOY_HTTP1),
     cases=CASES,
     unit=MEGABYTES,
