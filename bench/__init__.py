@@ -20,7 +20,7 @@ from importlib import import_module
 from bench.scenario import Scenario
 
 SCENARIOS = (
-    *("http1", "heads", "pair", "heads-pair", "tcp", "tcp-pair"),
+    *("http1", "http1-tls", "h2", "h2c", "heads", "pair", "heads-pair", "grpc", "grpc-stream", "tcp", "tcp-pair"),
     *("handshakes", "memory", "bodies", "bodies-pair"),
 )
 """Those that there are, in the order in which they are run and shown."""

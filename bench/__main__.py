@@ -58,7 +58,7 @@ def main() -> int:
                 screen.print(f"  {sentence}", soft_wrap=True)
             screen.print(f"  written to {record.write(found, arguments.results)}", soft_wrap=True)
     except Problem as problem:
-        notes.print(f"bench: {problem}", markup=False)
+        notes.print(f"bench: {name}: {problem}", markup=False)
         return problem.exit_status
     return 0
 

@@ -121,7 +121,7 @@ def _figures(name: str, all_rounds: dict[str, list[Round]]) -> Figures:
         p99_ms=_median([each.load.p99_ms for each in rounds]),
         p50_added_ms=_added(rounds, direct, lambda each: each.load.p50_ms),
         p99_added_ms=_added(rounds, direct, lambda each: each.load.p99_ms),
-        cpu_us_each=round(median(_cpu_each(rounds)), 1),
+        cpu_us_each=round(median(_cpu_each(rounds)), 2),
         core_used=round(median(each.cpu_s / each.load.duration_s for each in rounds), 2),
         driver_used=round(median(each.driver_s / each.load.duration_s for each in rounds), 2),
         used_by_others=round(max(each.others_s / each.load.duration_s for each in rounds), 2),

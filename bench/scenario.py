@@ -59,7 +59,8 @@ class Contender:
 @dataclass(frozen=True, slots=True)
 class Origin:
     """The server behind the proxies: its configuration, for the port that proxies connect to and the one where it is
-    asked without them, which speaks as the load does. `check` asks at a port once, and gives what was answered."""
+    asked without them, which speaks as the load does. Its directory has the same certificates as a `Wiring`'s. `check`
+    asks at a port once, as the load does, and gives what was answered."""
 
     program: Program
     configuration: Callable[[int, int, Path], str]

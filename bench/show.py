@@ -93,7 +93,7 @@ def _row(each: Figures, shown: Result) -> tuple[str, ...]:
         number(each.p50_added_ms),
         number(each.p99_added_ms),
         f"{each.core_used:.0%}",
-        number(each.cpu_us_each or None, 1),
+        number(each.cpu_us_each or None, 1 if each.cpu_us_each >= 10 else 2),
         number(each.rss_mb, 1) if each.name != DIRECT else "",
     )
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def origin(wanted: Origin, name: str, core: int, directory: Path) -> Iterator[tu
     """The origin: the port that proxies are to use, and itself under `name`. Problem when it does not start."""
     directory.mkdir()
     directory.chmod(0o755)  # nginx's worker is another user when this one is root
+    certificates.lay(directory)
     port, direct = free_ports(2)
     text = wanted.configuration(port, direct, directory)
     with _process(wanted.program, text, direct, core, directory) as process:
@@ -90,6 +92,7 @@ def _process(program: Program, text: str, port: int, core: int, directory: Path)
         yield process
 
 
+@cache
 def version(program: Program) -> str:
     """The dotted number in what it says of itself; nginx says it on standard error."""
     path = program.find()

@@ -88,6 +88,12 @@ def cluster(port: int, *, h2: bool = False, tls: Json | None = None) -> Json:
     return made
 
 
+def terminate(wiring: Wiring, *alpn: str) -> Json:
+    """TLS on a listener for clients that have no certificate, 1.2 or 1.3."""
+    common = {"alpn_protocols": list(alpn), "tls_certificates": [_certificate(wiring, "api")]}
+    return _socket("DownstreamTlsContext", {"common_tls_context": common})
+
+
 def mutual_in(wiring: Wiring, *alpn: str) -> Json:
     """TLS on the listener of the second proxy, for the first."""
     return _socket(
@@ -113,9 +119,6 @@ def _socket(kind: str, context: Json) -> Json:
 
 
 def _common(wiring: Wiring, own: str, peer: str, alpn: tuple[str, ...]) -> Json:
-    def file(name: str) -> Json:
-        return {"filename": str(wiring.directory / name)}
-
     return {
         "alpn_protocols": list(alpn),
         "tls_params": {
@@ -123,12 +126,20 @@ def _common(wiring: Wiring, own: str, peer: str, alpn: tuple[str, ...]) -> Json:
             "tls_maximum_protocol_version": "TLSv1_3",
             "ecdh_curves": ["X25519"],
         },
-        "tls_certificates": [{"certificate_chain": file(f"{own}.pem"), "private_key": file(f"{own}.key")}],
+        "tls_certificates": [_certificate(wiring, own)],
         "validation_context": {
-            "trusted_ca": file("bundle.pem"),
+            "trusted_ca": _file(wiring, "bundle.pem"),
             "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": identity(peer)}}],
         },
     }
+
+
+def _certificate(wiring: Wiring, name: str) -> Json:
+    return {"certificate_chain": _file(wiring, f"{name}.pem"), "private_key": _file(wiring, f"{name}.key")}
+
+
+def _file(wiring: Wiring, name: str) -> Json:
+    return {"filename": str(wiring.directory / name)}
 
 
 def _address(port: int) -> Json:

@@ -11,14 +11,15 @@ from tests.support.certificates import TRUST_DOMAIN
 # what is written is YAML, of which JSON is a part
 
 
-def one_hop(wiring: Wiring, protocol: str) -> str:
-    """One proxy: the upstream leads to the origin, in plain text."""
+def one_hop(wiring: Wiring, protocol: str, *, tls: bool = False, origin: str = "auto") -> str:
+    """One proxy: the upstream leads to the origin, in plain text; callers speak TLS to it where `tls` says so. The
+    protocol is the upstream's, `origin` the service's."""
     return json.dumps(
         {
             "trustDomain": TRUST_DOMAIN,
             "admin": f"127.0.0.1:{wiring.admin[0]}",
-            "workloads": [{"name": "web", "upstreams": [_upstream(wiring, protocol)]}],
-            "services": [{"name": "origin", "port": 80, "endpoints": [_endpoint(wiring)]}],
+            "workloads": [{"name": "web", "upstreams": [_upstream(wiring, protocol) | (_tls(wiring) if tls else {})]}],
+            "services": [{"name": "origin", "port": 80, "protocol": origin, "endpoints": [_endpoint(wiring)]}],
         },
         indent=1,
     )
@@ -58,7 +59,11 @@ def _identity(wiring: Wiring, name: str) -> dict[str, str]:
     return {"certificate": str(wiring.directory / f"{name}.pem"), "key": str(wiring.directory / f"{name}.key")}
 
 
-def _upstream(wiring: Wiring, protocol: str) -> dict[str, str]:
+def _tls(wiring: Wiring) -> dict[str, object]:
+    return {"tls": _identity(wiring, "api")}
+
+
+def _upstream(wiring: Wiring, protocol: str) -> dict[str, object]:
     return {"service": "origin", "listen": f"127.0.0.1:{wiring.listen}", "protocol": protocol}
 
 

@@ -50,13 +50,14 @@ def upload(size_bytes: int) -> str:
 class Wrk:
     """A run of wrk. `counts`: what its value is, requests a second, or megabytes a second (of which there are some
     even where no answer ended yet). `script`: Lua that says what is sent; `headers`: fields that are sent;
-    `sends_bytes`: the size of a request's body, which wrk does not count."""
+    `tls`: with the certificate unchecked; `sends_bytes`: the size of a request's body, which wrk does not count."""
 
     connections: int
     path: str = "/"
     headers: tuple[str, ...] = ()
     script: str = ""
     sends_bytes: int = 0
+    tls: bool = False
     counts: Literal["requests", "megabytes"] = "requests"
 
     def missing(self) -> str | None:
@@ -69,9 +70,8 @@ class Wrk:
         argv = ["taskset", "-c", str(core), peers.find("wrk") or "wrk", "-t1", f"-c{self.connections}"]
         argv += [f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", str(script)]
         argv += [each for field in self.headers for each in ("-H", field)]
-        done = subprocess.run(
-            [*argv, f"http://127.0.0.1:{target.port}{self.path}"], capture_output=True, text=True, check=False
-        )
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{target.port}{self.path}"
+        done = subprocess.run([*argv, url], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Problem(f"wrk ended with status {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
         return self.parse(done.stdout)

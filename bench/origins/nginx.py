@@ -5,14 +5,18 @@ configuration, larger ones (`/sizes/BYTES`) from files that it keeps open. What 
 before it answers.
 """
 
+import subprocess
 from collections.abc import Sequence
-from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
+from typing import Literal
 
 from bench.configure.nginx import http_section, main_section
 from bench.contenders import NGINX
 from bench.scenario import Origin
+from meshd.api.problems import Problem
+from tests.support import peers
+
+Speaks = Literal["http1", "http1-tls", "h2-tls"]
 
 USUAL_BYTES = 1024
 SINK = "/sink"
@@ -31,8 +35,9 @@ def path(size_bytes: int) -> str:
     return f"/sizes/{size_bytes}"
 
 
-def origin(sizes: Sequence[int] = ()) -> Origin:
-    """One that speaks HTTP/1.1, and has files of those sizes."""
+def origin(sizes: Sequence[int] = (), *, load: Speaks = "http1", h2c: bool = False) -> Origin:
+    """One that has files of those sizes. Proxies speak HTTP/1.1 to it, or with `h2c` HTTP/2 by prior knowledge; what
+    the load speaks, it speaks at the port where it is asked directly."""
 
     def configuration(listen: int, direct: int, directory: Path) -> str:
         files = directory / "sizes"
@@ -46,8 +51,11 @@ def origin(sizes: Sequence[int] = ()) -> Origin:
   client_max_body_size 0;
   upstream itself {{ server 127.0.0.1:{listen}; keepalive 64; keepalive_requests 1000000000; }}
   server {{
-    listen 127.0.0.1:{listen} backlog=4096;
-    listen 127.0.0.1:{direct} backlog=4096;
+    listen 127.0.0.1:{listen} backlog=4096{" http2" if h2c else ""};
+    listen 127.0.0.1:{direct} backlog=4096{_LISTEN[load]};
+    ssl_certificate {directory}/api.pem;
+    ssl_certificate_key {directory}/api.key;
+    http2_max_concurrent_streams 1024;
     location / {{ return 200 "{body(USUAL_BYTES).decode()}"; }}
     location /sizes/ {{ root {directory}; }}
     location {SINK} {{
@@ -62,11 +70,22 @@ def origin(sizes: Sequence[int] = ()) -> Origin:
   }}"""
         return main_section() + http_section(server)
 
-    return Origin(NGINX, configuration, _get)
+    return Origin(NGINX, configuration, lambda port: _get(port, load))
 
 
-def _get(port: int) -> bytes:
-    with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-        connection.request("GET", "/")
-        answer = connection.getresponse()
-        return b"%d " % answer.status + answer.read()
+_LISTEN: dict[Speaks, str] = {"http1": "", "http1-tls": " ssl", "h2-tls": " ssl http2"}
+_CURL: dict[Speaks, tuple[str, str]] = {
+    "http1": ("--http1.1", "http"),
+    "http1-tls": ("--http1.1", "https"),
+    "h2-tls": ("--http2", "https"),
+}
+
+
+def _get(port: int, load: Speaks) -> bytes:
+    """The answer, the version of HTTP that it came by, and its status, as curl has them."""
+    version, scheme = _CURL[load]
+    if (curl := peers.find("curl")) is None:
+        raise Problem("answers are checked with curl: apt-get install curl")
+    argv = (curl, "--silent", "--show-error", "--max-time", "10", "--noproxy", "*", "--insecure", version)
+    written = ("--write-out", "HTTP/%{http_version} %{http_code}")
+    return subprocess.run((*argv, *written, f"{scheme}://127.0.0.1:{port}/"), capture_output=True, check=False).stdout

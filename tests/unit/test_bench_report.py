@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from bench import SCENARIOS, cost, record, scenario, show, start
+from bench.loads.h2load import H2load
 from bench.loads.wrk import Wrk
 from bench.machine import Machine
 from bench.measure import USUAL, Entrant, Round
 from bench.report import Figures, Result, result
 from bench.scenario import Case, Goal, Load, Scenario, Unit
+from meshd.api.problems import Problem
 
 MACHINE = Machine("a processor", 2, 24, "6.1", "3.11.2")
 GOALS = (Goal("envoy", 1.5), Goal("envoy", 1.0, "p50_added_ms"))
@@ -61,7 +63,7 @@ def test_ratios_are_taken_within_a_round_and_then_their_median() -> None:
     assert figures(shown, "envoy").value == 1000
     assert figures(shown, "envoy").meshd_ratio_rounds == (3.0, 2.0, 1.0)
     assert figures(shown, "envoy").meshd_ratio == 2.0
-    assert figures(shown, "meshd").cpu_us_each == 316.7
+    assert figures(shown, "meshd").cpu_us_each == 316.67
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,18 @@ def test_the_last_line_of_wrk_is_what_counts() -> None:
     seen = Wrk(1).parse(OUTPUT)
     assert (seen.value, seen.count, seen.failed, seen.p99_ms) == (2.0, 3, 4, 0.002)
     assert Wrk(1, counts="megabytes").parse(OUTPUT).value == 4.0
+
+
+def test_h2load_tells_its_rate_and_what_succeeded() -> None:
+    output = (
+        "starting benchmark...\n\nfinished in 2.00s, 1000.50 req/s, 1.10MB/s\n"
+        "requests: 2003 total, 2035 started, 2003 done, 2001 succeeded, 2 failed, 0 errored, 0 timeout\n"
+    )
+    seen = H2load(1, 1, per_request=100).parse(output)
+    assert (seen.value, seen.count, seen.failed) == (100_050.0, 200_100, 2)
+    assert seen.duration_s == pytest.approx(2.0)
+    with pytest.raises(Problem, match="something else than usual: no rate"):
+        H2load(1, 1).parse("no rate\n")
 
 
 @pytest.mark.parametrize(
