@@ -145,7 +145,7 @@ class _Fields:
     """The field lines of a head: those that go on, and what the others say about framing and the connection."""
 
     __slots__ = (
-        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "te_trailers", "upgrades"
+        "authority", "connection", "dropped", "expects", "from_proxy", "kept", "length", "offered", "te_trailers"
     )  # fmt: skip
 
     def __init__(self, lines: list[bytes], from_proxy: bool = False) -> None:
@@ -157,7 +157,7 @@ class _Fields:
         self.expects = False
         self.te_trailers = False
         self.dropped = False
-        self.upgrades: list[bytes] = []
+        self.offered: bytes | None = None  # an Upgrade field's value
         if len(lines) > MAX_FIELDS + 1:
             raise BadHead(f"more than {MAX_FIELDS} header fields", 431)
         names = _names
@@ -205,7 +205,7 @@ class _Fields:
         elif name == b"te":
             self.te_trailers = b"trailers" in value.lower()
         elif name == b"upgrade":
-            self.upgrades.append(value)
+            self.offered = value if self.offered is None else b""  # twice: which list would be meant?
 
     def _frame(self, length: int) -> None:
         if self.length is not None:
@@ -228,9 +228,9 @@ class _Fields:
 
     def upgrade(self, minor: int) -> bytes:
         """The protocols that the message offers or announces, of those that are let through; empty: none."""
-        if not self.upgrades or minor == 0 or b"upgrade" not in self.connection or len(self.upgrades) > 1:
+        if self.offered is None or minor == 0 or b"upgrade" not in self.connection:
             return b""
-        return protocols(self.upgrades[0])
+        return protocols(self.offered)
 
 
 def connection_lines(te_trailers: bool, upgrade: bytes) -> list[bytes]:
@@ -296,7 +296,8 @@ def parse_request(head: bytes) -> RequestHead:
     if minor == 0 and fields.length == CHUNKED:
         raise BadHead("Transfer-Encoding in HTTP/1.0")
     authority, form, absolute = _route(method, target, fields.authority, minor)
-    upgrade = b"" if fields.length or method == b"CONNECT" else fields.upgrade(minor)
+    offers = fields.offered is not None and not fields.length and method != b"CONNECT"
+    upgrade = fields.upgrade(minor) if offers else b""
     return RequestHead(
         method,
         authority,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshd.api.endpoints import Endpoint
-from meshd.api.policy import Policy, Timeouts
+from meshd.api.policy import Limits, Policy, Timeouts
 from proxy.http1.heads import RequestHead, parse_request, parse_response
 from proxy.http1.server import MAX_PIPELINED_BYTES
 from proxy.http2 import frames, heads
@@ -392,6 +392,16 @@ def test_an_endpoint_without_room_when_the_tunnel_begins_holds_the_caller() -> N
 
 
 IDLE = Policy(timeouts=Timeouts(idle="20ms"))
+
+
+def test_what_was_upgraded_is_no_request_under_way() -> None:
+    rig = Rig(policy=Policy(limits=Limits(requests=1)))
+    upgraded(rig)
+    upgraded(rig)
+    caller = rig.call()
+    caller.says(ASK)
+    rig.call().says(ASK)
+    assert rig.counted() == (3, {101: 2, 503: 1}), "until it is answered it is one"
 
 
 class Clock:
