@@ -1,24 +1,33 @@
 """A proxy that is one process: the signals, what the service manager is told, and the generation that follows."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
+from typing import Final
 
 from meshd.api.tasks import Tasks
-from proxy.handover import Succession, received
+from proxy.handover import INSTANCE, Inheritance, Succession, again, received
 from proxy.notify import notify, reloading
 from proxy.orders import Condition, Orders
 from proxy.sockets import Sockets
+
+log = logging.getLogger("proxy")
+
+WORKERS: Final = "MESHD_WORKERS"
+"""What a process is told in the environment that becomes a master at the agent's word."""
 
 
 class Alone:
     """A `proxy.orders.Place`. `instance` is that of the `meshd run` which started the proxy, if one did."""
 
     serves_admin = True
+    workers = 1
 
     def __init__(self, instance: str) -> None:
         self.pid = os.getpid()
+        self._instance = instance
         self._inheritance = received()
         for several in self._inheritance.own.values():
             for listener in several[1:]:  # those of workers that there are not any more
@@ -30,6 +39,17 @@ class Alone:
         self._was_ready = False
         self._told_to_drain = False
         self._orders: Orders
+
+    def resize(self, workers: int, *, at_once: bool) -> None:
+        """This process becomes the master of so many, or says when it would."""
+        if not at_once:
+            log.warning("the agent's settings say %d workers: in force from the next start, or SIGUSR2", workers)
+            return
+        log.info("the agent's settings say %d workers", workers)
+        handed_over = {address: [listener] for address, listener in self.sockets.own.items()}
+        inheritance = Inheritance(self.sockets.kept, handed_over, self._inheritance.predecessor)
+        environment = {WORKERS: str(workers)} | ({INSTANCE: self._instance} if self._instance else {})
+        again(inheritance, environment)
 
     async def begin(self, orders: Orders) -> None:
         """Heed signals: SIGTERM and SIGINT drain and, the second time, end; SIGHUP reloads; SIGUSR2 hands over."""

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
@@ -28,6 +28,8 @@ from proxy.sockets import adopted, inherited
 log = logging.getLogger(__name__)
 
 VARIABLE: Final = "MESHD_HANDOVER"
+INSTANCE: Final = "MESHD_INSTANCE"
+"""The secret that a proxy shares with the `meshd run` that started it."""
 
 READY_WITHIN_S: Final = 30.0
 END_WITHIN_S: Final = 2.0
@@ -42,6 +44,16 @@ class Inheritance(NamedTuple):
     kept: list[socket.socket]
     own: dict[str, list[socket.socket]]
     predecessor: int
+
+    def written(self) -> str:
+        """As `received` reads it."""
+        own = {address: [each.fileno() for each in several] for address, several in self.own.items()}
+        return json.dumps({"ready": self.predecessor, "kept": [each.fileno() for each in self.kept], "own": own})
+
+    def descriptors(self) -> list[int]:
+        """All that is passed on."""
+        sockets = [*self.kept, *(each for several in self.own.values() for each in several)]
+        return [*([self.predecessor] if self.predecessor >= 0 else []), *(each.fileno() for each in sockets)]
 
     def tell_ready(self) -> None:
         """Let the old generation go, if there is one."""
@@ -59,9 +71,18 @@ def received() -> Inheritance:
     if not text:
         return Inheritance(inherited(), {}, -1)
     told = json.loads(text)
-    os.set_inheritable(told["ready"], False)
+    if told["ready"] >= 0:
+        os.set_inheritable(told["ready"], False)
     own = {address: [adopted(fd) for fd in fds] for address, fds in told["own"].items()}
     return Inheritance([adopted(fd) for fd in told["kept"]], own, told["ready"])
+
+
+def again(inheritance: Inheritance, environment: Mapping[str, str]) -> NoReturn:
+    """Be the same program with the same arguments anew, in this process, with that inheritance. OSError."""
+    for descriptor in inheritance.descriptors():
+        os.set_inheritable(descriptor, True)
+    environment = {**os.environ, **environment, VARIABLE: inheritance.written()}
+    os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - what this process is itself
 
 
 class Succession:
@@ -146,15 +167,13 @@ def _start(
 ) -> tuple["subprocess.Popen[bytes]", int]:
     """The next generation, and the end of the pipe where it says that it is ready."""
     reading, writing = os.pipe()
-    kept_fds = [each.fileno() for each in kept]
-    own_fds = {address: [each.fileno() for each in several] for address, several in own.items()}
-    told = json.dumps({"ready": writing, "kept": kept_fds, "own": own_fds})
+    inheritance = Inheritance(list(kept), {address: list(several) for address, several in own.items()}, writing)
     try:
         process = subprocess.Popen(  # noqa: S603 - what this process is itself
             sys.orig_argv,
             executable=sys.executable,
-            env={**os.environ, VARIABLE: told},
-            pass_fds=[writing, *kept_fds, *(fd for several in own_fds.values() for fd in several)],
+            env={**os.environ, VARIABLE: inheritance.written()},
+            pass_fds=inheritance.descriptors(),
         )
     except OSError as error:
         os.close(reading)

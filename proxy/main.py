@@ -15,13 +15,15 @@ import sys
 from pathlib import Path
 
 from meshd import __version__
+from meshd.api.control import MAX_WORKERS
 from meshd.api.logs import Lines
 from meshd.api.problems import Problem
 
 WORKER = "MESHD_WORKER"
 """What a master tells its workers in the environment; see `proxy.workers.link`."""
 
-MAX_WORKERS = 64
+WORKERS = "MESHD_WORKERS"
+"""How many the agent has asked for; see `proxy.alone`."""
 
 
 def _arguments() -> argparse.Namespace:
@@ -39,8 +41,8 @@ def _arguments() -> argparse.Namespace:
         "--workers",
         metavar="N",
         type=_workers,
-        default=1,
-        help="processes that share the work, each on a core of its own (1); auto: as many as there are cores for it",
+        help="processes that share the work, each on a core of its own (1, or with --control what the agent's settings "
+        "say); auto: as many as there are cores for it",
     )
     parser.add_argument("--drain-timeout", metavar="S", type=float, default=30.0, help="seconds to finish in (30)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -83,10 +85,10 @@ def _run(arguments: argparse.Namespace, handler: logging.Handler) -> None:
     _raise_descriptor_limit()
     if WORKER in os.environ:
         _run_worker(arguments, handler)
-    elif arguments.workers > 1:
+    elif (workers := arguments.workers or int(os.environ.pop(WORKERS, "1"))) > 1:
         from proxy.workers import master
 
-        master.run(arguments.config is not None, arguments.workers, arguments.drain_timeout)
+        master.run(arguments.config is not None, workers, arguments.drain_timeout)
     else:
         from proxy import alone, program
 

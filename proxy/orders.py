@@ -29,14 +29,18 @@ class Condition(NamedTuple):
 
 
 class Place(Protocol):
-    """Where a proxy runs. `pid` is the process that stands for the whole proxy; `serves_admin` whether this process
-    answers at the admin address."""
+    """Where a proxy runs. `pid` is the process that stands for the whole proxy; `workers` how many
+    processes there are of it; `serves_admin` whether this one answers at the admin address."""
 
     serves_admin: bool
+    workers: int
     pid: int
 
     @property
     def sockets(self) -> Listening: ...
+
+    def resize(self, workers: int, *, at_once: bool) -> None:
+        """The agent's settings ask for so many workers. `at_once`: nothing has begun, so that nothing is lost."""
 
     async def begin(self, orders: Orders) -> None:
         """Take what comes from outside for orders."""

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import ssl
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import uvloop
 from msgspec.structs import replace
 
 from meshd import __version__
-from meshd.api.control import ProxyConfiguration, ReportStats, Traffic
+from meshd.api.control import MAX_WORKERS, ProxyConfiguration, ReportStats, Traffic, Workers
 from meshd.api.loading import ConfigurationError
 from meshd.api.names import WorkloadName
 from meshd.api.problems import Misuse, Problem
@@ -79,6 +80,7 @@ class Program:
         self._stopping = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._admin = ""
+        self._wanted: Workers | None = None
         self._proxy: Proxy
         self._resolver: StaticResolver | None = None
         self._agent: AgentClient | None = None
@@ -196,10 +198,20 @@ class Program:
         """Apply what the agent says, one after the other; what cannot be applied leaves the last in force."""
         while True:
             configuration = await latest.get()
+            self._resize(configuration.workers)
             try:
                 await self._become(configuration, agent, signer=agent.signer)
             except (Problem, ssl.SSLError) as error:
                 log.error("the agent's configuration is not applied: %s", error)
+
+    def _resize(self, wanted: Workers | None) -> None:
+        """The agent's word on how many workers there are to be, where the command line says nothing."""
+        if self._arguments.workers is None and wanted is not None:
+            count = len(os.sched_getaffinity(0)) if wanted == "auto" else wanted
+            count = min(max(count, 1), MAX_WORKERS)
+            if count != self._place.workers and wanted != self._wanted:
+                self._place.resize(count, at_once=self._wanted is None)
+            self._wanted = wanted
 
     def _report_state(self) -> None:
         if self._agent is not None:

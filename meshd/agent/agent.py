@@ -151,6 +151,7 @@ class Agent:
             outbound=proxy.outbound,
             inbound=proxy.inbound,
             admin=proxy.admin,
+            workers=proxy.workers,
         )
 
     def _troubles(self) -> tuple[str, ...]:

@@ -89,6 +89,7 @@ class Core:
             workloads=instance.workloads,
             zone=self.zone,
             ca_healthy=self.signer.health().healthy,
+            workers=instance.workers,
             detection=self.detection,
         )
 

@@ -16,7 +16,7 @@ import hmac
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState
+from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState, Workers
 from meshd.api.names import Address, WorkloadName
 
 HOST = ""
@@ -52,6 +52,7 @@ class Instance:
     inbound: str
     admin: str
     waiting_for: tuple[str, ...] = ()
+    workers: Workers | None = None
     owner: object = None
     withdrawn: bool = False
 
@@ -61,7 +62,7 @@ class Instance:
 
 @dataclass(slots=True, eq=False)
 class Attachment:
-    """A proxy that is attached over `connection`, and what it last said."""
+    """A proxy, or a worker of one, that is attached over `connection`, and what it last said."""
 
     connection: object
     report: ReportState | None = None
@@ -132,7 +133,8 @@ class Registry:
 
     def attach(self, key: str, uid: int, connection: object) -> Instance:
         """A proxy of user uid is there for the instance. Of several, the last that is ready counts: one that cannot
-        serve, since another has its listeners, takes nobody's place."""
+        serve, since another has its listeners, takes nobody's place; and of a proxy's workers it is enough that one is
+        ready: another that starts or follows one that died has connections wait for a moment, and refuses none."""
         known = self._known(key)
         if known is None:
             raise Unacceptable("no workload is registered with this instance (yet)", retry=True)

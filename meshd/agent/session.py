@@ -66,6 +66,7 @@ class ControlSession:
         self._watches: dict[int, Callable[[], None]] = {}
         self._attached: str | None = None
         self._registered: WorkloadName | None = None
+        self._counted = ""
         self._signing = 0
 
     def handle(self, call: Call) -> None:
@@ -80,6 +81,9 @@ class ControlSession:
         for close in self._watches.values():
             close()
         self._watches.clear()
+        account = None if self._attached is None else self._core.accounts.get(self._attached)
+        if account is not None:
+            account.leave(self._counted)
         self._core.registry.gone(self)
         if self._registered is not None:
             log.info("workload %s is gone (%s)", self._registered, self._peer)
@@ -180,6 +184,7 @@ class ControlSession:
             self._core.account(instance.key).take(ReportStats(report.proxy, rows), self._core.monotonic())
         except ValueError as error:
             raise Unacceptable(str(error)) from error
+        self._counted = report.proxy
 
     def _sign(self, call_id: int, asked: SignCertificate) -> None:
         instance = self._served()

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from meshd.api.control import MAX_WORKERS, Workers
 from meshd.api.detection import (
     DEFAULT_DETECT_TIMEOUT,
     DEFAULT_OPAQUE_PORTS,
@@ -86,7 +87,14 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
             "is opaque: 100ms to 10m, and a second more at worst. For every proxy on this host."
         ),
     ] = DEFAULT_DETECT_TIMEOUT
-    workers: Annotated[int, Meta(description="Worker processes; 1 is the only number that can be had.")] = 1
+    workers: Annotated[
+        Workers,
+        Meta(
+            description="Processes that share its work, 1 to 64, or `auto`: one for each core that it may use. It is "
+            "what `meshd-proxy` takes that is started without `--workers`; a change is in force when the proxy is "
+            "started again, or on SIGUSR2."
+        ),
+    ] = 1
 
     def __post_init__(self) -> None:
         for field, text in (("outbound", self.outbound), ("inbound", self.inbound), ("admin", self.admin)):
@@ -96,8 +104,8 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
                 except InvalidName as error:
                     raise ValueError(f"{field}: {error}") from error
         parse_detect_timeout(self.detect_timeout)
-        if self.workers != 1:
-            raise ValueError(f"{self.workers} workers cannot be had: the proxy is one process, so `workers` is 1")
+        if self.workers != "auto" and not 0 < self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers: expected a number from 1 to {MAX_WORKERS} or `auto`, found {self.workers}")
 
     @property
     def detection(self) -> Detection:

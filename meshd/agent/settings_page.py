@@ -61,6 +61,10 @@ def _type_name(kind: inspect.Type) -> str:
     names: dict[type[inspect.Type], str] = {inspect.StrType: "text", inspect.IntType: "whole number"}
     if isinstance(kind, inspect.VarTupleType):
         return f"list of {names[type(kind.item_type)]}s"
+    if isinstance(kind, inspect.UnionType):
+        return " or ".join(map(_type_name, kind.types))
+    if isinstance(kind, inspect.LiteralType):
+        return " or ".join(f"`{value}`" for value in kind.values)
     return names[type(kind)]
 
 

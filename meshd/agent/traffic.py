@@ -14,7 +14,7 @@ from itertools import islice
 from operator import add, sub
 from typing import NamedTuple
 
-from meshd.api.control import LATENCY_BOUNDS_MS, ReportStats, Traffic
+from meshd.api.control import LATENCY_BOUNDS_MS, MAX_WORKERS, ReportStats, Traffic
 
 WINDOW_S = 60.0
 """The longest window that can be asked for."""
@@ -28,8 +28,9 @@ SILENT_S = 2 * SNAPSHOT_EVERY_S
 MAX_ROWS = 512
 """Rows kept for a proxy. 60 snapshots of as many rows that all change are some 40 MB; rows at rest cost nothing."""
 
-MAX_PROXIES = 4
-"""Proxies of one instance that may take turns: the one that serves, those that drain, one started by mistake."""
+MAX_PROXIES = 4 * MAX_WORKERS
+"""Processes of one instance's proxy that may take turns: the workers that serve, those that drain, those they follow.
+Each keeps no more rows than there are in all."""
 
 MAX_TEXT = 512
 """Characters in a peer or a service; a SPIFFE ID of ours has at most 400."""
@@ -91,12 +92,13 @@ class Span(NamedTuple):
 
 
 class Account:
-    """The traffic of one proxy, of those that take its place after it, and of both while one drains."""
+    """The traffic of one proxy, be it one process or several, of those that take its place after it, and of both while
+    one drains."""
 
     def __init__(self) -> None:
         self._reported: dict[str, dict[Key, Counters]] = {}  # by proxy, as it last said
         self._totals: dict[Key, Counters] = {}
-        self._open: dict[Key, int] = {}
+        self._open: dict[str, dict[Key, int]] = {}  # by proxy
         self._snapshots: deque[tuple[float, Snapshot]] = deque()
 
     def take(self, report: ReportStats, now: float) -> None:
@@ -108,15 +110,21 @@ class Account:
                 raise ValueError(f"a row's texts have at most {MAX_TEXT} characters")
         reported = self._reported[report.proxy] = self._reported.pop(report.proxy, {})
         while len(self._reported) > MAX_PROXIES:
-            del self._reported[next(iter(self._reported))]
+            forgotten = next(iter(self._reported))
+            del self._reported[forgotten]
+            self._open.pop(forgotten, None)
         rows = {_key(row): row for row in report.rows}
         self._make_room(rows.keys())
-        self._open = {}
+        now_open = self._open[report.proxy] = {}
         for key, row in rows.items():
             if key in self._totals or len(self._totals) < MAX_ROWS:
-                self._open[key] = row.open_connections
+                now_open[key] = row.open_connections
                 self._count(reported, key, _counters(row))
         self._snap(now)
+
+    def leave(self, proxy: str) -> None:
+        """The proxy is gone, and what it had open is closed; what it counted stays."""
+        self._open.pop(proxy, None)
 
     def _make_room(self, needed: Set[Key]) -> None:
         """Forget rows that are no longer reported, the longest known first, where new ones would not fit."""
@@ -159,7 +167,8 @@ class Account:
             first_at, first = at, snapshot
         for key, total in last.items():
             counted = total.minus(first.get(key, NOTHING))
-            yield Span(key, counted, until - begun, total, self._open.get(key, 0))
+            now_open = sum(rows.get(key, 0) for rows in self._open.values())
+            yield Span(key, counted, until - begun, total, now_open)
 
 
 def _key(row: Traffic) -> Key:

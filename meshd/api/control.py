@@ -176,9 +176,16 @@ class ProxyWorkload(Struct, frozen=True):
     opaque_ports: tuple[int, ...] | None = None
 
 
+MAX_WORKERS = 64
+
+Workers = int | Literal["auto"]
+"""Processes of one proxy: 1 to MAX_WORKERS, or as many as there are cores that it may use."""
+
+
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener. `zone` is where it runs:
-    endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics."""
+    endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics.
+    `workers` is for a proxy whose command line does not say; None: nor does the agent."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -189,6 +196,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     zone: str = ""
     ca_healthy: bool = True
     detection: Detection = Detection()
+    workers: Workers | None = None
 
 
 class Destination(Struct, frozen=True, tag="destination"):
@@ -295,8 +303,9 @@ class Answer(Struct, frozen=True):
 
 
 __all__ = [
-    "LATENCY_BOUNDS_MS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState", "Destination", "Done",
-    "EdgeStatus", "GetStatus", "Golden", "Health", "Protocol", "ProxyConfiguration", "ProxyWorkload", "Refused",
+    "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState",
+    "Destination", "Done", "EdgeStatus", "GetStatus", "Golden", "Health", "Protocol", "ProxyConfiguration",
+    "ProxyWorkload", "Refused",
     "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response", "SignCertificate", "Status",
-    "Traffic", "WatchDestination", "WithdrawWorkload", "WorkloadStatus",
+    "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip

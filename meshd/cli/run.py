@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 import uvloop
 
+from meshd.api.control import MAX_WORKERS
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.names import DEFAULT_NAMESPACE, Address, InvalidName, WorkloadName, check_label
 from meshd.api.problems import Misuse
@@ -40,6 +41,15 @@ class _Address(click.ParamType[Address]):
             return Address.parse(str(value))
         except InvalidName as error:
             self.fail(str(error), param, ctx)
+
+
+class _Workers(click.ParamType[str]):
+    name = "n|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != "auto" and not (str(value).isdecimal() and 0 < int(value) <= MAX_WORKERS):
+            self.fail(f"{value!r} is neither a number from 1 to {MAX_WORKERS} nor auto", param, ctx)
+        return str(value)
 
 
 class _Upstream(click.ParamType[Upstream]):
@@ -97,6 +107,13 @@ class _Upstream(click.ParamType[Upstream]):
     help="How long connections may take to end after CMD has.",
 )
 @click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    type=_Workers(),
+    help="Processes that share the proxy's work; auto: one for each core that it may use.",
+)
+@click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
     help="Use an agent of your own, with its state in this directory, rather than the host's.",
@@ -114,6 +131,7 @@ def command(
     inbound: Address,
     admin: Address,
     drain_timeout: float,
+    workers: str,
     state_dir: Path | None,
     socket: Path | None,
     quiet: bool,
@@ -144,6 +162,7 @@ def command(
         inbound,
         admin,
         drain_timeout,
+        workers,
     )
     logging.basicConfig(format="meshd: %(message)s", level=logging.WARNING if quiet else logging.INFO)
     sys.exit(uvloop.run(_run(plan, agents.choose(socket, state_dir, os.environ))))

@@ -37,12 +37,19 @@ class Proxy:
     """Lives from `start` to `stop`."""
 
     def __init__(
-        self, listeners: Listeners, control: Path, instance: str, environment: Mapping[str, str], drain_s: float
+        self,
+        listeners: Listeners,
+        control: Path,
+        instance: str,
+        environment: Mapping[str, str],
+        drain_s: float,
+        workers: str,
     ) -> None:
+        """`workers` is what `meshd-proxy --workers` takes."""
         self._listeners = listeners
         self._drain_s = drain_s
-        options = ("--control", str(control), "--drain-timeout", f"{drain_s:g}", "--log-level", "warning")
-        self._argv = (programs.proxy(), *options)
+        options = ("--control", str(control), "--workers", workers, "--drain-timeout", f"{drain_s:g}")
+        self._argv = (programs.proxy(), *options, "--log-level", "warning")
         self._environment = {**environment, "MESHD_INSTANCE": instance}
         self._child: Child | None = None
         self._tasks = Tasks("proxy")

@@ -54,7 +54,7 @@ class NotExecutable(Problem):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be run, and how. Port 0 is any that is free."""
+    """What is to be run, and how. Port 0 is any that is free; `workers` is what `meshd-proxy --workers` takes."""
 
     workload: WorkloadName
     command: tuple[str, ...]
@@ -64,6 +64,7 @@ class Plan:
     inbound: Address
     admin: Address
     drain_s: float
+    workers: str = "1"
 
 
 class Sidecar:
@@ -82,7 +83,7 @@ class Sidecar:
         instance = secrets.token_hex(16)
         self._listeners = Listeners(plan.outbound, plan.inbound, plan.admin, plan.upstreams)
         self._registration = Registration(agent, self._entry(instance))
-        self._proxy = Proxy(self._listeners, agent.socket, instance, environment, plan.drain_s)
+        self._proxy = Proxy(self._listeners, agent.socket, instance, environment, plan.drain_s, plan.workers)
 
     async def run(self) -> int:
         """The command's exit status as a shell counts it, or of the signal that ended the start. Problem when the

@@ -63,11 +63,11 @@ class Hired:
         self._pidfd: int
 
     @classmethod
-    async def start(cls, number: int, employer: Employer) -> "Hired":
-        """A worker in a new process: this very program, told its place in the environment. Problem."""
+    async def start(cls, number: int, workers: int, employer: Employer) -> "Hired":
+        """A worker, of so many, in a new process: this very program, told its place in the environment. Problem."""
         link, its_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         requests, its_requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ends = Ends(number, its_link.fileno(), its_requests.fileno())
+        ends = Ends(number, workers, its_link.fileno(), its_requests.fileno())
         try:
             process = _execute(ends)
         except OSError as error:

@@ -64,14 +64,12 @@ class FromMaster(msgspec.Struct, frozen=True):
 
 
 class Ends(NamedTuple):
-    """A worker's number, from 1, and its ends of the two pairs, descriptors."""
+    """A worker's number, from 1, of how many, and its ends of the two pairs, descriptors."""
 
     number: int
+    workers: int
     link: int
     sockets: int
-
-    def written(self) -> str:
-        return ",".join(map(str, self))
 
 
 def received() -> Ends:

@@ -105,7 +105,7 @@ class Master:
             return
         self._places.begun(number)
         try:
-            self._workers[number] = await Hired.start(number, self)
+            self._workers[number] = await Hired.start(number, len(self._workers), self)
         except Problem as problem:
             log.error("%s; trying again", problem)
             self._hire_later(number, self._restarts[number].ended(monotonic()))

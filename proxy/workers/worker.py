@@ -77,6 +77,8 @@ class Worker:
 
     def __init__(self, ends: Ends) -> None:
         self.pid = os.getppid()
+        self.workers = ends.workers
+        self._number = ends.number
         self.sockets = MastersSockets(socket.socket(fileno=ends.sockets))
         self._socket = socket.socket(fileno=ends.link)
         self._socket.setblocking(False)
@@ -85,6 +87,11 @@ class Worker:
         self._told: Told | None = None
         self._link = Link(FromMaster, self._obey, self._abandoned)
         self._orders: Orders
+
+    def resize(self, workers: int, *, at_once: bool) -> None:  # noqa: ARG002 - the seam's signature
+        """Say when it would be."""
+        if self._number == 1:
+            log.warning("the agent's settings say %d workers: in force from the next start, or SIGUSR2", workers)
 
     async def begin(self, orders: Orders) -> None:
         """Follow the master's orders from now on. Signals are for the master: a service manager sends them to all

@@ -78,7 +78,7 @@ def test_only_the_trust_domain_must_be_given(tmp_path: Path) -> None:
         ("trustDomain: x\nnode: a.b", "the node name 'a.b' is not a DNS label"),
         ("trustDomain: x\nca: {url: 'http://ca'}", "ca: url: 'http://ca' is not an https URL"),
         ("trustDomain: x\nca: {url: 1}", "ca.url: expected `str`, got `int`"),
-        ("trustDomain: x\nproxy: {workers: 2}", "proxy: 2 workers cannot be had"),
+        ("trustDomain: x\nproxy: {workers: 0}", "proxy: workers: expected a number from 1 to 64 or `auto`, found 0"),
         ("trustDomain: x\nproxy: {opaquePorts: [25, 0]}", "proxy.opaquePorts[1]: expected `int` >= 1"),
         ("trustDomain: x\nproxy: {detectTimeout: 10}", "proxy.detectTimeout: expected `str`, got `int`"),
         ("trustDomain: x\nproxy: {detectTimeout: '10'}", "proxy: '10' is not a duration"),

@@ -75,6 +75,29 @@ def test_rates_are_differences(proxy: Conversation) -> None:
     assert found.p50_ms == pytest.approx(0.05)
 
 
+def test_workers_of_one_proxy_are_one(proxy: Conversation) -> None:
+    for worker in "ab":
+        proxy.reports(0, proxy=worker)
+    for second in range(1, 11):
+        proxy.reports(second, traffic(20 * second, open_connections=3), proxy="a")
+        proxy.reports(second + 0.3, traffic(10 * second, open_connections=1), proxy="b")
+    found = proxy.over(60, 10.3)
+    assert (found.requests, found.open_connections) == (300, 4)
+    assert found.rps == pytest.approx(30, rel=0.05)
+
+
+def test_a_worker_that_died_leaves_what_it_counted_and_nothing_open(proxy: Conversation) -> None:
+    proxy.reports(0, traffic(100, open_connections=3), proxy="a")
+    proxy.reports(0, traffic(10, open_connections=1), proxy="b")
+    proxy.account.leave("a")
+    proxy.reports(1, traffic(5, open_connections=2), proxy="c")
+    found = proxy.over(60, 1)
+    assert (found.requests, found.open_connections) == (115, 3)
+    proxy.reports(2, traffic(101, open_connections=4), proxy="a")
+    found = proxy.over(60, 2)
+    assert (found.requests, found.open_connections) == (116, 7), "one that was only away is not counted twice"
+
+
 def test_a_request_under_way_is_not_answered(proxy: Conversation) -> None:
     proxy.reports(0)
     proxy.reports(1, replace(traffic(10), successes=6))
