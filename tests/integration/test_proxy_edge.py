@@ -19,9 +19,8 @@ from proxy.metrics import Metrics, State
 from proxy.runtime import Proxy
 from proxy.sockets import Sockets
 from proxy.static import StaticResolver
-from tests.integration.test_proxy_h2_programs import output
 from tests.integration.test_proxy_process import PROXY, application, get, inheriting, ready
-from tests.support.aio import run
+from tests.support.aio import output, run
 from tests.support.certificates import Root, identity, write
 from tests.support.http import Client, origin
 from tests.support.meshes import Node, running, service

@@ -1,6 +1,5 @@
 """Programs that speak HTTP/2 by prior knowledge: curl and nghttp2's as callers, nginx as the application."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from meshd.api.documents import Upstream
 from meshd.api.endpoints import Endpoint
 from proxy.static import StaticResolver
-from tests.support.aio import run
+from tests.support.aio import output, run
 from tests.support.certificates import Root, identity
 from tests.support.meshes import Node, mesh, running, service
 from tests.support.peers import path
@@ -56,16 +55,6 @@ def nginx(directory: Path) -> Iterator[int]:
     argv = [path("nginx"), "-p", str(directory), "-c", str(configuration)]
     with process_running(argv, directory / "nginx.log", lambda: accepts(port)):
         yield port
-
-
-async def output(*argv: str, stdin: bytes = b"") -> bytes:
-    """What a program that succeeds prints."""
-    process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate(stdin)
-    assert process.returncode == 0, (argv, process.returncode, out[-1000:], err[-1000:])
-    return out
 
 
 def before_nginx(meshed: bool, directory: Path, calls: Callable[[str], Awaitable[None]]) -> None:

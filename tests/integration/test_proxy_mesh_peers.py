@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from meshd.api.detection import Detection
 from meshd.api.documents import Protocol
 from meshd.api.names import WorkloadName
 from proxy.mesh.header import TransportHeader, encode
@@ -193,6 +194,28 @@ def test_a_port_that_may_be_http_takes_no_request_as_opaque_bytes(pieces: tuple[
                 assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + records) == (b"", True)
                 assert api.requests == []
                 assert world.api.proxy.stats.errors[("inbound", "tcp", "http as opaque")] == 1
+
+    run(conversation())
+
+
+def test_a_port_that_is_opaque_by_its_number_is_not_looked_into() -> None:
+    """By the proxy's list, or by the workload's, which goes before it; and a new list is in force at once."""
+
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                for proxy_s, workload_s, opaque in (
+                    ((api.port,), None, True),
+                    ((api.port,), (), False),
+                    ((), (api.port,), True),
+                    ((), None, False),
+                ):
+                    world.api.detection, world.api.opaque_ports = Detection(proxy_s), workload_s
+                    await world.api.apply()
+                    heard, ended = await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST)
+                    assert (b"HTTP/1.1 200" in heard, ended) == (opaque, True)
 
     run(conversation())
 

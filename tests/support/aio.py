@@ -32,3 +32,13 @@ def run(work: Coroutine[Any, Any, T], deadline_s: float = 30.0) -> T:
             (context["exception"] for context in unseen if "exception" in context), None
         )
     return result
+
+
+async def output(*argv: str, stdin: bytes = b"") -> bytes:
+    """What a program that succeeds prints."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate(stdin)
+    assert process.returncode == 0, (argv, process.returncode, out[-1000:], err[-1000:])
+    return out

@@ -10,6 +10,7 @@ from discovery.catalogue import Catalogue
 from discovery.documents import read_documents
 from discovery.names import Authority
 from meshd.api.control import ProxyConfiguration, ProxyWorkload
+from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from proxy.mesh.identity import Held
@@ -56,6 +57,9 @@ class Node:
     zone: str = ""
     outbound: int = field(default_factory=free_port)
     inbound: int = field(default_factory=free_port)
+    admin: str = ""
+    opaque_ports: tuple[int, ...] | None = None
+    detection: Detection = field(default_factory=Detection)
     proxy: Proxy = field(init=False)
 
     def configuration(self) -> ProxyConfiguration:
@@ -64,9 +68,10 @@ class Node:
             self.root.bundle_pem,
             f"127.0.0.1:{self.outbound}",
             f"127.0.0.1:{self.inbound}" if self.held is not None else "",
-            "",
-            (ProxyWorkload("default", self.name, self.ports, self.upstreams),),
+            self.admin,
+            (ProxyWorkload("default", self.name, self.ports, self.upstreams, self.opaque_ports),),
             self.zone,
+            detection=self.detection,
         )
 
     async def apply(self) -> None:

@@ -7,13 +7,17 @@ A test whose program is not on this machine is skipped, with a reason that says 
 """
 
 import os
+import re
 import shutil
 from functools import cache
 from pathlib import Path
 
 _LIST = Path(__file__).resolve().parents[2] / "scripts" / "programs"
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-"""Debian puts daemons where an ordinary user does not look."""
+_VERSIONS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda found: int(re.sub(r"\D", "", str(found)) or 0))
+_PATH = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin", *map(str, reversed(_VERSIONS))]
+)
+"""Debian puts daemons where an ordinary user does not look, and PostgreSQL's in a directory of their version."""
 
 
 @cache
