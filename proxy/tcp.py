@@ -181,6 +181,7 @@ class RelayEnd(asyncio.Protocol):
 
     def leave(self) -> None:
         """End the connection: nothing was said on it from our side, and nothing will be."""
+        self.broken_off = True  # that the peer says nothing either is not its fault
         self._other = None
         if not self.lost:
             self.finish()

@@ -121,6 +121,7 @@ def test_a_connection_that_turns_out_to_be_http_is_no_relay_any_more(records: bo
     assert taken.found == [("http1", b"GET / HTTP/1.1\r\n")]
     assert wire.heard() == (END if records else b"")
     assert (wire.lost, wire.aborted, taken.wire.is_closing()) == (True, False, False)
+    assert end.broken_off, "by us: no fault of the endpoint"
     assert caller.counted() == {None: (0, 1, 0, 0)}  # the one that `Caller` itself has open
     taken.end.abort(ConnectionError("no endpoint"))
     assert not taken.wire.is_closing()
