@@ -1,6 +1,6 @@
 """`/metrics`: the counters of `proxy.stats` under Linkerd's names and labels, for Prometheus.
 
-prometheus-client renders them; it reads them here, when it is asked, through a collector of our own.
+They are read when the page is asked for (`proxy.exposition` is its format); nothing is kept for it.
 
 What Linkerd has no word for: the label `workload` (one proxy may serve several processes), and `meshd_*`.
 """
@@ -10,12 +10,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-
 from meshd import __version__
 from meshd.api.control import LATENCY_BOUNDS_MS
 from proxy.edge import EdgeTls
+from proxy.exposition import Family, counter, gauge, page, process
 from proxy.mesh.identity import WorkloadIdentity
 from proxy.stats import Labels, Responses, Stats, TcpTraffic, is_success
 
@@ -53,14 +51,14 @@ class Metrics:
     """The page."""
 
     def __init__(self, stats: Stats, state: Callable[[], State]) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Traffic(stats))
-        self._registry.register(_Proxy(state))
-        ProcessCollector(registry=self._registry)
+        self._stats = stats
+        self._state = state
+        self._started = time.time()
 
     def page(self) -> bytes:
         """The metrics now, in Prometheus' text format."""
-        return generate_latest(self._registry)
+        state = self._state()
+        return page((*_traffic(self._stats), *_proxy(state), *_edges(state.edges), *process(self._started)))
 
 
 def _values(labels: Labels, peer: str = "") -> list[str]:
@@ -90,64 +88,63 @@ def _values(labels: Labels, peer: str = "") -> list[str]:
     ]
 
 
-class _Traffic:
-    def __init__(self, stats: Stats) -> None:
-        self._stats = stats
+def _traffic(stats: Stats) -> Iterator[Family]:
+    yield from _http(stats)
+    yield from _tcp(stats)
+    yield from _errors(stats)
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._http()
-        yield from self._tcp()
-        yield from self._errors()
 
-    def _http(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily("request", "Requests.", labels=_HTTP)
-        classified = CounterMetricFamily(
-            "response", "Responses that have ended.", labels=(*_HTTP, "status_code", "classification", "grpc_status")
-        )
-        latency = HistogramMetricFamily(
-            "response_latency_ms", "From a request's head to its answer's end, in ms.", labels=(*_HTTP, "status_code")
-        )
-        for traffic in self._stats.http_series:
-            if not traffic.requests:
-                continue
-            values = _values(traffic.labels)
-            requests.add_metric(values, traffic.requests)
-            by_status: dict[int, list[Responses]] = {}
-            for (status, grpc), responses in traffic.responses.items():
-                by_status.setdefault(status, []).append(responses)
-                outcome = "success" if is_success(status, grpc) else "failure"
-                classified.add_metric([*values, str(status), outcome, grpc], sum(responses.buckets))
-            for status, several in by_status.items():
-                counts = [sum(column) for column in zip(*(one.buckets for one in several), strict=True)]
-                latency.add_metric([*values, str(status)], _buckets(counts), sum(one.sum_ms for one in several))
-        yield from (requests, classified, latency)
+def _http(stats: Stats) -> Iterator[Family]:
+    requests = Family("counter", "request_total", "Requests.", _HTTP)
+    classified = Family(
+        "counter", "response_total", "Responses that have ended.",
+        (*_HTTP, "status_code", "classification", "grpc_status"),
+    )  # fmt: skip
+    latency = Family(
+        "histogram", "response_latency_ms", "From a request's head to its answer's end, in ms.", (*_HTTP, "status_code")
+    )
+    for traffic in stats.http_series:
+        if not traffic.requests:
+            continue
+        values = _values(traffic.labels)
+        requests.add(values, traffic.requests)
+        by_status: dict[int, list[Responses]] = {}
+        for (status, grpc), responses in traffic.responses.items():
+            by_status.setdefault(status, []).append(responses)
+            outcome = "success" if is_success(status, grpc) else "failure"
+            classified.add([*values, str(status), outcome, grpc], sum(responses.buckets))
+        for status, several in by_status.items():
+            counts = [sum(column) for column in zip(*(one.buckets for one in several), strict=True)]
+            total_ms = sum(one.sum_ms for one in several)
+            latency.add_histogram([*values, str(status)], _buckets(counts), total_ms)
+    yield from (requests, classified, latency)
 
-    def _tcp(self) -> Iterator[Metric]:
-        labels = _TCP
-        opened = CounterMetricFamily("tcp_open", "Connections opened.", labels=labels)
-        now_open = GaugeMetricFamily("tcp_open_connections", "Connections open now.", labels=labels)
-        closed = CounterMetricFamily("tcp_close", "Connections closed.", labels=(*labels, "errno"))
-        read = CounterMetricFamily("tcp_read_bytes", "Bytes read from the peer.", labels=labels)
-        written = CounterMetricFamily("tcp_write_bytes", "Bytes written to the peer.", labels=labels)
-        for values, both in _merged(self._stats.tcp_series).items():
-            opened.add_metric(values, sum(one.opened for one in both))
-            now_open.add_metric(values, sum(one.open for one in both))
-            read.add_metric(values, sum(one.read_bytes for one in both))
-            written.add_metric(values, sum(one.written_bytes for one in both))
-            for errno in {errno for one in both for errno in one.closed}:
-                closed.add_metric([*values, errno], sum(one.closed.get(errno, 0) for one in both))
-        yield from (opened, now_open, closed, read, written)
 
-    def _errors(self) -> Iterator[Metric]:
-        for direction in ("inbound", "outbound"):
-            for kind in ("http", "tcp"):
-                family = CounterMetricFamily(
-                    f"{direction}_{kind}_errors", "What this proxy could not pass on.", labels=("error",)
-                )
-                for (its_direction, its_kind, error), count in self._stats.errors.items():
-                    if (its_direction, its_kind) == (direction, kind):
-                        family.add_metric([error], count)
-                yield family
+def _tcp(stats: Stats) -> Iterator[Family]:
+    opened = Family("counter", "tcp_open_total", "Connections opened.", _TCP)
+    now_open = Family("gauge", "tcp_open_connections", "Connections open now.", _TCP)
+    closed = Family("counter", "tcp_close_total", "Connections closed.", (*_TCP, "errno"))
+    read = Family("counter", "tcp_read_bytes_total", "Bytes read from the peer.", _TCP)
+    written = Family("counter", "tcp_write_bytes_total", "Bytes written to the peer.", _TCP)
+    for values, both in _merged(stats.tcp_series).items():
+        opened.add(values, sum(one.opened for one in both))
+        now_open.add(values, sum(one.open for one in both))
+        read.add(values, sum(one.read_bytes for one in both))
+        written.add(values, sum(one.written_bytes for one in both))
+        for errno in {errno for one in both for errno in one.closed}:
+            closed.add([*values, errno], sum(one.closed.get(errno, 0) for one in both))
+    yield from (opened, now_open, closed, read, written)
+
+
+def _errors(stats: Stats) -> Iterator[Family]:
+    for direction in ("inbound", "outbound"):
+        for kind in ("http", "tcp"):
+            name = f"{direction}_{kind}_errors_total"
+            family = Family("counter", name, "What this proxy could not pass on.", ("error",))
+            for (its_direction, its_kind, error), count in stats.errors.items():
+                if (its_direction, its_kind) == (direction, kind):
+                    family.add([error], count)
+            yield family
 
 
 def _merged(series: Iterable[TcpTraffic]) -> dict[tuple[str, ...], list[TcpTraffic]]:
@@ -169,63 +166,47 @@ def _buckets(counts: list[int]) -> list[tuple[str, float]]:
     return [*buckets, ("+Inf", float(cumulative[-1]))]
 
 
-class _Proxy:
+def _proxy(state: State) -> Iterator[Family]:
     """The proxy itself: its certificates, its readiness, its build."""
-
-    def __init__(self, state: Callable[[], State]) -> None:
-        self._state = state
-        self._started = time.time()
-
-    def collect(self) -> Iterator[Metric]:
-        state = self._state()
-        names = ("workload",)
-        expires = GaugeMetricFamily(
-            "control_identity_cert_expiration_timestamp_seconds", "When the certificate expires.", labels=names
-        )
-        refreshed = GaugeMetricFamily(
-            "control_identity_cert_refresh_timestamp_seconds", "When it was last renewed.", labels=names
-        )
-        refreshes = CounterMetricFamily(
-            "control_identity_cert_refreshes", "Renewals, and those that failed.", labels=(*names, "result")
-        )
-        for identity in state.identities:
-            workload = str(identity.identity.workload)
-            expires.add_metric([workload], identity.state().not_after)
-            refreshed.add_metric([workload], identity.refreshed_at)
-            for result, count in identity.refreshes.items():
-                refreshes.add_metric([workload, result], count)
-        yield from (expires, refreshed, refreshes)
-        yield from _edges(state.edges)
-        yield GaugeMetricFamily("meshd_proxy_ready", "Whether the proxy is ready.", value=float(not state.waiting_for))
-        yield GaugeMetricFamily(
-            "meshd_ca_healthy", "Whether the CA answered the agent, when it last said.", value=float(state.ca_healthy)
-        )
-        yield GaugeMetricFamily("meshd_control_connected", "Whether the agent answers.", value=float(state.connected))
-        yield CounterMetricFamily(
-            "meshd_inbound_accepted", "Connections to the inbound listener.", value=state.accepted
-        )
-        yield CounterMetricFamily(
-            "meshd_inbound_established",
-            "Those that completed mutual TLS as a peer of the mesh.",
-            value=state.established,
-        )
-        build = GaugeMetricFamily("proxy_build_info", "The program.", labels=("version", "vendor"))
-        build.add_metric([__version__, "meshd"], 1.0)
-        yield build
-        yield CounterMetricFamily("process_uptime_seconds", "Since the start.", value=time.time() - self._started)
-        yield GaugeMetricFamily("process_clock_time_seconds", "The clock.", value=time.time())
+    names = ("workload",)
+    expires = Family(
+        "gauge", "control_identity_cert_expiration_timestamp_seconds", "When the certificate expires.", names
+    )
+    refreshed = Family("gauge", "control_identity_cert_refresh_timestamp_seconds", "When it was last renewed.", names)
+    refreshes = Family(
+        "counter", "control_identity_cert_refreshes_total", "Renewals, and those that failed.", (*names, "result")
+    )
+    for identity in state.identities:
+        workload = str(identity.identity.workload)
+        expires.add([workload], identity.state().not_after)
+        refreshed.add([workload], identity.refreshed_at)
+        for result, count in identity.refreshes.items():
+            refreshes.add([workload, result], count)
+    yield from (expires, refreshed, refreshes)
+    yield gauge("meshd_proxy_ready", "Whether the proxy is ready.", not state.waiting_for)
+    yield gauge("meshd_ca_healthy", "Whether the CA answered the agent, when it last said.", state.ca_healthy)
+    yield gauge("meshd_control_connected", "Whether the agent answers.", state.connected)
+    yield counter("meshd_inbound_accepted_total", "Connections to the inbound listener.", state.accepted)
+    yield counter(
+        "meshd_inbound_established_total", "Those that completed mutual TLS as a peer of the mesh.", state.established
+    )
+    build = Family("gauge", "proxy_build_info", "The program.", ("version", "vendor"))
+    build.add((__version__, "meshd"), 1.0)
+    yield build
 
 
-def _edges(edges: tuple[EdgeTls, ...]) -> Iterator[Metric]:
+def _edges(edges: tuple[EdgeTls, ...]) -> Iterator[Family]:
     """The certificates that callers outside the mesh are shown."""
-    expires = GaugeMetricFamily(
-        "meshd_listener_cert_expiration_timestamp_seconds", "When a listener's certificate expires.", labels=("listen",)
-    )
-    refreshes = CounterMetricFamily(
-        "meshd_listener_cert_refreshes", "How often its files were read, and were bad.", labels=("listen", "result")
-    )
+    expires = Family(
+        "gauge", "meshd_listener_cert_expiration_timestamp_seconds", "When a listener's certificate expires.",
+        ("listen",),
+    )  # fmt: skip
+    refreshes = Family(
+        "counter", "meshd_listener_cert_refreshes_total", "How often its files were read, and were bad.",
+        ("listen", "result"),
+    )  # fmt: skip
     for edge in edges:
-        expires.add_metric([edge.listen], edge.not_after)
+        expires.add([edge.listen], edge.not_after)
         for result, count in edge.refreshes.items():
-            refreshes.add_metric([edge.listen, result], count)
+            refreshes.add([edge.listen, result], count)
     yield from (expires, refreshes)

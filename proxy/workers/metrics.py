@@ -1,19 +1,12 @@
-"""The master's page: those of its workers as one, what it knows of them, and its own process.
+"""The master's page: those of its workers as one, what it knows of them, and its own process."""
 
-prometheus-client is not imported for the few lines that are the master's own.
-"""
-
-import os
-import resource
 import time
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+from proxy import exposition
+from proxy.exposition import Family
 from proxy.workers.pages import Families, merge, merged, parse, rendered
-
-_PAGE_BYTES: Final = resource.getpagesize()
-_TICKS_A_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Seen(NamedTuple):
@@ -41,41 +34,24 @@ class Metrics:
         """All of it now."""
         seen = tuple(workers)
         pages = [parse(each.page) for each in seen]
-        return rendered(merged((*pages, self._past, parse(self._own(seen))))).encode()
-
-    def _own(self, seen: tuple[Seen, ...]) -> str:
-        return "".join(
-            (
-                _family("meshd_proxy_worker_ready", "gauge", "Whether the worker is ready.",
-                        {each.number: each.ready for each in seen}),
-                _family("meshd_proxy_worker_answered", "gauge",
-                        "Whether the worker's part of this page is of now; 0: it is the last that it gave.",
-                        {each.number: each.answered for each in seen}),
-                _family("meshd_proxy_worker_deaths_total", "counter", "Workers that have ended and were started again.",
-                        {each.number: each.deaths for each in seen}),
-                _process(self._started),
-            )
-        )  # fmt: skip
+        own = exposition.page((*_workers(seen), *exposition.process(self._started))).decode()
+        return rendered(merged((*pages, self._past, parse(own)))).encode()
 
 
-def _family(name: str, kind: str, about: str, values: dict[int, float]) -> str:
-    lines = (f'{name}{{worker="{number}"}} {float(value)}\n' for number, value in values.items())
-    return f"# HELP {name} {about}\n# TYPE {name} {kind}\n" + "".join(lines)
-
-
-def _process(started: float) -> str:
-    """What proc(5) and getrusage(2) say of this process, under prometheus-client's names."""
-    size, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
-    times = os.times()
-    now = time.time()
-    values = {
-        "process_cpu_seconds_total": ("counter", times.user + times.system),
-        "process_resident_memory_bytes": ("gauge", int(resident) * _PAGE_BYTES),
-        "process_virtual_memory_bytes": ("gauge", int(size) * _PAGE_BYTES),
-        "process_start_time_seconds": ("gauge", started),
-        "process_open_fds": ("gauge", len(os.listdir("/proc/self/fd"))),
-        "process_max_fds": ("gauge", resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
-        "process_uptime_seconds_total": ("counter", now - started),
-        "process_clock_time_seconds": ("gauge", now),
-    }
-    return "".join(f"# TYPE {name} {kind}\n{name} {float(value)!r}\n" for name, (kind, value) in values.items())
+def _workers(seen: tuple[Seen, ...]) -> Iterator[Family]:
+    ready = Family("gauge", "meshd_proxy_worker_ready", "Whether the worker is ready.", ("worker",))
+    answered = Family(
+        "gauge",
+        "meshd_proxy_worker_answered",
+        "Whether the worker's part of this page is of now; 0: it is the last that it gave.",
+        ("worker",),
+    )
+    deaths = Family(
+        "counter", "meshd_proxy_worker_deaths_total", "Workers that have ended and were started again.", ("worker",)
+    )
+    for each in seen:
+        worker = (str(each.number),)
+        ready.add(worker, each.ready)
+        answered.add(worker, each.answered)
+        deaths.add(worker, each.deaths)
+    yield from (ready, answered, deaths)

@@ -1,6 +1,6 @@
 """Pages of metrics of several workers made one: counters and histograms added, gauges as it is right for each.
 
-Pure: text in Prometheus' format (version 0.0.4, as prometheus-client writes it) to text. What a worker counted that has
+Pure: text in Prometheus' format (`proxy.exposition`) to text. What a worker counted that has
 ended stays in the sums, so that no counter goes back while the master lives.
 """
 
