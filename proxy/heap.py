@@ -22,3 +22,10 @@ def keep() -> None:
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def give_back() -> None:
+    """Give back what starting has used and is free."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

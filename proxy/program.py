@@ -95,6 +95,7 @@ class Program:
         self._changed()
         gc.collect()
         gc.freeze()
+        heap.give_back()
         gc.set_threshold(GC_THRESHOLD, 50, 50)
         await self._stopping.wait()
         await self._drain()
