@@ -164,7 +164,7 @@ class _Fields:
         for line in lines[1:]:
             raw, colon, value = line.partition(b":")
             name = names.get(raw)
-            if name is None:
+            if name is None or not colon:  # what is remembered was seen before a colon
                 name = _checked_name(raw, colon)
             if name in _TOLD_APART:
                 self._special(name, value.strip(b" \t"), line)

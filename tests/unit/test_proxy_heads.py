@@ -253,6 +253,15 @@ def test_when_a_connection_outlives_a_message(version: bytes, lines: list[bytes]
     assert response.keep_alive is keep_alive
 
 
+def test_a_name_that_is_remembered_still_needs_its_colon() -> None:
+    request(b"X-Remembered: 1")
+    for head in (b"GET / HTTP/1.1\r\nHost: a\r\nX-Remembered", b"GET / HTTP/1.1\r\nHost: a\r\nX-Remembered\r\nY: z"):
+        with pytest.raises(BadHead):
+            parse_request(head)
+    with pytest.raises(BadHead):
+        parse_response(b"HTTP/1.1 200 OK\r\nX-Remembered")
+
+
 def test_a_body_s_length_and_what_is_expected() -> None:
     assert request().plain
     assert request(b"Content-Length: 0").plain
