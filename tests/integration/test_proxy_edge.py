@@ -15,10 +15,11 @@ from cryptography.hazmat.primitives import serialization
 
 from meshd.api.documents import ListenerTls, Protocol, Upstream
 from meshd.api.endpoints import Endpoint
+from meshd.api.loading import ConfigurationError
 from proxy.metrics import Metrics, State
 from proxy.runtime import Proxy
 from proxy.sockets import Sockets
-from proxy.static import StaticResolver
+from proxy.static import StaticResolver, load
 from tests.integration.test_proxy_process import PROXY, application, get, inheriting, ready
 from tests.support.aio import output, run
 from tests.support.certificates import Root, identity, write
@@ -363,16 +364,23 @@ def encrypted(key_pem: bytes) -> bytes:
         ),
     ],
 )
-def test_bad_files_end_the_check_and_the_start(tmp_path: Path, break_it: Callable[[Path], object], said: str) -> None:
+def test_bad_files_are_said_with_their_place(tmp_path: Path, break_it: Callable[[Path], object], said: str) -> None:
     files = Files(tmp_path)
     break_it(tmp_path)
+    with pytest.raises(ConfigurationError) as refused:
+        load(files.file)
+    assert f"{files.file}: workloads[0].upstreams[0].{said.format(d=tmp_path)}" in str(refused.value)
+
+
+def test_a_bad_file_ends_the_check_and_the_start(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    (tmp_path / "site.key").unlink()
     for flags in (["--check"], []):
         ended = subprocess.run(
-            [*PROXY, "--config", str(files.file), *flags], capture_output=True, text=True, timeout=20, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [*PROXY, "--config", str(files.file), *flags], capture_output=True, text=True, timeout=20, check=False
+        )
         assert ended.returncode == 2, ended.stderr
-        assert f"{files.file}: workloads[0].upstreams[0].{said.format(d=tmp_path)}" in ended.stderr
+        assert f"{tmp_path}/site.key: cannot be read" in ended.stderr
         assert "Traceback" not in ended.stderr
 
 
