@@ -13,6 +13,7 @@ rustls-webpki reject every chain that has one (RUSTSEC-2026-0098), and those are
 itself. What an issuer may sign is held by the rules in `meshd.ca.rules`; peers compare whole SPIFFE IDs.
 """
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -100,6 +101,12 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def key_hash(key: CertificatePublicKeyTypes) -> bytes:
+    """What stands for a public key: SHA-256 of its SubjectPublicKeyInfo (RFC 5280, section 4.1)."""
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key.public_bytes(*form)).digest()
 
 
 def serial(certificate: x509.Certificate) -> str:

@@ -4,6 +4,7 @@
     bundle.pem    the trust bundle: the root                  together and so are one file
     ca.db         what was issued (`meshd.ca.store`)
     agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
+    audit.log     who asked for what (`meshd.ca.audit`)
 
 A file is written whole or not at all (temporary file, fsync, rename); those with secrets are 0600, the directory is
 0700. While a CA is being made the directory holds `incomplete`: what an interrupted `init` left can be told from a CA
@@ -31,6 +32,7 @@ class CaFiles:
         self.issuer = directory / "issuer.key"
         self.database = directory / "ca.db"
         self.agent_token = directory / "agent.token"
+        self.audit = directory / "audit.log"
         self._incomplete = directory / "incomplete"
 
     def exist(self) -> bool:

@@ -32,6 +32,13 @@ def create(paths: CaFiles, trust_domain: str, now: float) -> None:
     files.write(paths.bundle, certificates.pem(root.certificate), mode=0o644)
 
 
+def load_root(paths: CaFiles) -> x509.Certificate:
+    """The root of the trust bundle; Problem when there is none."""
+    root = _load_certificate(paths.bundle)
+    _trust_domain(root, paths.bundle)
+    return root
+
+
 def load(paths: CaFiles, now: float) -> Material:
     """What is in the files. Problem when one is missing or not what it should be, others than its owner can read a key,
     they do not fit each other, or the root is not good now."""

@@ -1,4 +1,4 @@
-"""`meshd ca`: make a certificate authority, and run it."""
+"""`meshd ca`: make a certificate authority, run it, and say who may join and what for."""
 
 import secrets
 import time
@@ -12,18 +12,10 @@ from meshd.api.names import Address, InvalidName
 from meshd.api.problems import Misuse
 from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
-from meshd.ca.server import CaServer, serve
+from meshd.cli.ca.common import state_dir_option
+from meshd.cli.ca.entry import entry
+from meshd.cli.ca.token import token
 from meshd.cli.logs import log_level_option, log_to_stderr
-
-STATE_DIR = "/var/lib/meshd-ca"
-
-_state_dir_option = click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path),
-    default=STATE_DIR,
-    show_default=True,
-    help="Where the CA's keys and its database are.",
-)
 
 
 @click.group()
@@ -31,9 +23,13 @@ def command() -> None:
     """The certificate authority of a trust domain."""
 
 
+command.add_command(entry)
+command.add_command(token)
+
+
 @command.command("init")
 @click.option("--trust-domain", required=True, help="What the CA is for, as in prod.example.")
-@_state_dir_option
+@state_dir_option
 def init(trust_domain: str, state_dir: Path) -> None:
     """Make a CA: root, issuer, database, and the token that agents prove themselves with.
 
@@ -45,7 +41,7 @@ def init(trust_domain: str, state_dir: Path) -> None:
 
 
 @command.command("serve")
-@_state_dir_option
+@state_dir_option
 @click.option(
     "--listen", default="0.0.0.0:4180", show_default=True, metavar="HOST:PORT", help="Where agents reach the CA."
 )
@@ -58,6 +54,8 @@ def init(trust_domain: str, state_dir: Path) -> None:
 @log_level_option
 def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], log_level: str) -> None:
     """Sign for the agents that have the token, over HTTPS. Ends in order on SIGTERM."""
+    from meshd.ca.server import CaServer, serve  # noqa: PLC0415 - other verbs need no HTTP server
+
     log_to_stderr(log_level)
     try:
         address = Address.parse(listen)

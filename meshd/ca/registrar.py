@@ -1,0 +1,135 @@
+"""What an operator does to a CA that may be running: join tokens, entries, denials. Each change is in the audit log.
+
+It works on the store and needs none of the CA's keys; the daemon sees each change with its next look at the store. The
+counterpart on the command line is `meshd.cli.ca`.
+"""
+
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from meshd.api.names import InvalidName
+from meshd.api.problems import Misuse, Problem
+from meshd.ca import certificates, material
+from meshd.ca.audit import AuditLog
+from meshd.ca.files import CaFiles
+from meshd.ca.patterns import check_node, check_workload
+from meshd.ca.records import Entry, JoinToken, hashed
+from meshd.ca.source import Unreachable
+from meshd.ca.sqlite import SqliteStore
+from meshd.ca.store import Conflict, Store
+from meshd.ca.tokens import PrintedToken, new_id
+
+MAX_USES: Final = 10_000
+LONGEST_TTL_S: Final = 30 * 86400.0
+MAX_WORKLOADS: Final = 64
+"""Patterns of one token: each becomes an entry of every node that joins with it."""
+
+
+class Registrar:
+    """Acts for `actor` on one CA's store. Problem when something cannot be done, Misuse when it cannot be meant."""
+
+    def __init__(
+        self, store: Store, audit: AuditLog, root_hash: bytes, actor: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.store = store
+        self._audit, self._root_hash, self._actor, self._clock = audit, root_hash, actor, clock
+
+    @classmethod
+    @contextmanager
+    def at(cls, directory: Path, clock: Callable[[], float] = time.time) -> Iterator[Self]:
+        """For the CA in directory, on behalf of the user who runs this."""
+        paths = CaFiles(directory)
+        paths.check()
+        root = material.load_root(paths)
+        with closing(SqliteStore.open(paths.database)) as store:
+            yield cls(store, AuditLog(paths.audit), certificates.key_hash(root.public_key()), _operator(), clock)
+
+    def create_token(self, node: str, workloads: Sequence[str], uses: int, ttl_s: float) -> tuple[str, JoinToken]:
+        """A new join token, as text that is nowhere else, and as it is on record."""
+        _check(check_node, "--node", node)
+        if not workloads:
+            raise Misuse(
+                "which workloads may such a node have certificates for? Name them with --workload, as in "
+                "--workload default/web; for all that there are or will be, --workload '*/*'"
+            )
+        for workload in workloads:
+            _check(check_workload, "--workload", workload)
+        if len(workloads) > MAX_WORKLOADS:
+            raise Misuse(f"--workload is given {len(workloads)} times, and {MAX_WORKLOADS} is the most: use patterns")
+        if not 1 <= uses <= MAX_USES:
+            raise Misuse(f"--uses {uses} is not from 1 to {MAX_USES}")
+        printed, now = PrintedToken.new(self._root_hash), self._clock()
+        token = JoinToken(
+            printed.id, hashed(printed.secret), node, tuple(dict.fromkeys(workloads)), uses, 0, now, now + ttl_s
+        )
+        with _problems():
+            self._changed("token create", self.store.add_join_token(token), described(token), node=node)
+        return printed.text(), token
+
+    def revoke_token(self, token_id: str) -> None:
+        """From now on no node joins with it; those that did stay."""
+        with _problems():
+            self._changed("token revoke", self.store.revoke_join_token(token_id, self._clock()), f"token {token_id}")
+
+    def add_entries(self, node: str, workloads: Sequence[str]) -> list[Entry]:
+        """Let the nodes that `node` matches have certificates for each of workloads; those that they may have already
+        are left out of the answer."""
+        _check(check_node, "--node", node)
+        for workload in workloads:
+            _check(check_workload, "--workload", workload)
+        have = {entry.workload for entry in self.store.entries() if entry.node == node}
+        added = [
+            Entry(new_id(), node, workload, "operator", self._clock())
+            for workload in dict.fromkeys(workloads)
+            if workload not in have
+        ]
+        with _problems():
+            for entry in added:
+                self._changed(
+                    "entry add", self.store.add_entry(entry), f"entry {entry.id}: {entry.workload}", node=node
+                )
+        return added
+
+    def remove_entry(self, entry_id: str) -> None:
+        """Certificates that were issued because of it stay good until they expire."""
+        with _problems():
+            self._changed("entry remove", self.store.remove_entry(entry_id), f"entry {entry_id}")
+
+    def _changed(self, action: str, sequence: int, subject: str, node: str = "", reason: str = "") -> None:
+        self._audit.write(
+            self._clock(), sequence, action, "changed", self._actor, subject=subject, node=node, reason=reason
+        )
+
+
+def described(token: JoinToken) -> str:
+    """For the audit log: which token, and what it is good for."""
+    often = "once" if token.uses == 1 else f"{token.uses} times"
+    return f"token {token.id}: {often} until {material.when(token.expires_at)}, for {' '.join(token.workloads)}"
+
+
+def _check(check: Callable[[str], str], option: str, value: str) -> None:
+    try:
+        check(value)
+    except InvalidName as error:
+        raise Misuse(f"{option} {error}") from error
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    try:
+        yield
+    except (Conflict, Unreachable) as error:
+        raise Problem(str(error)) from error
+
+
+def _operator() -> str:
+    uid = os.getuid()
+    try:
+        return f"operator {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"operator uid {uid}"

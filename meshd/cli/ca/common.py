@@ -1,0 +1,55 @@
+"""What the verbs of `meshd ca` have in common: where the CA is, and how lists are shown."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import yaml
+
+from meshd.view.figures import span
+from meshd.view.tables import table
+
+F = TypeVar("F", bound=Callable[..., object])
+
+STATE_DIR: Final = "/var/lib/meshd-ca"
+
+
+def state_dir_option(function: F) -> F:
+    """--state-dir DIR, as `state_dir`."""
+    return click.option(
+        "--state-dir",
+        type=click.Path(path_type=Path),
+        default=STATE_DIR,
+        show_default=True,
+        help="Where the CA's keys and its database are.",
+    )(function)
+
+
+def output_option(function: F) -> F:
+    """-o FORM, as `output`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "wide", "json", "yaml"]),
+        default="table",
+        show_default=True,
+        help="wide is table with every column there is.",
+    )(function)
+
+
+def show(output: str, records: Sequence[dict[str, Any]], heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a list as `-o` asked for it: its records as data, or its rows as a table."""
+    if output == "json":
+        click.echo(json.dumps(list(records), indent=2))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(list(records), sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        click.echo("\n".join(table(heading, rows)))
+
+
+def ago(then: float) -> str:
+    """How long since: `3d4h`."""
+    return span(time.time() - then)

@@ -1,0 +1,161 @@
+"""What an operator does to a CA, and what of it is in the audit log."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshd.api.problems import Misuse, Problem
+from meshd.ca import certificates
+from meshd.ca.audit import AuditLog
+from meshd.ca.authority import Authority
+from meshd.ca.files import CaFiles
+from meshd.ca.material import load_root
+from meshd.ca.records import Entry, hashed
+from meshd.ca.registrar import MAX_USES, MAX_WORKLOADS, Registrar
+from meshd.ca.source import Unreachable
+from meshd.ca.tokens import PrintedToken
+from tests.support.stores import NOW
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    Authority.create(tmp_path / "ca", "prod.example", NOW).close()
+    return tmp_path / "ca"
+
+
+@pytest.fixture
+def registrar(ca: Path) -> Iterator[Registrar]:
+    with Registrar.at(ca, lambda: NOW) as made:
+        yield made
+
+
+def audited(ca: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ca / "audit.log").read_text().split("\n")[:-1]]
+
+
+def test_a_token_is_printed_once_and_kept_as_a_hash(registrar: Registrar, ca: Path) -> None:
+    text, made = registrar.create_token("web-*", ["default/web", "*/probe", "default/web"], 2, 60.0)
+    printed = PrintedToken.parse(text)
+    assert printed.id == made.id
+    assert made.secret_hash == hashed(printed.secret)
+    assert printed.root_hash == certificates.key_hash(load_root(CaFiles(ca)).public_key())
+    assert registrar.store.join_tokens() == [made]
+    assert (made.node, made.workloads, made.uses, made.used) == ("web-*", ("default/web", "*/probe"), 2, 0)
+    assert (made.made_at, made.expires_at) == (NOW, NOW + 60)
+    (line,) = audited(ca)
+    assert line["subject"] == f"token {made.id}: 2 times until 2027-01-15T08:01:00Z, for default/web */probe"
+    secret = text.split(".")[2].encode()
+    assert not any(secret in file.read_bytes() for file in ca.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("node", "workloads", "uses", "reason"),
+    [
+        ("*", [], 1, r"with --workload.* for all that there are or will be, --workload '\*/\*'"),
+        ("*", ["web"], 1, "--workload 'web' is not NAMESPACE/NAME"),
+        ("*", ["*"], 1, r"--workload '\*' is not NAMESPACE/NAME"),
+        ("", ["*/*"], 1, "--node '' is not a node's name"),
+        ("vm1.example", ["*/*"], 1, "--node 'vm1.example' is not a node's name"),
+        ("*", ["*/*"], 0, "--uses 0 is not from 1"),
+        ("*", ["*/*"], MAX_USES + 1, "--uses 10001 is not from 1"),
+        ("*", [f"a/w{number}" for number in range(MAX_WORKLOADS + 1)], 1, "--workload is given 65 times"),
+    ],
+)
+def test_a_token_that_cannot_be_meant_is_not_made(
+    registrar: Registrar, ca: Path, node: str, workloads: list[str], uses: int, reason: str
+) -> None:
+    with pytest.raises(Misuse, match=reason):
+        registrar.create_token(node, workloads, uses, 60.0)
+    assert registrar.store.join_tokens() == []
+    assert not (ca / "audit.log").exists()
+
+
+def test_every_change_is_in_the_audit_log_by_its_number(registrar: Registrar, ca: Path) -> None:
+    _, made = registrar.create_token("vm1", ["default/web"], 1, 60.0)
+    registrar.revoke_token(made.id)
+    web, every = registrar.add_entries("vm*", ["default/web", "mesh/*", "mesh/*"])
+    assert registrar.add_entries("vm*", ["default/web"]) == []
+    assert registrar.store.entries() == [web, every]
+    assert web == Entry(web.id, "vm*", "default/web", "operator", NOW)
+    registrar.remove_entry(web.id)
+    lines = audited(ca)
+    assert [line["sequence"] for line in lines] == [1, 2, 3, 4, 5]
+    assert {line["decision"] for line in lines} == {"changed"}
+    assert all(line["actor"].startswith("operator ") for line in lines)
+    assert [(line["action"], line.get("node", ""), line["subject"].partition(":")[0]) for line in lines] == [
+        ("token create", "vm1", f"token {made.id}"),
+        ("token revoke", "", f"token {made.id}"),
+        ("entry add", "vm*", f"entry {web.id}"),
+        ("entry add", "vm*", f"entry {every.id}"),
+        ("entry remove", "", f"entry {web.id}"),
+    ]
+
+
+def test_what_is_not_there_is_a_problem(registrar: Registrar, ca: Path) -> None:
+    with pytest.raises(Problem, match="there is no join token abc"):
+        registrar.revoke_token("abc")
+    with pytest.raises(Problem, match="there is no entry abc"):
+        registrar.remove_entry("abc")
+    assert not (ca / "audit.log").exists()
+
+
+def test_an_operator_needs_none_of_the_cas_keys(ca: Path) -> None:
+    for key in ("root.key", "issuer.key"):
+        (ca / key).unlink()
+    with Registrar.at(ca) as registrar:
+        registrar.create_token("*", ["*/*"], 1, 60.0)
+
+
+# --- the log itself
+
+
+def write(log: AuditLog, number: int, **fields: Any) -> None:
+    log.write(NOW, number, "sign", "issued", "node vm1", **fields)
+
+
+def test_a_line_is_whole_whatever_is_in_it(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log")
+    write(log, 1, reason='a "quoted"\nline\u2028\0', peer="x" * 1000, node="vm\udcff")
+    (line,) = audited(tmp_path)
+    assert line["reason"] == 'a "quoted"\nline\u2028\0'
+    assert len(line["peer"]) == 400
+    assert line["node"] == "vm?"
+    assert "identity" not in line
+    assert (tmp_path / "audit.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_was_moved_away_is_begun_anew(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.log")
+    write(log, 1)
+    (tmp_path / "audit.log").rename(tmp_path / "audit.log.1")
+    write(log, 2)
+    assert [line["sequence"] for line in audited(tmp_path)] == [2]
+    assert '"sequence":1' in (tmp_path / "audit.log.1").read_text()
+
+
+def test_a_log_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "audit.log").mkdir()
+    with pytest.raises(Unreachable, match=r"the audit log .*audit\.log cannot be written: Is a directory"):
+        write(AuditLog(tmp_path / "audit.log"), 1)
+
+
+def test_a_full_disk_is_said_so() -> None:
+    with pytest.raises(Unreachable, match="cannot be written: No space left on device"):
+        write(AuditLog(Path("/dev/full")), 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a directory away")
+def test_a_log_that_root_began_belongs_to_the_ca(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    write(AuditLog(tmp_path / "audit.log"), 1)
+    assert (tmp_path / "audit.log").stat().st_uid == 65534
+
+
+def test_the_database_and_its_journal_are_found_by_the_registrar_alone(ca: Path) -> None:
+    with closing(Authority.open(ca, NOW)), Registrar.at(ca) as registrar:  # beside a CA that runs
+        registrar.create_token("*", ["*/*"], 1, 60.0)
