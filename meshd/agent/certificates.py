@@ -13,7 +13,7 @@ from contextlib import suppress
 from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
-from meshd.ca.source import CertificateSource, Forbidden, Refusal, Unreachable
+from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
 from meshd.client.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Signer:
     ) -> None:
         self._clock = clock
         self._clock_trouble = ""
-        self._away = self._forbidden = ""
+        self._away = self._unknown = ""
         self._health = Health(name, healthy=True)
         self.changed: Callable[[], None] = lambda: None
         self._fell_ill = asyncio.Event()
@@ -54,6 +54,7 @@ class Signer:
         that is no bundle."""
         self._trust_period = TrustPeriod(trust_bundle_pem)
         self._source, self.trust_bundle_pem = source, trust_bundle_pem
+        self._unknown = ""  # who asks may be another now
 
     def health(self) -> Health:
         """`since` is 0 until the CA was first heard from, or found to be away."""
@@ -67,10 +68,13 @@ class Signer:
         """A certificate of identity for the CSR's key; NotSigned when there is none."""
         try:
             certificate = await self._source.sign(csr_pem, identity)
-        except Forbidden as error:
-            self._forbidden = f"it does not sign for this host: {error}: check ca.tokenFile and trustDomain"
+        except NotAuthenticated as error:
+            self._unknown = f"it does not know this host: {error}"
             self._judge()
-            raise NotSigned(f"the CA does not sign for this host: {error}", retry=True) from error
+            raise NotSigned(f"the CA does not know this host: {error}", retry=True) from error
+        except Forbidden as error:  # of this identity, for now: others may be signed, and an entry can be added
+            log.warning("CA %s does not sign %s for this host: %s", self._health.name, identity, error)
+            raise NotSigned(f"the CA does not sign this for this host: {error}", retry=True) from error
         except Refusal as error:
             log.warning("CA %s refused a certificate for %s: %s", self._health.name, identity, error)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
@@ -78,7 +82,7 @@ class Signer:
             self._away = str(error)
             self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
-        self._away = self._forbidden = ""
+        self._away = self._unknown = ""
         self._judge()
         self._compare_clocks(certificate)
         return certificate
@@ -106,7 +110,7 @@ class Signer:
 
     def _judge(self) -> None:
         before = self._health
-        trouble = (self._away or self._forbidden).removeprefix(f"{before.name}: ")  # its URL, which health begins with
+        trouble = (self._away or self._unknown).removeprefix(f"{before.name}: ")  # its URL, which health begins with
         if trouble and before.healthy:
             log.error(
                 "CA %s: %s; certificates in use stay good until they expire, none is renewed", before.name, trouble

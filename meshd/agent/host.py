@@ -12,11 +12,14 @@ from meshd.agent.agent import Agent
 from meshd.agent.certificates import Signer
 from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.lock import StateLock
+from meshd.agent.node import NodeSource
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
-from meshd.agent.settings_file import load_settings, read_bundle, read_token
+from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.api.loading import ConfigurationError
 from meshd.ca.client import CaClient
+from meshd.ca.failover import Failover
+from meshd.ca.source import CertificateSource
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def check(file: Path) -> Checked:
     """What is configured; ConfigurationError with all that is wrong, in whatever file."""
     settings = load_settings(file)
     findings = []
-    for read in (read_bundle, read_token):
+    for read in (read_bundle, read_proof):
         try:
             read(settings, str(file))
         except ConfigurationError as error:
@@ -71,7 +74,7 @@ async def run_host(file: Path) -> None:
             socket=Path(settings.socket),
             state_dir=Path(settings.state_dir),
             access=Access.of(settings.control.users, str(file))[0],
-            signer=Signer(ca.client(), ca.bundle, settings.ca.url),
+            signer=Signer(ca.source(), ca.bundle, ", ".join(ca.urls)),
             files=sources(file, settings),
             proxy=settings.proxy,
         )
@@ -83,16 +86,19 @@ async def run_host(file: Path) -> None:
 class _Ca(NamedTuple):
     """How the CA is asked, and what its files hold."""
 
-    url: str
+    urls: tuple[str, ...]
     bundle: str
-    token: str
+    proof: Proof
 
     @classmethod
     def of(cls, settings: Settings, file: Path) -> Self:
-        return cls(settings.ca.url, read_bundle(settings, str(file)), read_token(settings, str(file)))
+        return cls(settings.ca.all_urls, read_bundle(settings, str(file)), read_proof(settings, str(file)))
 
-    def client(self) -> CaClient:
-        return CaClient(self.url, self.bundle, self.token)
+    def source(self) -> CertificateSource:
+        """What signs for this host, as the one it proves to be."""
+        node = self.proof.node
+        clients = Failover([CaClient(url, self.bundle, self.proof.token, node) for url in self.urls])
+        return clients if node is None else NodeSource(clients, node)
 
 
 class _Reload:
@@ -114,7 +120,7 @@ class _Reload:
             self._settings = replace(settings, **{name: getattr(self._settings, name) for name in fixed})
             if ca != self._ca:
                 self._ca = ca
-                self._agent.core.signer.use(ca.client(), ca.bundle)
+                self._agent.core.signer.use(ca.source(), ca.bundle)
         for notice in notices:
             log.error("%s", notice)
         access, _ = Access.of(self._settings.control.users, str(self._file))

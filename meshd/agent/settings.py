@@ -25,25 +25,45 @@ from meshd.api.names import Address, InvalidName, is_label, is_trust_domain
 
 SETTINGS_FILE = "/etc/meshd/meshd.yaml"
 
+LOCAL_CA = "https://localhost:4180"
+
 
 class CaSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The certificate authority that signs for this host's workloads."""
 
     url: Annotated[str, Meta(description="Where the CA answers: an https URL, as in `https://ca.example:4180`.")] = (
-        "https://localhost:4180"
+        LOCAL_CA
     )
+    urls: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="In place of `url`, where several CAs of one mesh answer: when one is away, another is asked."
+        ),
+    ] = ()
     bundle: Annotated[
         str,
         Meta(description="File with the trust bundle (PEM): the roots that the CA and every peer must chain to."),
     ] = "/etc/meshd/bundle.pem"
     token_file: Annotated[
         str,
-        Meta(description="File with the token that the CA knows this host by; when empty, `ca.token` in `stateDir`."),
+        Meta(
+            description="File with the token that agents share. When empty, this host proves itself with the "
+            "certificate that it joined with (`node.key` in `stateDir`), or, when it has not joined, with the token in "
+            "`ca.token` there."
+        ),
     ] = ""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith("https://"):
-            raise ValueError(f"url: {self.url!r} is not an https URL, as in https://ca.example:4180")
+        if self.urls and self.url != LOCAL_CA:
+            raise ValueError("url and urls are both given: put all of them into urls")
+        for field, url in (("url", self.url), *((f"urls[{index}]", url) for index, url in enumerate(self.urls))):
+            if not url.startswith("https://"):
+                raise ValueError(f"{field}: {url!r} is not an https URL, as in https://ca.example:4180")
+
+    @property
+    def all_urls(self) -> tuple[str, ...]:
+        """Where CAs answer, in the order they are asked at first."""
+        return self.urls or (self.url,)
 
 
 class FileDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -137,9 +157,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     zone: Annotated[
         str, Meta(description="Where this host stands, as in `a`: endpoints of the same zone are preferred.")
     ] = ""
-    state_dir: Annotated[str, Meta(description="Directory for what the agent keeps: its lock, the CA's token.")] = (
-        "/var/lib/meshd"
-    )
+    state_dir: Annotated[
+        str, Meta(description="Directory for what the agent keeps: its lock, the node's key, the CA's token.")
+    ] = "/var/lib/meshd"
     socket: Annotated[str, Meta(description="The Unix socket of the control API; its path has at most 107 bytes.")] = (
         "/run/meshd/meshd.sock"
     )

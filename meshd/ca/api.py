@@ -1,27 +1,33 @@
 """The CA's HTTPS API (`meshd.ca.wire`) as a web application over an authority. Its server is `meshd.ca.server`.
 
-    401  no token, or one that is not known       429  too many requests at once
-    403  another trust domain, a host's identity  500  a bug: the log has it
-    400  a bad CSR, a body that is no SignRequest 503  the CA cannot sign now
-    413  a body that is too large
+    401  no proof of who asks, or a bad one       413  a body that is too large
+    403  not for this requester, or not of this   429  too many requests at once
+         trust domain; a token that is used up    500  a bug: the log has it
+    400  a bad CSR, a body that is no request     503  the CA cannot sign now
 
-Of a failure inside, the client learns that there was one, and the log what it was. Refusals are logged with the peer's
-address and the reason, those of strangers within bounds; tokens never are.
+Of a failure inside, the client learns that there was one, and the log what it was. Every refusal is in the audit log
+before it is answered, and in the log with the peer's address and the reason, those of strangers there within bounds;
+tokens never are. What may block (the store) is called from threads.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from meshd.api.complaints import Dam
-from meshd.api.names import Identity, InvalidName
+from meshd.api.control import Certificate
+from meshd.api.names import Identity, InvalidName, check_label
+from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate, BySharedToken, Evidence
 from meshd.ca.authority import Authority
-from meshd.ca.source import Forbidden, Refusal, Unreachable
-from meshd.ca.wire import MAX_BODY_BYTES, Bundle, Error, Health, SignRequest
+from meshd.ca.requester import Requester
+from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.wire import MAX_BODY_BYTES, Bundle, Error, Health, Joined, JoinRequest, SignRequest
 
 log = logging.getLogger(__name__)
 
@@ -30,47 +36,83 @@ complaints = logging.getLogger(f"{__name__}.complaints")
 complaints.addFilter(Dam())
 
 MAX_REQUESTS: Final = 256
-"""At once; signing itself takes no time in which another could come in, so these are bodies on their way."""
+"""At once: bodies on their way, and what waits for the store."""
 
 MAX_LOGGED: Final = 400
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-class NotAuthenticated(Refusal):
-    """There is no token, or none that is known."""
+@dataclass(slots=True)
+class _Call:
+    """A request for a certificate, and what has become known of it: for the audit log, should it be refused."""
+
+    request: web.Request
+    requester: Requester | None = None
+    identity: str = ""
+
+    @property
+    def address(self) -> str:
+        return self.request.remote or "unknown"
 
 
 class Api:
-    """Answers for `authority`. `application` is what a server runs."""
+    """Answers for `authority` to those whom one of `attestors` knows, which come before those that there always are.
+    `application` is what a server runs."""
 
     def __init__(
-        self, authority: Authority, clock: Callable[[], float] = time.time, max_requests: int = MAX_REQUESTS
+        self,
+        authority: Authority,
+        clock: Callable[[], float] = time.time,
+        max_requests: int = MAX_REQUESTS,
+        attestors: Sequence[Attestor] = (),
     ) -> None:
         self._authority, self._clock, self._max = authority, clock, max_requests
+        store = authority.store
+        self._attestors = Attestors(
+            (
+                ByNodeCertificate(store),
+                ByJoinToken(store, authority.root_hashes()),
+                *attestors,
+                BySharedToken(store),
+            )
+        )
         self._requests = 0
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         self.application.add_routes(
             [
-                web.post("/v1/sign", self._sign),
+                web.post("/v1/sign", self._audited(self._sign)),
+                web.post("/v1/join", self._audited(self._join)),
                 web.get("/v1/bundle", self._bundle),
                 web.get("/v1/health", self._health),
             ]
         )
         self.application.on_response_prepare.append(_name_server)
 
-    async def _sign(self, request: web.Request) -> web.Response:
-        self._authenticate(request)
+    async def _sign(self, call: _Call) -> web.Response:
+        requester = await self._attest(call)
+        asked = await _body(call.request, SignRequest, "a request to sign")
         try:
-            asked = msgspec.json.decode(await request.read(), type=SignRequest)
             identity = Identity.parse(asked.identity)
-        except (msgspec.DecodeError, UnicodeDecodeError, InvalidName) as error:
+        except InvalidName as error:
             raise Refusal(f"the body is not a request to sign: {error}") from error
+        return _answer(await self._issue(call, requester, asked.csr_pem, identity))
+
+    async def _join(self, call: _Call) -> web.Response:
+        requester = await self._attest(call)
+        if requester.token is None:
+            raise Forbidden(f"{requester.name} is no join token, and a node joins with one: `meshd ca token create`")
+        asked = await _body(call.request, JoinRequest, "a request to join")
+        authority = self._authority
         try:
-            return _answer(self._authority.issue(asked.csr_pem, identity, self._clock(), _peer(request)))
-        except Refusal as refusal:
-            log.warning("refused %s to %s: %s", identity, _peer(request), _line(refusal))
-            return _refused(refusal)
+            identity = Identity.of_host(authority.trust_domain, check_label(asked.node, "node"))
+        except InvalidName as error:
+            raise Refusal(f"the body is not a request to join: {error}") from error
+        signed = await self._issue(call, requester, asked.csr_pem, identity)
+        return _answer(
+            Joined(authority.trust_domain, authority.bundle_pem, signed.chain_pem, signed.not_before, signed.not_after)
+        )
 
     async def _bundle(self, _: web.Request) -> web.Response:
         return _answer(Bundle(self._authority.trust_domain, self._authority.bundle_pem))
@@ -80,13 +122,41 @@ class Api:
         self._authority.check(now)
         return _answer(Health(self._authority.trust_domain, now))
 
-    def _authenticate(self, request: web.Request) -> None:
-        """NotAuthenticated without a token that the CA knows (RFC 6750, section 2.1). Before the body is read."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise NotAuthenticated("there is no token: `Authorization: Bearer TOKEN` is needed")
-        if not self._authority.store.knows_token(token.strip()):
-            raise NotAuthenticated("the token is not known to this CA: copy agent.token of the CA")
+    async def _attest(self, call: _Call) -> Requester:
+        """Who asks; before the body is read (RFC 6750, section 2.1, for the bearer's token)."""
+        scheme, _, credential = call.request.headers.get("Authorization", "").partition(" ")
+        bearer = credential.strip() if scheme.lower() == "bearer" else ""
+        call.requester = await self._attestors.attest(Evidence(bearer, _certificate(call.request), call.address))
+        return call.requester
+
+    async def _issue(self, call: _Call, requester: Requester, csr_pem: str, identity: Identity) -> Certificate:
+        call.identity = str(identity)
+        return await asyncio.to_thread(self._authority.issue, csr_pem, identity, self._clock(), requester)
+
+    def _audited(self, handle: Callable[[_Call], Awaitable[web.Response]]) -> Handler:
+        """What handles a request for a certificate. A refusal is answered once the audit log has it."""
+
+        async def handler(request: web.Request) -> web.Response:
+            call = _Call(request)
+            try:
+                return await handle(call)
+            except Refusal as refusal:
+                await self._tell(call, refusal)
+                return _refused(refusal)
+
+        return handler
+
+    async def _tell(self, call: _Call, refusal: Refusal) -> None:
+        """Unreachable when the audit log cannot be told."""
+        request, requester = call.request, call.requester
+        teller, who = (complaints, call.address) if requester is None else (log, str(requester))
+        what = call.identity or f"{request.method} {request.path}"
+        teller.warning("refused %s to %s: %s", what, who, _line(refusal))
+        action = request.path.rpartition("/")[2]
+        name = "unknown" if requester is None else requester.name
+        await asyncio.to_thread(
+            self._authority.refused, action, name, call.address, call.identity, str(refusal), self._clock()
+        )
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -96,21 +166,31 @@ class Api:
         self._requests += 1
         try:
             return await handler(request)
-        except Refusal as refusal:
-            complaints.warning("refused %s %s of %s: %s", request.method, request.path, _peer(request), _line(refusal))
-            return _refused(refusal)
         except Unreachable as error:
-            log.error("%s %s of %s failed: %s", request.method, request.path, _peer(request), error)
+            log.error("%s %s of %s failed: %s", request.method, request.path, request.remote, error)
             return _failed(503, "the CA cannot sign now: its log says why")
         except web.HTTPException as error:
             return _failed(error.status, error.reason.lower())
         except (ConnectionError, TimeoutError):  # the client has gone, and an answer to no one ends it quietly
             return _failed(408, "the request did not arrive whole")
         except Exception:
-            log.exception("%s %s of %s failed", request.method, request.path, _peer(request))
+            log.exception("%s %s of %s failed", request.method, request.path, request.remote)
             return _failed(500, "the CA failed: its log says why")
         finally:
             self._requests -= 1
+
+
+async def _body(request: web.Request, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"the body is not {what}: {error}") from error
+
+
+def _certificate(request: web.Request) -> bytes:
+    """The peer's, which the server's TLS found good (DER); empty when it showed none."""
+    tls = request.get_extra_info("ssl_object")
+    return (tls.getpeercert(binary_form=True) if tls is not None else None) or b""
 
 
 def _refused(refusal: Refusal) -> web.Response:
@@ -133,10 +213,6 @@ def _answer(body: msgspec.Struct, status: int = 200, headers: dict[str, str] | N
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "meshd-ca"  # rather than the versions of what it is built with
-
-
-def _peer(request: web.Request) -> str:
-    return request.remote or "unknown"
 
 
 def _line(refusal: Refusal) -> str:

@@ -3,7 +3,8 @@
     authorise → modify → validate → enforce (`meshd.ca.rules`) → sign → store
 
 It is synchronous and has no clock: `now` (seconds since the epoch) comes in as an argument. Its counterparts are
-`meshd.ca.local` and `meshd.ca.api`, which own clock, loop and sockets.
+`meshd.ca.local` and `meshd.ca.api`, which own clock, loop and sockets. The latter calls from several threads: what it
+signs with is one value, swapped whole.
 
 A certificate is stored before it is returned. Should the process die in between, there is a record of one that nobody
 has; the other way round there would be one in the mesh that the CA does not know of.
@@ -12,7 +13,7 @@ has; the other way round there would be one in the mesh that the CA does not kno
 import logging
 from contextlib import closing
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from cryptography import x509
 
@@ -20,14 +21,17 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity, is_trust_domain
 from meshd.api.problems import Misuse, Problem
 from meshd.ca import certificates, files, material
+from meshd.ca.audit import AuditLog
 from meshd.ca.certificates import Life
 from meshd.ca.files import CaFiles
 from meshd.ca.material import Material, when
-from meshd.ca.records import Issued
-from meshd.ca.rules import Asked, read_csr, rules
-from meshd.ca.source import Unreachable
+from meshd.ca.records import Entry, Issued, Node
+from meshd.ca.requester import ITSELF, Requester
+from meshd.ca.rules import NOTHING_DENIED, Asked, Denials, Pipeline, read_csr, rules
+from meshd.ca.source import Forbidden, Unreachable
 from meshd.ca.sqlite import SqliteStore
-from meshd.ca.store import Store
+from meshd.ca.store import Conflict, Store
+from meshd.ca.tokens import new_id
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +41,20 @@ WARN_ROOT_S: Final = 365 * 86400.0
 """A root is in every host's bundle, so its successor takes time to arrive."""
 
 
-class Authority:
-    """What is in one state directory; `close` lets go of the database."""
+class _Signing(NamedTuple):
+    """What is signed with, and by which rules."""
 
-    def __init__(self, paths: CaFiles, store: Store, own: Material) -> None:
+    own: Material
+    rules: Pipeline
+
+
+class Authority:
+    """What is in one state directory; `close` lets go of the database. `audit` is None where no one would read it."""
+
+    def __init__(self, paths: CaFiles, store: Store, own: Material, audit: AuditLog | None) -> None:
         self.store = store
+        self._audit = audit
+        self._denied: tuple[int, Denials] = (0, NOTHING_DENIED)
         self.trust_domain = own.trust_domain
         self.bundle_pem = certificates.pem(own.root).decode()
         self._files = paths
@@ -49,7 +62,9 @@ class Authority:
         self._use(own)
 
     @classmethod
-    def create(cls, directory: Path, trust_domain: str, now: float, agent_token: str = "") -> Self:
+    def create(
+        cls, directory: Path, trust_domain: str, now: float, agent_token: str = "", *, audited: bool = True
+    ) -> Self:
         """A new CA in directory, which is made if need be. With agent_token, that is what agents prove themselves
         with. Problem when there is a CA already or it cannot be written; Misuse when trust_domain is none."""
         if not is_trust_domain(trust_domain):
@@ -61,16 +76,16 @@ class Authority:
                     store.add_token(agent_token, now)
                     files.write(paths.agent_token, agent_token.encode() + b"\n")
             material.create(paths, trust_domain, now)
-        return cls.open(directory, now)
+        return cls.open(directory, now, audited=audited)
 
     @classmethod
-    def open(cls, directory: Path, now: float) -> Self:
+    def open(cls, directory: Path, now: float, *, audited: bool = True) -> Self:
         """The CA in directory, its issuer renewed if that is due. Problem when there is none, it cannot be read, its
         files do not fit each other, it is expired, or others than its owner can read its keys."""
         paths = CaFiles(directory)
         paths.check()
         own = material.load(paths, now)
-        authority = cls(paths, SqliteStore.open(paths.database), own)
+        authority = cls(paths, SqliteStore.open(paths.database), own, AuditLog(paths.audit) if audited else None)
         try:
             authority.maintain(now)
             authority.check(now)
@@ -79,25 +94,59 @@ class Authority:
             raise Problem(f"{directory}: {error}") from error
         return authority
 
-    def issue(self, csr_pem: str, identity: Identity, now: float, requester: str) -> Certificate:
+    def issue(self, csr_pem: str, identity: Identity, now: float, requester: Requester) -> Certificate:
         """A certificate of identity for the CSR's key, by the rules. Refusal or Unreachable when there is none."""
-        asked = Asked(identity, read_csr(csr_pem), now)
-        life = self._rules.decide(asked)
-        leaf = certificates.make_leaf(str(identity), asked.csr.public_key(), self._own.issuer, life)
-        self._record(leaf, str(identity), requester, now, workload="" if identity.host else str(identity.workload))
-        return Certificate(self._chain(leaf), *Life.of(leaf))
+        signing = self._signing
+        asked = Asked(identity, read_csr(csr_pem), now, requester, self._denials())
+        life = signing.rules.decide(asked)
+        leaf = certificates.make_leaf(str(identity), asked.csr.public_key(), signing.own.issuer, life)
+        issued = Issued(
+            certificates.serial(leaf),
+            str(identity),
+            str(requester),
+            *Life.of(leaf),
+            now,
+            node=requester.node or identity.host,
+            workload="" if identity.host else str(identity.workload),
+        )
+        try:
+            action, sequence = self._keep(issued, asked)
+        except Conflict as conflict:
+            raise Forbidden(str(conflict)) from conflict
+        self._tell(action, sequence, issued, requester)
+        return Certificate(_chain(leaf, signing.own), *Life.of(leaf))
 
     def issue_server(self, names: tuple[str, ...], now: float) -> tuple[bytes, Life]:
         """A new key and its chain (PEM, together) for the CA's own server at names, and how long they are good.
         Unreachable when they cannot be stored."""
+        own = self._signing.own
         life = Life.starting(now, certificates.LEAF_LIFE_S)
-        pair = certificates.make_server(names, self._own.issuer, life)
-        self._record(pair.certificate, " ".join(names), "itself", now)
-        return certificates.key_pem(pair.key) + self._chain(pair.certificate).encode(), life
+        pair = certificates.make_server(names, own.issuer, life)
+        issued = Issued(
+            certificates.serial(pair.certificate), " ".join(names), str(ITSELF), *Life.of(pair.certificate), now
+        )
+        self._tell("serve", self.store.add(issued), issued, ITSELF)
+        return certificates.key_pem(pair.key) + _chain(pair.certificate, own).encode(), life
+
+    def refused(self, action: str, requester: str, peer: str, identity: str, reason: str, now: float) -> None:
+        """Tell the audit log of a refusal; Unreachable when it cannot be told."""
+        if self._audit is None:
+            return
+        sequence: int | None
+        try:
+            sequence = self.store.next_audit()
+        except Unreachable:
+            sequence = None  # why it is refused may be just that the store is away
+        self._audit.write(now, sequence, action, "refused", requester, peer=peer, identity=identity, reason=reason)
+
+    def root_hashes(self) -> frozenset[bytes]:
+        """Of the public keys of the roots: what join tokens name their CA by."""
+        return frozenset({certificates.key_hash(self._signing.own.root.public_key())})
 
     def check(self, now: float) -> None:
         """Unreachable when nothing that is signed at this time would be good."""
-        for what, life in (("root", Life.of(self._own.root)), ("issuer", Life.of(self._own.issuer.certificate))):
+        own = self._signing.own
+        for what, life in (("root", Life.of(own.root)), ("issuer", Life.of(own.issuer.certificate))):
             if not life.not_before <= now < life.not_after:
                 raise Unreachable(
                     f"the CA's {what} is good from {when(life.not_before)} to {when(life.not_after)}, and the CA's "
@@ -110,9 +159,10 @@ class Authority:
         if abs(now - self._maintained) < MAINTAIN_EVERY_S:
             return
         self._maintained = now
-        if Life.of(self._own.root).not_after < now + WARN_ROOT_S:
-            log.warning("the root expires at %s: make a new CA before", _ends(self._own.root))
-        if Life.of(self._own.issuer.certificate).is_due(now):
+        own = self._signing.own
+        if Life.of(own.root).not_after < now + WARN_ROOT_S:
+            log.warning("the root expires at %s: make a new CA before", _ends(own.root))
+        if Life.of(own.issuer.certificate).is_due(now):
             self._renew_issuer(now)
         self.store.forget_expired(now)
 
@@ -120,24 +170,58 @@ class Authority:
         self.store.close()
 
     def _renew_issuer(self, now: float) -> None:
+        own = self._signing.own
         try:
-            self._use(material.renew_issuer(self._files, self._own, now))
+            self._use(material.renew_issuer(self._files, own, now))
         except Problem as problem:
-            log.error("the issuer expires at %s and is not renewed: %s", _ends(self._own.issuer.certificate), problem)
+            log.error("the issuer expires at %s and is not renewed: %s", _ends(own.issuer.certificate), problem)
         else:
-            log.info("issuer renewed: it is good until %s", _ends(self._own.issuer.certificate))
+            log.info("issuer renewed: it is good until %s", _ends(self._signing.own.issuer.certificate))
 
     def _use(self, own: Material) -> None:
-        self._own = own
-        self._rules = rules(own.trust_domain, Life.of(own.issuer.certificate))
+        self._signing = _Signing(own, rules(own.trust_domain, Life.of(own.issuer.certificate)))
 
-    def _record(self, leaf: x509.Certificate, names: str, requester: str, now: float, workload: str = "") -> None:
-        serial = certificates.serial(leaf)
-        self.store.add(Issued(serial, names, requester, *Life.of(leaf), now, workload=workload))
-        log.info("issued %s to %s: serial %s, until %s", names, requester, serial, _ends(leaf))
+    def _denials(self) -> Denials:
+        """The deny list as it is now; it is read again when it has changed."""
+        if self.store.sequence() != self._denied[0]:
+            found = self.store.denied()
+            self._denied = (found.sequence, {(each.kind, each.value): each.reason for each in found.records})
+        return self._denied[1]
 
-    def _chain(self, leaf: x509.Certificate) -> str:
-        return (certificates.pem(leaf) + certificates.pem(self._own.issuer.certificate)).decode()
+    def _keep(self, issued: Issued, asked: Asked) -> tuple[str, int]:
+        """Store the certificate with all that follows from it: what was done, and its number. Conflict when it must not
+        be after all."""
+        if not asked.identity.host:
+            return "sign", self.store.add(issued)
+        host, token, now = asked.identity.host, asked.requester.token, asked.now
+        key_hash = certificates.key_hash(asked.csr.public_key()).hex()
+        if token is None:
+            return "renew", self.store.add(issued, Node(host, key_hash, "", now, now, issued.not_after))
+        entries = [Entry(new_id(), host, workload, token.origin, now) for workload in token.workloads]
+        node = Node(host, key_hash, token.origin, now, now, issued.not_after)
+        return "join", self.store.join(token.id, node, issued, entries, now)
+
+    def _tell(self, action: str, sequence: int, issued: Issued, requester: Requester) -> None:
+        log.info(
+            "issued %s to %s: serial %s, until %s", issued.identity, requester, issued.serial, when(issued.not_after)
+        )
+        if self._audit is not None:
+            self._audit.write(
+                issued.issued_at,
+                sequence,
+                action,
+                "issued",
+                requester.name,
+                peer=requester.address,
+                identity=issued.identity,
+                node=issued.node,
+                serial=issued.serial,
+                until=issued.not_after,
+            )
+
+
+def _chain(leaf: x509.Certificate, own: Material) -> str:
+    return (certificates.pem(leaf) + certificates.pem(own.issuer.certificate)).decode()
 
 
 def _ends(certificate: x509.Certificate) -> str:

@@ -2,7 +2,7 @@
 
     root     10 years   CA, pathlen 1    spiffe://TRUST-DOMAIN
     issuer   1 year     CA, pathlen 0    spiffe://TRUST-DOMAIN
-    leaf     24 hours   not CA           the SPIFFE ID and no other name; for both sides of TLS
+    leaf     24 hours   not CA           the SPIFFE ID and no other name; for both sides of TLS. A node's: 7 days
     server   24 hours   not CA           DNS names and addresses, no SPIFFE ID: for the CA's own HTTPS alone
 
 The subject of a leaf is empty, so there is no second name to disagree with the SPIFFE ID; its alternative name is
@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 ROOT_LIFE_S: Final = 3652 * 86400.0
 ISSUER_LIFE_S: Final = 365 * 86400.0
 LEAF_LIFE_S: Final = 86400.0
+NODE_LIFE_S: Final = 7 * 86400.0
 BACKDATE_S: Final = 60.0
 """How far before now a certificate begins, for verifiers whose clocks are slow."""
 

@@ -100,11 +100,15 @@ class CaFiles:
         return [self.root_key, self.bundle, self.issuer, self.database]
 
 
-def write(file: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put data in file, whole, surviving a loss of power once this returns. Problem when it cannot be written."""
+def write(file: Path, data: bytes, mode: int = 0o600, owner_of: Path | None = None) -> None:
+    """Put data in file, whole, surviving a loss of power once this returns. Problem when it cannot be written. With
+    `owner_of`, what root writes belongs to whom that belongs to."""
     with _problems(file), NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as made:
         try:
             os.fchmod(made.fileno(), mode)
+            if owner_of is not None and os.geteuid() == 0:
+                owner = owner_of.stat()
+                os.fchown(made.fileno(), owner.st_uid, owner.st_gid)
             made.write(data)
             made.flush()
             os.fsync(made.fileno())

@@ -10,6 +10,7 @@ from meshd.api.names import Identity
 from meshd.api.problems import Problem
 from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
+from meshd.ca.requester import LOCAL
 
 
 class LocalCa:
@@ -23,8 +24,8 @@ class LocalCa:
         """The CA in directory, which is made when there is none. Problem when it cannot be had or is of another
         trust domain."""
         if not CaFiles(directory).exist():
-            return cls(Authority.create(directory, trust_domain, clock()), clock)
-        authority = Authority.open(directory, clock())
+            return cls(Authority.create(directory, trust_domain, clock(), audited=False), clock)
+        authority = Authority.open(directory, clock(), audited=False)
         if authority.trust_domain != trust_domain:
             raise Problem(
                 f"{directory}: the CA there is of the trust domain {authority.trust_domain}, not {trust_domain}: "
@@ -39,7 +40,7 @@ class LocalCa:
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         self._authority.maintain(self._clock())
-        return self._authority.issue(csr_pem, identity, self._clock(), "local")
+        return self._authority.issue(csr_pem, identity, self._clock(), LOCAL)
 
     async def health(self) -> None:
         self._authority.check(self._clock())

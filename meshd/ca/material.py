@@ -112,8 +112,8 @@ def _load_key(file: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _trust_domain(root: x509.Certificate, file: Path) -> str:
-    """The trust domain that the root is of, by its SPIFFE ID (X509-SVID, section 4.2)."""
+def trust_domain_of(root: x509.Certificate) -> str:
+    """The trust domain that the root is of, by its SPIFFE ID (X509-SVID, section 4.2); Problem when it is of none."""
     try:
         names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -121,5 +121,12 @@ def _trust_domain(root: x509.Certificate, file: Path) -> str:
         uri = ""
     trust_domain = uri.removeprefix("spiffe://")
     if trust_domain == uri or not is_trust_domain(trust_domain):
-        raise Problem(f"{file}: the certificate there is not the root of a trust domain: restore it from a copy")
+        raise Problem("the certificate there is not the root of a trust domain")
     return trust_domain
+
+
+def _trust_domain(root: x509.Certificate, file: Path) -> str:
+    try:
+        return trust_domain_of(root)
+    except Problem as problem:
+        raise Problem(f"{file}: {problem}: restore it from a copy") from problem

@@ -6,7 +6,7 @@ A check raises Refusal with a reason for the requester. A change returns the lif
 says besides its identity, key and life is no one's to ask for (`meshd.ca.certificates`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID
 
 from meshd.api.names import Identity
-from meshd.ca.certificates import LEAF_LIFE_S, Life
+from meshd.ca.certificates import LEAF_LIFE_S, NODE_LIFE_S, Life
+from meshd.ca.requester import Requester
 from meshd.ca.source import Forbidden, Refusal, Unreachable
 from meshd.ca.wire import MAX_CSR_BYTES
 
@@ -34,13 +35,21 @@ LEAST_LIFE_S: Final = 600.0
 """A leaf that would end sooner, because its issuer does, would be renewed without pause and hide why."""
 
 
+Denials = Mapping[tuple[str, str], str]
+"""(kind, value) → why it is denied; see `meshd.ca.records.Denied`."""
+
+NOTHING_DENIED: Final[Denials] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for, and when."""
+    """What is asked for, by whom, and when; `denied` is what is no longer believed."""
 
     identity: Identity
     csr: x509.CertificateSigningRequest
     now: float
+    requester: Requester
+    denied: Denials
 
 
 class Check(Protocol):
@@ -76,15 +85,26 @@ class OfTrustDomain:
             raise Forbidden(f"{asked.identity} is not of this CA's trust domain, {self.trust_domain}")
 
 
-def is_workload(asked: Asked) -> None:
-    """Authorise: all agents have one token, which says of none of them which host it is on."""
-    if asked.identity.host:
-        raise Forbidden(f"{asked.identity} is a host's identity, and the agents' token stands for workloads only")
+def is_granted(asked: Asked) -> None:
+    """Authorise: what the requester proved to be says what may be had."""
+    if reason := asked.requester.grant(asked.identity):
+        raise Forbidden(reason)
+
+
+def is_not_denied(asked: Asked) -> None:
+    """Authorise: neither who asks nor what is asked for is on the deny list."""
+    requester = asked.requester
+    for kind, value in (("node", requester.node), ("serial", requester.serial), ("identity", str(asked.identity))):
+        if value and (kind, value) in asked.denied:
+            raise Forbidden(f"the {kind} {value} is denied: {asked.denied[kind, value]}")
+    if asked.identity.host and ("node", asked.identity.host) in asked.denied:
+        raise Forbidden(f"the node {asked.identity.host} is denied: {asked.denied['node', asked.identity.host]}")
 
 
 def begin_and_end(asked: Asked, life: Life) -> Life:  # noqa: ARG001 - a Change
-    """Modify: from a little before now, for as long as leaves live."""
-    return Life.starting(asked.now, LEAF_LIFE_S)
+    """Modify: from a little before now, for as long as leaves live; those of nodes are used with the CA alone, which
+    looks at the deny list each time, and live until after a long weekend."""
+    return Life.starting(asked.now, NODE_LIFE_S if asked.identity.host else LEAF_LIFE_S)
 
 
 def proves_its_key(asked: Asked) -> None:
@@ -180,7 +200,7 @@ class Pipeline:
 def rules(trust_domain: str, issuer: Life) -> Pipeline:
     """The rules of a CA of trust_domain whose issuer lives so long."""
     return Pipeline(
-        authorise=(OfTrustDomain(trust_domain), is_workload),
+        authorise=(OfTrustDomain(trust_domain), is_granted, is_not_denied),
         modify=(begin_and_end,),
         validate=(has_strong_key, proves_its_key, asks_for_names_only, names_only_itself),
         enforce=(WithinIssuer(issuer),),

@@ -47,6 +47,9 @@ class CaServer:
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
         self._tls.num_tickets = 0  # a connection is one call; there is nothing to resume
+        self._tls.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
+        self._tls.verify_flags |= ssl.VERIFY_X509_STRICT
+        self._tls.load_verify_locations(cadata=authority.bundle_pem)
         self._runner = web.AppRunner(
             Api(authority, clock).application,
             handle_signals=False,

@@ -22,6 +22,10 @@ class Forbidden(Refusal):
     """What was asked for is not wrong in itself, but not for this requester, or not of this CA."""
 
 
+class NotAuthenticated(Refusal):
+    """There is no proof of who asks, or one that is not good: nothing is signed for this requester."""
+
+
 class Unreachable(Exception):
     """The CA cannot be asked, or cannot sign now; the message says what is the matter. Asking later may succeed."""
 

@@ -216,7 +216,8 @@ class SqliteStore:
             return _next(db, "audit")
 
     def close(self) -> None:
-        self._connection.close()
+        with self._lock:  # a call that is under way in another thread ends first
+            self._connection.close()
 
     # --- transactions
 

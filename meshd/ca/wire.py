@@ -1,10 +1,12 @@
 """The CA's HTTPS API: what is said over it. The server is `meshd.ca.api`, the client `meshd.ca.client`.
 
-    POST /v1/sign     SignRequest, `Authorization: Bearer TOKEN`  →  meshd.api.control.Certificate
+    POST /v1/sign     SignRequest                                 →  meshd.api.control.Certificate
+    POST /v1/join     JoinRequest, `Authorization: Bearer TOKEN`  →  Joined
     GET  /v1/bundle                                               →  Bundle
     GET  /v1/health                                               →  Health
 
-Bodies are JSON. A status other than 200 comes with an `Error`.
+Bodies are JSON. Who signs proves who it is by a certificate in TLS or by `Authorization: Bearer` (`meshd.ca.attest`),
+who joins by a join token there. A status other than 200 comes with an `Error`.
 """
 
 from msgspec import Struct
@@ -23,6 +25,23 @@ class SignRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     csr_pem: str
     identity: str
+
+
+class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate of the node called `node` (a DNS label) for the key that signed the CSR (PEM)."""
+
+    csr_pem: str
+    node: str
+
+
+class Joined(Struct, frozen=True):
+    """The node's certificate, as in `meshd.api.control.Certificate`, and all that it is to believe from now on."""
+
+    trust_domain: str
+    bundle_pem: str
+    chain_pem: str
+    not_before: float
+    not_after: float
 
 
 class Bundle(Struct, frozen=True):

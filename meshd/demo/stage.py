@@ -83,7 +83,7 @@ class Stage:
     async def _start_ca(self, address: Address) -> None:
         self._say("starting a certificate authority")
         state = str(self._directory / "ca")
-        init = [*MESHD, "ca", "init", "--trust-domain", TRUST_DOMAIN, "--state-dir", state]
+        init = [*MESHD, "ca", "init", "--trust-domain", TRUST_DOMAIN, "--state-dir", state, "--shared-token"]
         serve = [*MESHD, "ca", "serve", "--state-dir", state, "--listen", str(address)]
         making = Part.start("ca init", init, self._directory)
         try:

@@ -59,7 +59,7 @@ async def session(server: CaServer, authority: Authority) -> AsyncIterator[aioht
         ("POST", "/v1/sign", {}, GOOD, 401, "there is no token"),
         ("POST", "/v1/sign", {"Authorization": TOKEN}, GOOD, 401, "there is no token"),
         ("POST", "/v1/sign", {"Authorization": "Basic eDp5"}, GOOD, 401, "there is no token"),
-        ("POST", "/v1/sign", {"Authorization": "Bearer "}, GOOD, 401, "not known"),
+        ("POST", "/v1/sign", {"Authorization": "Bearer "}, GOOD, 401, "there is no token"),
         ("POST", "/v1/sign", {"Authorization": f"Bearer {TOKEN}x"}, GOOD, 401, "not known"),
         ("POST", "/v1/sign", {"Authorization": f"Bearer {TOKEN}"[:-1]}, GOOD, 401, "not known"),
         ("POST", "/v1/sign", {}, "x" * (MAX_BODY_BYTES + 1), 401, "there is no token"),
@@ -105,6 +105,9 @@ def test_what_is_wrong_is_answered_with_its_status_and_a_reason(
     aio.run(main())
     assert recorded(tmp_path / "ca") == []
     assert TOKEN not in caplog.text
+    audit = (tmp_path / "ca" / "audit.log").read_text()
+    assert TOKEN not in audit
+    assert ('"decision":"refused"' in audit) == (status in {400, 401, 403})
     assert ("refused" in caplog.text and "127.0.0.1: " in caplog.text) == (status in {400, 401, 403})
     assert all("\n" not in record.getMessage() for record in caplog.records)
 
@@ -129,7 +132,7 @@ def test_issuances_are_logged_with_who_asked_and_the_serial(
         async with served(authority) as server:
             signed = await client(server, authority.bundle_pem).sign(csr(), WEB)
         serial = certificates.serial(x509.load_pem_x509_certificate(signed.chain_pem.encode()))
-        assert re.search(f"issued {WEB} to 127.0.0.1: serial {serial}, until 20", caplog.text)
+        assert re.search(f"issued {WEB} to shared token at 127.0.0.1: serial {serial}, until 20", caplog.text)
 
     with caplog.at_level("INFO"):
         aio.run(main())

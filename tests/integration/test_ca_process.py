@@ -31,7 +31,7 @@ def meshd(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def ca(tmp_path: Path) -> Path:
-    made = meshd("init", "--trust-domain", TRUST_DOMAIN, "--state-dir", str(tmp_path / "ca"))
+    made = meshd("init", "--trust-domain", TRUST_DOMAIN, "--shared-token", "--state-dir", str(tmp_path / "ca"))
     assert (made.returncode, made.stderr) == (0, "")
     return tmp_path / "ca"
 
@@ -70,11 +70,18 @@ def serial(chain_pem: str) -> str:
 def test_init_says_what_it_made_and_what_to_do_next(tmp_path: Path) -> None:
     done = meshd("init", "--trust-domain", TRUST_DOMAIN, "--state-dir", str(tmp_path / "ca"))
     assert done.returncode == 0
-    for made in ("bundle.pem", "agent.token", "root.key", "issuer.key", "ca.db"):
+    for made in ("bundle.pem", "root.key", "issuer.key", "ca.db"):
         assert made in done.stdout
         assert (tmp_path / "ca" / made).exists()
     assert f"meshd ca serve --state-dir {tmp_path / 'ca'}" in done.stdout
-    assert f"trustDomain: {TRUST_DOMAIN}" in done.stdout
+    assert f"meshd ca token create --state-dir {tmp_path / 'ca'}" in done.stdout
+    assert "agent.token" not in done.stdout
+    assert not (tmp_path / "ca" / "agent.token").exists()
+
+
+def test_a_token_that_all_agents_share_is_made_when_it_is_asked_for(tmp_path: Path) -> None:
+    done = meshd("init", "--trust-domain", TRUST_DOMAIN, "--shared-token", "--state-dir", str(tmp_path / "ca"))
+    assert "agent.token" in done.stdout
     assert (tmp_path / "ca" / "agent.token").read_text().strip() not in done.stdout
 
 
@@ -90,7 +97,9 @@ def test_a_ca_serves_until_it_is_told_to_end(ca: Path) -> None:
         assert served.process.wait(10) == 0
     said = served.said()
     assert f"the CA of {TRUST_DOMAIN} answers at {served.url} as ca.example, localhost, 127.0.0.1" in said
-    assert re.search(rf"info ca\.authority: issued {WEB} to 127\.0\.0\.1: serial {signed}, until 20", said)
+    assert re.search(
+        rf"info ca\.authority: issued {WEB} to shared token at 127\.0\.0\.1: serial {signed}, until 20", said
+    )
     assert "SIGTERM: ending" in said
     assert "Traceback" not in said
     assert (ca / "agent.token").read_text().strip() not in said

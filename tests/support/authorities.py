@@ -10,10 +10,12 @@ from meshd.api.names import Address, Identity, WorkloadName
 from meshd.ca.authority import Authority
 from meshd.ca.client import CaClient
 from meshd.ca.records import Issued
+from meshd.ca.requester import AnyWorkload, Requester
 from meshd.ca.server import CaServer
 
 TRUST_DOMAIN = "prod.example"
 TOKEN = "meshd-agent-of-a-test"
+AGENT = Requester("shared token", AnyWorkload("the agents' token"), "192.0.2.1")
 WEB = Identity.of(TRUST_DOMAIN, WorkloadName("default", "web"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from meshd.agent.certificates import NotSigned, Signer
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
-from meshd.ca.source import Forbidden, Refusal, Unreachable
+from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
 from tests.support import aio
 from tests.support.bundles import root
 
@@ -98,13 +98,13 @@ def test_a_ca_that_does_not_know_this_host_is_not_well_however_it_answers(caplog
     async def main() -> None:
         mesh = Mesh()
         watching = asyncio.get_running_loop().create_task(mesh.signer.watch())
-        mesh.source.fails = Forbidden("unknown token")
+        mesh.source.fails = NotAuthenticated("unknown token")
         for _ in range(3):
             assert (await mesh.refusal()).retry
             await asyncio.sleep(0)
         health = mesh.signer.health()
         assert not health.healthy
-        assert "unknown token: check ca.tokenFile" in health.message
+        assert "it does not know this host: unknown token" in health.message
         mesh.source.fails = None
         await mesh.signer.sign("csr", WEB)
         assert mesh.signer.health().healthy
@@ -113,6 +113,19 @@ def test_a_ca_that_does_not_know_this_host_is_not_well_however_it_answers(caplog
 
     run(main())
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_what_is_not_this_hosts_to_have_may_be_asked_for_again_and_says_nothing_of_the_ca() -> None:
+    """One workload may be without an entry, and the others go on."""
+
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.source.fails = Forbidden("no entry")
+        refusal = await mesh.refusal()
+        assert (str(refusal), refusal.retry) == ("the CA does not sign this for this host: no entry", True)
+        assert mesh.signer.health().healthy
+
+    run(main())
 
 
 def test_another_source_takes_over() -> None:

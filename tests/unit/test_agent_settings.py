@@ -7,7 +7,7 @@ import pytest
 
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
-from meshd.agent.settings_file import load_settings, read_bundle, read_token
+from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.agent.settings_page import settings_page
 from meshd.api.detection import Detection
 from meshd.api.loading import ConfigurationError
@@ -110,16 +110,19 @@ def test_the_ca_s_files(tmp_path: Path) -> None:
     settings = load(tmp_path, f"trustDomain: x\nstateDir: {tmp_path}\nca: {{bundle: {bundle}}}")
     with pytest.raises(ConfigurationError, match=r"meshd\.yaml: ca\.bundle: .*No such file.*: copy bundle\.pem"):
         read_bundle(settings, "meshd.yaml")
-    with pytest.raises(ConfigurationError, match=r"meshd\.yaml: ca\.tokenFile: .*No such file.*: copy agent\.token"):
-        read_token(settings, "meshd.yaml")
+    with pytest.raises(
+        ConfigurationError,
+        match=r"meshd\.yaml: ca\.tokenFile: .*No such file.*: join this host .* or copy agent\.token",
+    ):
+        read_proof(settings, "meshd.yaml")
     bundle.write_text("nothing")
     token.write_text("\n")
     with pytest.raises(ConfigurationError, match="holds no certificates"):
         read_bundle(settings, "meshd.yaml")
     with pytest.raises(ConfigurationError, match="is empty"):
-        read_token(settings, "meshd.yaml")
+        read_proof(settings, "meshd.yaml")
     token.write_text("secret\n")
-    assert read_token(settings, "meshd.yaml") == "secret"
+    assert read_proof(settings, "meshd.yaml") == Proof("secret")
 
 
 def test_users_who_may_declare_workloads() -> None:

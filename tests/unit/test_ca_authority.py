@@ -6,6 +6,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from meshd.ca.local import LocalCa
 from meshd.ca.records import Issued
 from meshd.ca.source import Unreachable
 from meshd.ca.store import KEEP_EXPIRED_S
-from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, recorded
+from tests.support.authorities import AGENT, TOKEN, TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
 
 NOW = 1_800_000_000.0
@@ -65,13 +66,13 @@ def test_a_token_is_known_by_its_hash_alone(ca: Path) -> None:
 
 def test_a_certificate_is_on_record_as_it_was_issued(ca: Path) -> None:
     with closing(open_at(ca)) as authority:
-        certificate = authority.issue(csr(), WEB, NOW, "192.0.2.1")
+        certificate = authority.issue(csr(), WEB, NOW, AGENT)
         (issued,) = recorded(ca)
     leaf, issuer = x509.load_pem_x509_certificates(certificate.chain_pem.encode())
     assert issued == Issued(
         serial=certificates.serial(leaf),
         identity=str(WEB),
-        requester="192.0.2.1",
+        requester="shared token at 192.0.2.1",
         not_before=NOW - BACKDATE_S,
         not_after=NOW + LEAF_LIFE_S,
         issued_at=NOW,
@@ -87,17 +88,17 @@ def test_nothing_is_issued_that_cannot_be_stored(ca: Path) -> None:
         with closing(sqlite3.connect(ca / "ca.db")) as other:
             other.execute("DROP TABLE issued")
         with pytest.raises(Unreachable, match=r"ca\.db cannot be used: no such table"):
-            authority.issue(csr(), WEB, NOW, "192.0.2.1")
+            authority.issue(csr(), WEB, NOW, AGENT)
         with pytest.raises(Unreachable, match=r"ca\.db cannot be used"):
             authority.issue_server(("localhost",), NOW)
 
 
 def test_what_expired_long_ago_is_forgotten_and_nothing_else(ca: Path) -> None:
     with closing(open_at(ca)) as authority:
-        authority.issue(csr(), WEB, NOW, "first")
-        authority.issue(csr(), WEB, NOW + DAY_S, "second")
+        authority.issue(csr(), WEB, NOW, replace(AGENT, name="first"))
+        authority.issue(csr(), WEB, NOW + DAY_S, replace(AGENT, name="second"))
         authority.maintain(NOW + LEAF_LIFE_S + KEEP_EXPIRED_S + 3600)
-        assert [issued.requester for issued in recorded(ca)] == ["second"]
+        assert [issued.requester for issued in recorded(ca)] == ["second at 192.0.2.1"]
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_what_an_interrupted_making_left_is_made_anew(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="interrupted: run `meshd ca init` again"):
         open_at(tmp_path)
     with made(tmp_path) as authority:
-        authority.issue(csr(), WEB, NOW, "192.0.2.1")
+        authority.issue(csr(), WEB, NOW, AGENT)
     assert not {"incomplete", ".issuer.key.x1y2"} & {file.name for file in tmp_path.iterdir()}
 
 
@@ -179,7 +180,7 @@ def swap_certificate(ca: Path) -> None:
 
 def leaf_as_root(ca: Path) -> None:
     with closing(open_at(ca)) as authority:
-        (ca / "bundle.pem").write_text(authority.issue(csr(), WEB, NOW, "").chain_pem)
+        (ca / "bundle.pem").write_text(authority.issue(csr(), WEB, NOW, AGENT).chain_pem)
 
 
 def damage(ca: Path) -> None:
@@ -257,7 +258,7 @@ def test_a_root_that_is_not_good_now_is_said_so(ca: Path, now: float, message: s
 
 
 def issuer_of(authority: Authority, now: float) -> x509.Certificate:
-    return x509.load_pem_x509_certificates(authority.issue(csr(), WEB, now, "").chain_pem.encode())[1]
+    return x509.load_pem_x509_certificates(authority.issue(csr(), WEB, now, AGENT).chain_pem.encode())[1]
 
 
 def test_the_issuer_is_renewed_at_two_thirds_below_the_same_root(ca: Path) -> None:
@@ -278,7 +279,7 @@ def test_the_issuer_is_renewed_at_two_thirds_below_the_same_root(ca: Path) -> No
 def test_an_issuer_that_expired_while_the_ca_was_off_is_renewed_when_it_is_opened(ca: Path) -> None:
     late = NOW + 2 * ISSUER_LIFE_S
     with closing(open_at(ca, late)) as authority:
-        assert authority.issue(csr(), WEB, late, "").not_after == late + LEAF_LIFE_S
+        assert authority.issue(csr(), WEB, late, AGENT).not_after == late + LEAF_LIFE_S
 
 
 @pytest.mark.parametrize(
@@ -299,9 +300,9 @@ def test_without_the_roots_key_the_ca_signs_until_the_issuer_ends(
     end = NOW + ISSUER_LIFE_S
     with closing(open_at(ca, end - 3600)) as authority:
         assert re.search(message, caplog.text)
-        assert authority.issue(csr(), WEB, end - 3600, "").not_after == end
+        assert authority.issue(csr(), WEB, end - 3600, AGENT).not_after == end
         with pytest.raises(Unreachable, match="expired, or about to"):
-            authority.issue(csr(), WEB, end, "")
+            authority.issue(csr(), WEB, end, AGENT)
         with pytest.raises(Unreachable, match="issuer is good from"):
             authority.check(end)
     with pytest.raises(Problem, match=r"issuer is good from .* to 2028-01-15T08:00:00Z, and the CA's clock says 2028"):

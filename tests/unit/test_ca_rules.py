@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from meshd.api.names import Identity
 from meshd.ca.certificates import BACKDATE_S, LEAF_LIFE_S, Life
-from meshd.ca.rules import LEAST_LIFE_S, Asked, WithinIssuer, read_csr, rules
+from meshd.ca.rules import LEAST_LIFE_S, NOTHING_DENIED, Asked, WithinIssuer, read_csr, rules
 from meshd.ca.source import Forbidden, Refusal, Unreachable
+from tests.support.authorities import AGENT
 from tests.support.csr import csr
 
 NOW = 1_800_000_000.0
@@ -28,7 +29,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def decide(csr_pem: str, identity: Identity = WEB) -> Life:
-    return RULES.decide(Asked(identity, read_csr(csr_pem), NOW))
+    return RULES.decide(Asked(identity, read_csr(csr_pem), NOW, AGENT, NOTHING_DENIED))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_identities_that_are_not_for_the_requester_are_forbidden(identity: str, 
 
 
 def test_a_leaf_ends_with_its_issuer_at_the_latest() -> None:
-    asked = Asked(WEB, read_csr(csr(KEY)), NOW)
+    asked = Asked(WEB, read_csr(csr(KEY)), NOW, AGENT, NOTHING_DENIED)
     wanted = Life(NOW - BACKDATE_S, NOW + LEAF_LIFE_S)
     assert WithinIssuer(Life(0, NOW + 3600))(asked, wanted) == Life(NOW - BACKDATE_S, NOW + 3600)
     assert WithinIssuer(Life(NOW - 1, NOW + 3600))(asked, wanted) == Life(NOW - 1, NOW + 3600)

@@ -29,15 +29,21 @@ command.add_command(token)
 
 @command.command("init")
 @click.option("--trust-domain", required=True, help="What the CA is for, as in prod.example.")
+@click.option(
+    "--shared-token",
+    is_flag=True,
+    help="Also make a token that all agents share: who has it may have any workload's identity.",
+)
 @state_dir_option
-def init(trust_domain: str, state_dir: Path) -> None:
-    """Make a CA: root, issuer, database, and the token that agents prove themselves with.
+def init(trust_domain: str, shared_token: bool, state_dir: Path) -> None:
+    """Make a CA: root, issuer, database. Hosts then join with tokens (`meshd ca token create`).
 
     What is there already is never overwritten.
     """
     state_dir = state_dir.absolute()
-    Authority.create(state_dir, trust_domain, time.time(), "meshd-agent-" + secrets.token_urlsafe(32)).close()
-    click.echo(_made(CaFiles(state_dir), trust_domain))
+    shared = "meshd-agent-" + secrets.token_urlsafe(32) if shared_token else ""
+    Authority.create(state_dir, trust_domain, time.time(), shared).close()
+    click.echo(_made(CaFiles(state_dir), trust_domain, shared_token))
 
 
 @command.command("serve")
@@ -53,7 +59,7 @@ def init(trust_domain: str, state_dir: Path) -> None:
 )
 @log_level_option
 def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], log_level: str) -> None:
-    """Sign for the agents that have the token, over HTTPS. Ends in order on SIGTERM."""
+    """Sign for the hosts that joined, over HTTPS. Ends in order on SIGTERM."""
     from meshd.ca.server import CaServer, serve  # noqa: PLC0415 - other verbs need no HTTP server
 
     log_to_stderr(log_level)
@@ -65,24 +71,22 @@ def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], log_leve
         uvloop.run(serve(CaServer(authority, address, names), authority.trust_domain))
 
 
-def _made(files: CaFiles, trust_domain: str) -> str:
+def _made(files: CaFiles, trust_domain: str, shared_token: bool) -> str:
+    shared = """
+  agent.token   a token that all agents share, for hosts that do not join: copied there as /var/lib/meshd/ca.token,
+                mode 0600, beside bundle.pem as /etc/meshd/bundle.pem; secret"""
     return f"""\
 A CA for the trust domain {trust_domain} is in {files.directory}:
 
   bundle.pem    the trust bundle: its root, for 10 years; not secret
-  agent.token   what agents prove themselves with; secret
   root.key      the root's key; secret: keep a copy where this host's loss does not reach
   issuer.key    the issuer's key and certificate; renewed by the CA itself
-  ca.db         what was issued
+  ca.db         what was issued, who may join, and who may have what{shared if shared_token else ""}
 
 Next:
 
   1. Run it:          meshd ca serve --state-dir {files.directory}
                       with --name NAME for each name that hosts reach this one by
-  2. To every host:   {files.bundle} as /etc/meshd/bundle.pem
-                      {files.agent_token} as /var/lib/meshd/ca.token, mode 0600
-  3. In its /etc/meshd/meshd.yaml:
-
-       trustDomain: {trust_domain}
-       ca: {{url: "https://NAME:4180", bundle: /etc/meshd/bundle.pem}}
+  2. For each host:   meshd ca token create --state-dir {files.directory} --node HOST --workload NAMESPACE/NAME
+  3. On that host:    meshd join https://NAME:4180 --token TOKEN
 """

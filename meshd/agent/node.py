@@ -1,0 +1,137 @@
+"""What this host is in the mesh: its key and certificate, in one file of the agent's, and their renewal.
+
+The key is made here and never leaves; the file has mode 0600. `meshd join` gets the first certificate
+(`meshd.agent.join`); from then on the agent proves itself with it to the CA, and renews it, with a new key each time,
+at about two thirds of its life. One that expired because the host was off for longer is of no more use: the host joins
+again.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshd.api.control import Certificate
+from meshd.api.names import Identity
+from meshd.api.problems import Problem
+from meshd.ca import certificates, files
+from meshd.ca.certificates import Life
+from meshd.ca.failover import Failover
+from meshd.ca.material import when
+from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "node.key"
+
+JITTER: Final = 0.05
+"""Of the life: hosts that joined together do not all come back together."""
+
+
+class Node(NamedTuple):
+    """`certificate` is None after a join that was interrupted."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate | None
+
+
+def read(file: Path) -> Node | None:
+    """What is in the file; None when there is none. Problem when `write` did not write it, or others can read it."""
+    if not file.exists():
+        return None
+    content = files.read_secret(file)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+        found = x509.load_pem_x509_certificates(content) if b"BEGIN CERTIFICATE" in content else []
+        node = Node(_checked(key, found), found[0] if found else None)
+        if node.certificate is not None:
+            identity_of(node.certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+        raise Problem(f"{file}: holds no node's key and certificate: remove it, and join this host again") from error
+    return node
+
+
+def identity_of(certificate: x509.Certificate) -> Identity:
+    """Whose it is; ValueError when it is no one's of a mesh."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return Identity.parse(uri)
+
+
+def write(file: Path, key: ec.EllipticCurvePrivateKey, chain_pem: str = "") -> None:
+    """Keep the key, and its certificate when there is one; whole or not at all."""
+    files.write(file, certificates.key_pem(key) + chain_pem.encode(), owner_of=file.parent)
+
+
+def request(key: ec.EllipticCurvePrivateKey) -> str:
+    """A CSR (PEM) of the key; whose it is is said beside it."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+class NodeSource:
+    """Signs through `source`, to which the node's certificate in `file` is shown. A look at the CA's health (`health`,
+    which the agent has every few seconds) renews that certificate when it is due."""
+
+    def __init__(
+        self,
+        source: Failover,
+        file: Path,
+        clock: Callable[[], float] = time.time,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Problem when there is no certificate in the file."""
+        self._source, self._file, self._clock, self._draw = source, file, clock, draw
+        node = read(file)
+        if node is None or node.certificate is None:
+            raise Problem(f"{file}: this host has not joined: run `meshd join`")
+        self._use(node.certificate)
+
+    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+        self._check()
+        return await self._source.sign(csr_pem, identity)
+
+    async def health(self) -> None:
+        self._check()
+        await self._source.health()
+        if self._clock() >= self._renew_at:
+            await self._renew()
+
+    def _check(self) -> None:
+        if self._clock() >= self._life.not_after:
+            raise NotAuthenticated(
+                f"the certificate of this node expired at {when(self._life.not_after)}: join it again with `meshd join`"
+            )
+
+    async def _renew(self) -> None:
+        key = certificates.new_key()
+        try:
+            signed = await self._source.sign(request(key), self._identity)
+        except (Refusal, Unreachable) as error:
+            self._renew_at = self._clock() + self._draw(30.0, 300.0)
+            log.error("this node's certificate is good until %s and not renewed: %s", when(self._life.not_after), error)
+            return
+        write(self._file, key, signed.chain_pem)
+        self._source.present(self._file)
+        self._use(x509.load_pem_x509_certificate(signed.chain_pem.encode()))
+        log.info("this node's certificate is renewed: it is good until %s", when(self._life.not_after))
+
+    def _use(self, certificate: x509.Certificate) -> None:
+        self._identity, self._life = identity_of(certificate), Life.of(certificate)
+        length_s = self._life.not_after - self._life.not_before
+        self._renew_at = self._life.not_before + length_s * (2 / 3 + self._draw(-JITTER, JITTER))
+
+
+def _checked(key: object, chain: list[x509.Certificate]) -> ec.EllipticCurvePrivateKey:
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError("not an ECDSA key")
+    if chain and chain[0].public_key() != key.public_key():
+        raise ValueError("the certificate is not the key's")
+    return key

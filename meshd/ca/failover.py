@@ -1,0 +1,46 @@
+"""Several CAs of one trust domain as one source: whichever answers.
+
+The one that answered last is asked first; when it is away the others are, in order. What one of them refuses is
+refused: they have one store, and another would say the same.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from meshd.api.control import Certificate
+from meshd.api.names import Identity
+from meshd.ca.client import CaClient
+from meshd.ca.source import Unreachable
+
+T = TypeVar("T")
+
+
+class Failover:
+    """The CAs that `clients` are of; one, in most meshes."""
+
+    def __init__(self, clients: Sequence[CaClient]) -> None:
+        self._clients = list(clients)
+
+    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+        return await self._any(lambda client: client.sign(csr_pem, identity))
+
+    async def health(self) -> None:
+        await self._any(CaClient.health)
+
+    def present(self, certificate: Path) -> None:
+        """`CaClient.present`, to all."""
+        for client in self._clients:
+            client.present(certificate)
+
+    async def _any(self, ask: Callable[[CaClient], Awaitable[T]]) -> T:
+        troubles: dict[CaClient, str] = {}
+        for client in list(self._clients):
+            try:
+                answer = await ask(client)
+            except Unreachable as error:
+                troubles[client] = str(error)
+            else:
+                self._clients.sort(key=lambda each: each in troubles)  # stable: those that are away go last
+                return answer
+        raise Unreachable("; ".join(troubles.values()))
