@@ -41,6 +41,7 @@ from meshd.api.control import (
     WatchDestination,
     WithdrawWorkload,
 )
+from meshd.api.detection import Detection
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint
 from meshd.api.frames import frame
@@ -338,6 +339,38 @@ def test_the_host_s_proxy_serves_the_workloads_of_the_documents(tmp_path: Path) 
             assert isinstance(found, Destination)
             assert found.found is not None
             assert [(each.address, each.inbound_port) for each in found.found.endpoints] == [("127.0.0.1", 4143)]
+
+    aio.run(main())
+
+
+def test_proxies_are_told_how_to_detect_what_is_spoken(tmp_path: Path) -> None:
+    spec = "{ports: [{port: 3307}], opaquePorts: [3307]}"
+    document = f"apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: db}}\nspec: {spec}\n"
+
+    async def main() -> None:
+        async with mesh(tmp_path, ProxySettings(opaque_ports=(3306,))) as clients:
+            agent = clients.agent
+            proxy, run, its_proxy = [await clients.connect() for _ in range(3)]
+            attached = proxy.say(Attach("0.1", ""))
+            first = await proxy.answer(attached)
+            assert isinstance(first, ProxyConfiguration)
+            assert first.detection == Detection((3306,), 10.0)
+            await run.call(WEB)
+            other = await its_proxy.call(Attach("0.1", WEB.instance))
+            assert isinstance(other, ProxyConfiguration)
+            assert other.detection == first.detection
+            (tmp_path / "conf.d" / "db.yaml").write_text(document)
+            second = await proxy.answer(attached, 2)
+            assert isinstance(second, ProxyConfiguration)
+            assert second.workloads[0].opaque_ports == (3307,)
+            found = await run.call(WatchDestination("db", "default"))
+            assert isinstance(found, Destination)
+            assert found.found is not None
+            assert found.found.opaque is True
+            agent.reload(agent.core.access, ProxySettings(opaque_ports=(), detect_timeout="2s"), ())
+            third = await proxy.answer(attached, 3)
+            assert isinstance(third, ProxyConfiguration)
+            assert third.detection == Detection((), 2.0)
 
     aio.run(main())
 

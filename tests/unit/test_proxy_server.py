@@ -642,6 +642,20 @@ def test_much_that_comes_before_the_tunnel_stands_is_held() -> None:
     assert len(other.got) == MAX_PIPELINED_BYTES + 1
 
 
+def test_what_takes_over_the_tunnel_may_hold_it_at_once() -> None:
+    rig = Rig()
+    caller = rig.call()
+    caller.says(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n")
+    caller.says(b"x" * (MAX_PIPELINED_BYTES + 1))
+
+    class Holding(asyncio.Protocol):
+        def data_received(self, _: bytes) -> None:
+            caller.pause_reading()
+
+    caller.get_protocol().hand_over(Holding())  # type: ignore[attr-defined]
+    assert caller.held()
+
+
 class Recording(asyncio.Protocol):
     """A protocol that takes over."""
 
