@@ -10,7 +10,6 @@ by address.
 """
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -19,6 +18,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
+
+import msgspec
 
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
@@ -36,6 +37,14 @@ END_WITHIN_S: Final = 2.0
 """How long a generation that was not ready in time has for ending."""
 
 
+class _Written(msgspec.Struct):
+    """What MESHD_HANDOVER says. The next generation may be of another version: fields may come, and none may go."""
+
+    ready: int
+    kept: list[int]
+    own: dict[str, list[int]]
+
+
 class Inheritance(NamedTuple):
     """What this process was started with. `kept`: listening sockets that belong to whoever started the first
     generation. `own`: those that the program bound, by address as it was written; several where workers share one.
@@ -48,7 +57,7 @@ class Inheritance(NamedTuple):
     def written(self) -> str:
         """As `received` reads it."""
         own = {address: [each.fileno() for each in several] for address, several in self.own.items()}
-        return json.dumps({"ready": self.predecessor, "kept": [each.fileno() for each in self.kept], "own": own})
+        return msgspec.json.encode(_Written(self.predecessor, [each.fileno() for each in self.kept], own)).decode()
 
     def descriptors(self) -> list[int]:
         """All that is passed on."""
@@ -70,11 +79,11 @@ def received() -> Inheritance:
     text = os.environ.pop(VARIABLE, "")
     if not text:
         return Inheritance(inherited(), {}, -1)
-    told = json.loads(text)
-    if told["ready"] >= 0:
-        os.set_inheritable(told["ready"], False)
-    own = {address: [adopted(fd) for fd in fds] for address, fds in told["own"].items()}
-    return Inheritance([adopted(fd) for fd in told["kept"]], own, told["ready"])
+    told = msgspec.json.decode(text, type=_Written)
+    if told.ready >= 0:
+        os.set_inheritable(told.ready, False)
+    own = {address: [adopted(fd) for fd in fds] for address, fds in told.own.items()}
+    return Inheritance([adopted(fd) for fd in told.kept], own, told.ready)
 
 
 def again(inheritance: Inheritance, environment: Mapping[str, str]) -> NoReturn:
@@ -100,21 +109,22 @@ class Succession:
         self._instance = instance
         self._sockets = sockets
         self._done = done
-        self._going_on = False
+        self._going_on: asyncio.Task[None] | None = None
         self._precluded = False
         self.succeeded = False
 
     def preclude(self) -> None:
-        """This generation ends: none is to follow."""
+        """This generation ends: none is to follow, unless it does already."""
         self._precluded = True
+        if self._going_on is not None and not self.succeeded:
+            self._going_on.cancel()
 
     def begin(self) -> None:
         """Start a new generation, unless that is under way."""
         if why_not := _why_not(self._instance):
             log.error("SIGUSR2: no new generation: %s", why_not)
-        elif not self._going_on and not self._precluded:
-            self._going_on = True
-            self._tasks.start(self._succeed(), "succession")
+        elif self._going_on is None and not self._precluded:
+            self._going_on = self._tasks.start(self._succeed(), "succession")
 
     async def _succeed(self) -> None:
         log.info("starting a new generation")
@@ -130,7 +140,7 @@ class Succession:
             self.succeeded = True
             self._done()
         finally:
-            self._going_on = False
+            self._going_on = None
 
 
 def _why_not(instance: str) -> str:

@@ -4,7 +4,8 @@
     meshd-proxy --control SOCKET    from the agent that answers there
 
 Exit status 0 after a drain, 1 where something outside was wrong, 2 for a wrong command line or file. What runs is in
-`proxy.program`; it is imported late, so that no process holds what is for another to do.
+`proxy.program`, alone or as a worker, or in `proxy.workers.master`; it is imported late, so that no process holds what
+is for another to do.
 """
 
 import argparse

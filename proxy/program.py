@@ -83,6 +83,7 @@ class Program:
         self._wanted: Workers | None = None
         self._proxy: Proxy
         self._resolver: StaticResolver | None = None
+        self._reload_wanted = False
         self._agent: AgentClient | None = None
 
     async def run(self) -> None:
@@ -156,6 +157,8 @@ class Program:
         resolver = StaticResolver(world.services)
         await self._apply(world, resolver)
         self._resolver = resolver
+        if self._reload_wanted:  # it came while the file was read
+            self._tasks.start(self._reload(), "reload")
         log.info("%s is in force", self._arguments.config)
 
     async def _apply(self, world: StaticWorld, resolver: StaticResolver) -> None:
@@ -166,9 +169,11 @@ class Program:
 
     async def _reload(self) -> None:
         resolver = self._resolver
+        if self._agent is not None:
+            self._reread()
+            return
         if resolver is None:
-            if self._agent is not None:
-                self._reread()
+            self._reload_wanted = True
             return
         try:
             world = await asyncio.to_thread(_load, self._arguments.config)

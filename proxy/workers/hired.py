@@ -57,7 +57,7 @@ class Hired:
         self._process = process
         self._employer = employer
         self._left = False
-        self._asked: asyncio.Future[None] | None = None
+        self._asked: asyncio.Future[bool] | None = None
         self._link = Link(FromWorker, self._said, self._lost)
         self._requests: socket.socket
         self._pidfd: int
@@ -106,12 +106,12 @@ class Hired:
         if self._process.poll() is None:
             self._process.kill()
 
-    def ask(self) -> "asyncio.Future[None]":
-        """Ask for a page: done when it is there, or never will be."""
+    def ask(self) -> "asyncio.Future[bool]":
+        """Ask for a page: done with whether it is there, when that is known."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.get_running_loop().create_future()
             if self._left:
-                self._asked.set_result(None)
+                self._asked.set_result(False)
             else:
                 self._link.send(FromMaster(Ask()))
         return self._asked
@@ -120,16 +120,16 @@ class Hired:
 
     def _said(self, message: FromWorker) -> None:
         if isinstance(message.body, Page):
-            self.page = message.body.text
-            self._answered()
+            self.page = message.body.text or self.page
+            self._answered(bool(message.body.text))
         else:
             before, self.told = self.told, message.body
             self.heard = True
             self._employer.said(self, before)
 
-    def _answered(self) -> None:
+    def _answered(self, well: bool) -> None:
         if self._asked is not None and not self._asked.done():
-            self._asked.set_result(None)
+            self._asked.set_result(well)
 
     def _requested(self) -> None:
         """It asks for a socket, or gives one back."""
@@ -161,7 +161,7 @@ class Hired:
 
     def _lost(self) -> None:
         self._left = True
-        self._answered()
+        self._answered(False)
         self._leave()
 
     def _leave(self) -> None:

@@ -8,6 +8,7 @@ unix(7)) or with what is wrong, `release HOST:PORT` is not answered.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from typing import Final, Generic, NamedTuple, TypeVar, cast
@@ -16,9 +17,13 @@ import msgspec
 
 from meshd.api.frames import FramingError, LineReader, frame
 
+log = logging.getLogger(__name__)
+
 VARIABLE: Final = "MESHD_WORKER"
-MAX_LINE_BYTES: Final = 64 << 20
-"""A page of metrics of 10,000 series with their buckets."""
+MAX_PAGE_BYTES: Final = 64 << 20
+"""A page of metrics of some 7,000 series with their buckets. A larger one is not sent."""
+MAX_LINE_BYTES: Final = 2 * MAX_PAGE_BYTES
+"""The same as JSON, where quotes and ends of lines take two bytes."""
 
 LISTEN: Final = b"listen "
 RELEASE: Final = b"release "
@@ -34,7 +39,7 @@ class Told(msgspec.Struct, frozen=True, tag="condition"):
 
 
 class Page(msgspec.Struct, frozen=True, tag="page"):
-    """The worker's metrics, in Prometheus' text format."""
+    """The worker's metrics, in Prometheus' text format; empty: there are too many."""
 
     text: str
 
@@ -98,7 +103,8 @@ class Link(asyncio.Protocol, Generic[M]):
     def data_received(self, data: bytes) -> None:
         try:
             messages = self._lines.feed(data)
-        except FramingError:
+        except FramingError as error:
+            log.error("the link between master and worker: %s", error)
             self.close()
             return
         for message in messages:

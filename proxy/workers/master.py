@@ -209,7 +209,7 @@ class Master:
         seen = []
         for number, hired in self._workers.items():
             page, ready = ("", False) if hired is None else (hired.page, not hired.told.waiting_for)
-            answered = hired is not None and number in asked and asked[number].done()
+            answered = number in asked and asked[number].done() and asked[number].result()
             seen.append(Seen(number, page, ready, answered, self._restarts[number].deaths))
         return self._metrics.page(seen)
 

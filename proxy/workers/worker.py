@@ -18,6 +18,7 @@ from proxy.workers.link import (
     GIVEN,
     LISTEN,
     MAX_DATAGRAM_BYTES,
+    MAX_PAGE_BYTES,
     RELEASE,
     Ask,
     Drain,
@@ -62,6 +63,10 @@ class MastersSockets:
         listener.setblocking(False)
         return listener
 
+    def close(self) -> None:
+        """Ask for nothing more."""
+        self._requests.close()
+
     def release(self, text: str) -> None:
         """Nobody here is to accept connections at HOST:PORT any more."""
         try:
@@ -85,6 +90,7 @@ class Worker:
         self._tasks = Tasks("worker")
         self._gone = asyncio.Event()
         self._told: Told | None = None
+        self._said_too_large = False
         self._link = Link(FromMaster, self._obey, self._abandoned)
         self._orders: Orders
 
@@ -126,9 +132,16 @@ class Worker:
                 await self._gone.wait()
         except TimeoutError:
             log.warning("the master did not take the last page of metrics")
+        self.sockets.close()
 
     def _tell_page(self) -> None:
-        self._link.send(FromWorker(Page(self._orders.page().decode())))
+        page = self._orders.page()
+        if len(page) > MAX_PAGE_BYTES:
+            if not self._said_too_large:
+                log.error("the metrics are %d bytes, too many to be one page with those of other workers", len(page))
+            self._said_too_large = True
+            page = b""
+        self._link.send(FromWorker(Page(page.decode())))
 
     async def _tell_pages(self) -> None:
         pause_s = PAGE_EVERY_S

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_proxy_process import PROXY, Files, Load, application, get, ready
+from tests.support.meshed import children
 from tests.support.ports import accepts
 from tests.support.processes import running
 from tests.support.waiting import wait_until
@@ -144,6 +145,18 @@ def test_a_generation_that_cannot_start_leaves_the_old_one(files: Files, manager
         main_pid(manager)
         assert first.wait(15) == 0
         assert get(files.outbound, "http://other/")[0] == 200, "the file of now is in force"
+
+
+def test_a_proxy_that_is_told_to_end_meanwhile_is_followed_by_none(files: Files, manager: Manager) -> None:
+    with managed(files, files.web, files.web_admin, manager) as first:
+        first.send_signal(signal.SIGUSR2)
+        manager.hears("RELOADING=1")
+        (second,) = wait_until(lambda: children(first.pid), "the new generation starts")
+        first.terminate()
+        assert first.wait(10) == 0
+        wait_until(lambda: state(second) == "Z", "it is ended", 10.0)
+        assert not accepts(files.upstream)
+        assert not any(line.startswith("MAINPID=") for told in manager.told for line in told)
 
 
 def test_meshd_run_s_proxy_is_not_followed_by_another(tmp_path: Path) -> None:

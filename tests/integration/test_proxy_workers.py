@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_proxy_handover import Manager, end, main_pid, managed, state
-from tests.integration.test_proxy_process import PROXY, Files, Load, application, get, inheriting, ready
+from tests.integration.test_proxy_process import NGINX, PROXY, Files, Load, application, get, inheriting, ready
+from tests.support import peers
 from tests.support.meshed import children
 from tests.support.ports import accepts, free_ports
 from tests.support.processes import running
@@ -287,6 +288,33 @@ def test_a_handover_under_load_loses_nothing(files: Files, manager: Manager, whi
             assert ready(admin)
             end(second)
             assert not accepts(files.upstream if which == "web" else files.inbound)
+
+
+@pytest.mark.peer("wrk", "nginx")
+def test_wrk_sees_no_error_in_a_handover(tmp_path: Path, manager: Manager) -> None:
+    (port,) = free_ports(1)
+    files = Files(tmp_path, port)
+    (tmp_path / "nginx.conf").write_text(NGINX.format(directory=tmp_path, port=port))
+    nginx = [peers.path("nginx"), "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path)]
+    with (
+        running(nginx, tmp_path / "nginx.log", lambda: accepts(port)),
+        files.started(files.api, files.api_admin),
+        managed(files, files.web, files.web_admin, manager, *WORKERS) as first,
+        subprocess.Popen(
+            [peers.path("wrk"), "-t1", "-c16", "-d6", f"http://127.0.0.1:{files.upstream}/"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as wrk,
+    ):
+        wait_until(lambda: requests(files.web_admin) > 100, "load", 10.0)
+        first.send_signal(signal.SIGUSR2)
+        main_pid(manager)
+        assert first.wait(20) == 0
+        assert wrk.poll() is None, "it was under load to the end"
+        said = wrk.communicate(timeout=20)[0]
+        assert "requests in" in said
+        assert "Socket errors" not in said, said
+        assert "Non-2xx" not in said, said
 
 
 def test_a_generation_that_cannot_start_leaves_the_old_one(files: Files, manager: Manager) -> None:

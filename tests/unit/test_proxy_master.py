@@ -1,21 +1,40 @@
 """Workers without processes: their pages made one, when one that ended is started again, whose socket is whose."""
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from meshd.api.frames import frame
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
 from proxy.mesh.identity import WorkloadIdentity
 from proxy.metrics import Metrics, State
+from proxy.orders import Condition, Orders
 from proxy.sockets import bound
 from proxy.stats import Labels, Stats
+from proxy.workers.link import (
+    MAX_LINE_BYTES,
+    MAX_PAGE_BYTES,
+    Ask,
+    Drain,
+    Ends,
+    FromMaster,
+    FromWorker,
+    Page,
+    Reload,
+    Told,
+)
 from proxy.workers.metrics import Metrics as MastersMetrics
 from proxy.workers.metrics import Seen
 from proxy.workers.pages import ADDED, HIGHEST, LOWEST, merge, merged, parse, rendered
 from proxy.workers.places import Places
 from proxy.workers.restarts import FIRST_S, MOST_S, SETTLED_AFTER_S, TRIES, Restarts
+from proxy.workers.worker import Worker
+from tests.support import aio
+from tests.support.waiting import eventually
 
 ONE = """\
 # HELP request_total Requests.
@@ -130,6 +149,57 @@ def test_a_page_comes_out_of_the_merge_as_it_went_in() -> None:
     counted = {key: value for key, value in samples(once).items() if key.startswith(("request", "response", "tcp"))}
     assert counted
     assert {key: twice[key] / 2 for key in counted} == counted
+
+
+# --- the link
+
+
+def orders(page: Callable[[], bytes], said: list[str]) -> Orders:
+    async def reload() -> None:
+        said.append("reload")
+
+    return Orders(page, reload, lambda: said.append("drain"), lambda: said.append("end"))
+
+
+@asynccontextmanager
+async def linked(given: Orders) -> AsyncIterator[tuple[Worker, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A worker, and its master's end of the link."""
+    link, its_link = socket.socketpair()
+    requests, its_requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with requests:
+        worker = Worker(Ends(1, 1, its_link.detach(), its_requests.detach()))
+        reader, writer = await asyncio.open_unix_connection(sock=link, limit=2 * MAX_LINE_BYTES)
+        await worker.begin(given)
+        yield worker, reader, writer
+        writer.close()
+        await worker.end()
+
+
+def test_a_worker_obeys_and_drains_when_its_master_is_gone() -> None:
+    async def converse() -> None:
+        said: list[str] = []
+        async with linked(orders(lambda: b"page", said)) as (worker, reader, writer):
+            worker.changed(Condition(("configuration",), "127.0.0.1:1"), ())
+            worker.changed(Condition(("configuration",), "127.0.0.1:1"), ())
+            writer.write(frame(FromMaster(Reload())) + frame(FromMaster(Ask())) + frame(FromMaster(Drain())))
+            assert await reader.readline() == frame(FromWorker(Told(("configuration",), "127.0.0.1:1")))
+            assert await reader.readline() == frame(FromWorker(Page("page"))), "what has not changed is told once"
+            await eventually(lambda: said == ["drain", "reload"], "it obeys")
+            writer.close()
+            await eventually(lambda: said == ["drain", "reload", "drain"], "it drains of itself")
+
+    aio.run(converse())
+
+
+def test_a_page_that_is_too_large_is_not_sent() -> None:
+    async def converse() -> None:
+        pages = [b"a", b"x" * (MAX_PAGE_BYTES + 1), b"b", b""]
+        async with linked(orders(lambda: pages.pop(0), [])) as (_, reader, writer):
+            for expected in ("a", "", "b"):
+                writer.write(frame(FromMaster(Ask())))
+                assert await reader.readline() == frame(FromWorker(Page(expected)))
+
+    aio.run(converse())
 
 
 # --- restarts
