@@ -128,13 +128,8 @@ def _all(
             stack.enter_context(start.contender(each, port, cores.proxy, directory / each.program.name))
             for each in present
         ]
-        expected = scenario.origin.check(direct.target.port)
-        for each in running:
-            found = scenario.origin.check(each.target.port)
-            if found != expected:
-                raise Problem(
-                    f"{each.name} does not pass the origin's answer on: {found[:80]!r}, not {expected[:80]!r}"
-                )
+        for each in (direct, *running):
+            start.check_answer(each, scenario.origin)
             start.check_claims(each)
         yield direct.target.pids[0], [direct, *running] if scenario.direct else running
 

@@ -60,11 +60,12 @@ class Contender:
 class Origin:
     """The server behind the proxies: its configuration, for the port that proxies connect to and the one where it is
     asked without them, which speaks as the load does. Its directory has the same certificates as a `Wiring`'s. `check`
-    asks at a port once, as the load does, and gives what was answered."""
+    asks at a port once, as the load does, and gives what was answered: `expected`, where all is well."""
 
     program: Program
     configuration: Callable[[int, int, Path], str]
     check: Callable[[int], bytes]
+    expected: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,7 @@ def _row(each: Figures, shown: Result) -> tuple[str, ...]:
     def number(value: float | None, digits: int = 2) -> str:
         return "" if value is None else f"{value:,.{digits}f}"
 
+    of_rates = shown.unit.more_is_better
     return (
         each.name,
         number(each.value, shown.unit.digits),
@@ -92,9 +93,9 @@ def _row(each: Figures, shown: Result) -> tuple[str, ...]:
         number(each.p99_ms),
         number(each.p50_added_ms),
         number(each.p99_added_ms),
-        f"{each.core_used:.0%}",
+        f"{each.core_used:.0%}" if of_rates else "",
         number(each.cpu_us_each or None, 1 if each.cpu_us_each >= 10 else 2),
-        number(each.rss_mb, 1) if each.name != DIRECT else "",
+        number(each.rss_mb, 1) if of_rates and each.name != DIRECT else "",
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from bench.scenario import Claim, Contender, Origin, Program, Target, Wiring
 from meshd.api.problems import Problem
 from tests.support.ports import accepts, free_ports
 from tests.support.processes import running
+
+START_WITHIN_S = 30.0
+"""Time for a program to listen and to answer as it should. On a quiet machine it takes a hundredth of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,8 @@ def _process(program: Program, text: str, port: int, core: int, directory: Path)
     argv = ("taskset", "-c", str(core), *program.argv(path, config))  # taskset becomes the program, under its id
     with ExitStack() as stack:
         try:
-            process = stack.enter_context(running(argv, directory / "log", lambda: accepts(port)))
+            listens = running(argv, directory / "log", lambda: accepts(port), deadline_s=START_WITHIN_S)
+            process = stack.enter_context(listens)
         except AssertionError as error:
             raise Problem(f"{program.name} did not start: {error}") from error
         yield process
@@ -107,13 +112,29 @@ def version_in(said: str) -> str:
     return found[0] if found else "of unknown version"
 
 
+def check_answer(found: Running, wanted: Origin) -> None:
+    """Problem where it does not come to give the answer that the origin is to give."""
+    end = time.monotonic() + START_WITHIN_S
+    while (answer := wanted.check(found.target.port)) != wanted.expected:
+        if time.monotonic() > end:
+            raise Problem(f"{found.name} answers {_ends(answer)}; expected {_ends(wanted.expected)}")
+
+
+def _ends(answer: bytes) -> str:
+    return f"{answer[:40]!r}…{answer[-40:]!r} ({len(answer)} bytes)"
+
+
 def check_claims(found: Running) -> None:
     """Problem where the counters of a part do not say what is claimed of it."""
     for claim in found.claims:
-        lines = _counters(found.admin[claim.part], found.counters).splitlines()
-        values = [line.rpartition(" ")[2] for line in lines if re.search(claim.pattern, line)]
-        if not any(float(value) > 0 for value in values):
+        if not holds(claim, _counters(found.admin[claim.part], found.counters)):
             raise Problem(f"{found.name}, part {claim.part}: no counter {claim.pattern} above zero at {found.counters}")
+
+
+def holds(claim: Claim, counters: str) -> bool:
+    """Whether the counters, one a line, bear the claim out."""
+    values = [line.rpartition(" ")[2] for line in counters.splitlines() if re.search(claim.pattern, line)]
+    return any(float(value) > 0 for value in values)
 
 
 def _counters(port: int, path: str) -> str:

@@ -133,7 +133,8 @@ def origin(messages: int) -> Origin:
     def configuration(listen: int, direct: int, _: Path) -> str:
         return json.dumps({"ports": [listen, direct], "messages": messages})
 
-    return Origin(contenders.python(__name__), configuration, _call)
+    expected = b"\n".join([MESSAGE] * messages + [b"OK"])
+    return Origin(contenders.python(__name__), configuration, _call, expected)
 
 
 def _call(port: int) -> bytes:
@@ -141,7 +142,10 @@ def _call(port: int) -> bytes:
     as_it_is: Callable[[bytes], bytes] = bytes
     with grpc.insecure_channel(f"127.0.0.1:{port}", (("grpc.enable_http_proxy", 0),)) as channel:
         call = channel.unary_stream("/bench.Origin/Call", as_it_is, as_it_is)(MESSAGE, timeout=10)
-        messages = list(call)
+        try:
+            messages = list(call)
+        except grpc.RpcError as error:
+            return str(error).encode()
         status: str = call.code().name
         return b"\n".join([*messages, status.encode()])
 

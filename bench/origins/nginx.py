@@ -1,8 +1,8 @@
 """The origin of HTTP: nginx, answering every GET with the same bytes.
 
 It shares a core with the load generator on a machine of two, so it has to cost little: the usual answer comes from its
-configuration, larger ones (`/sizes/BYTES`) from files that it keeps open. What is sent to `/sink` is read to its end
-before it answers.
+configuration, zeros of other sizes (`/sizes/BYTES`) from files that it keeps open. What is sent to `/sink` is read to
+its end before it answers.
 """
 
 import subprocess
@@ -25,7 +25,7 @@ SINK_BYTES = 1 << 20
 
 
 def body(size_bytes: int) -> bytes:
-    """What it answers: text, the same in every run."""
+    """What it usually answers: text, the same in every run."""
     line = b"the quick brown fox jumps over the lazy dog, and the mesh saw every hop of it\n"
     return (line * (size_bytes // len(line) + 1))[:size_bytes]
 
@@ -43,7 +43,8 @@ def origin(sizes: Sequence[int] = (), *, load: Speaks = "http1", h2c: bool = Fal
         files = directory / "sizes"
         files.mkdir()
         for size in sizes:
-            (files / str(size)).write_bytes(body(size))
+            with (files / str(size)).open("wb") as file:
+                file.truncate(size)
         server = f"""\
   sendfile on;
   open_file_cache max=8;
@@ -70,7 +71,8 @@ def origin(sizes: Sequence[int] = (), *, load: Speaks = "http1", h2c: bool = Fal
   }}"""
         return main_section() + http_section(server)
 
-    return Origin(NGINX, configuration, lambda port: _get(port, load))
+    version = b"HTTP/2 200" if load == "h2-tls" else b"HTTP/1.1 200"
+    return Origin(NGINX, configuration, lambda port: _get(port, load), body(USUAL_BYTES) + version)
 
 
 _LISTEN: dict[Speaks, str] = {"http1": "", "http1-tls": " ssl", "h2-tls": " ssl http2"}

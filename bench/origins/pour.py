@@ -8,6 +8,7 @@ import os
 import selectors
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from bench import contenders
@@ -47,17 +48,19 @@ def _pour(connection: socket.socket, memory: int, ready: selectors.BaseSelector)
 
 def origin() -> Origin:
     """This one, as a scenario has it."""
-    return Origin(
-        contenders.python(__name__), lambda listen, direct, _: json.dumps({"ports": [listen, direct]}), _first_bytes
-    )
+
+    def configuration(listen: int, direct: int, _: Path) -> str:
+        return json.dumps({"ports": [listen, direct]})
+
+    return Origin(contenders.python(__name__), configuration, _first_bytes, bytes(_CHUNK_BYTES))
 
 
 def _first_bytes(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        got = bytearray()
+    got = bytearray()
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         while len(got) < _CHUNK_BYTES and (data := connection.recv(_CHUNK_BYTES - len(got))):
             got += data
-        return bytes(got)
+    return bytes(got)
 
 
 if __name__ == "__main__":

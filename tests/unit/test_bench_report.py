@@ -14,7 +14,7 @@ from bench.loads.wrk import Wrk
 from bench.machine import Machine
 from bench.measure import USUAL, Entrant, Round
 from bench.report import Figures, Result, result
-from bench.scenario import Case, Goal, Load, Scenario, Unit
+from bench.scenario import Case, Claim, Goal, Load, Scenario, Unit
 from meshd.api.problems import Problem
 
 MACHINE = Machine("a processor", 2, 24, "6.1", "3.11.2")
@@ -82,6 +82,7 @@ def test_where_less_is_better_the_ratio_must_stay_below() -> None:
     scenario_ = made(Goal("envoy", 0.5), unit=Unit("MB", "MB", more_is_better=False))
     shown = run(entrant("meshd", 40), entrant("envoy", 70), of=scenario_)
     assert show.sentences(shown) == ["goal MISSED: at most 0.5 × envoy's MB; it is 0.57 ×"]
+    assert "| core |" not in show.markdown(shown)
 
 
 def test_added_latency_is_over_the_origin_s() -> None:
@@ -172,6 +173,20 @@ def test_a_path_is_no_version(tmp_path: Path) -> None:
     program.chmod(0o755)
     found = scenario("http1").contenders[1].program
     assert start.version(replace(found, find=lambda: str(program))) == "1.40.0"
+
+
+@pytest.mark.parametrize(
+    ("counters", "borne_out"),
+    [
+        ("other: 1\nssl.handshake: 3\n", True),
+        ("ssl.handshake: 0\n", False),
+        ("ssl.handshake: 0\nssl.handshake: 2\n", True),
+        ("a.ssl.handshake: 3\n", False),
+        ("", False),
+    ],
+)
+def test_a_claim_needs_a_counter_above_zero(counters: str, borne_out: bool) -> None:
+    assert start.holds(Claim(0, r"^ssl\.handshake: "), counters) is borne_out
 
 
 def test_a_process_costs_what_its_children_do_too() -> None:
