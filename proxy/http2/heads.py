@@ -157,8 +157,11 @@ def request(fields: list[Field], ended: bool, from_proxy: bool = False) -> Reque
         lines.append(b"Transfer-Encoding: chunked")
     lines += connection_lines(found.te_trailers, upgrade)
     forward = b"\r\n".join(lines) + b"\r\n"
-    expects = any(line[:7] == b"expect:" for line in found.lines)
-    head = RequestHead(method, authority.decode("ascii").lower(), 1, length, True, expects, False, forward, upgrade)
+    expected = [line for line in found.lines if line[:7] == b"expect:"]
+    if any(line[8:].lower() != b"100-continue" for line in expected):
+        raise BadHead("an expect other than 100-continue", 417)
+    name = authority.decode("ascii").lower()
+    head = RequestHead(method, name, 1, length, True, bool(expected), False, forward, upgrade)
     head.h2 = not found.original
     head.grpc = not upgrade and any(_GRPC.match(line) is not None for line in found.lines)
     head.deadline_s = _deadline(found.lines) if head.grpc else 0.0

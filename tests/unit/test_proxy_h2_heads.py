@@ -123,6 +123,13 @@ def test_http1_is_told_that_a_request_with_no_content_has_none(method: bytes) ->
     assert b"Content-Length" not in heads.request(instead(b":method", b"DELETE"), ended=True).forward
 
 
+def test_what_cannot_be_expected_is_refused_as_in_http1() -> None:
+    with pytest.raises(BadHead) as refused:
+        heads.request([*POST, (b"expect", b"miracles")], ended=False)
+    assert refused.value.status == 417
+    assert heads.request([*POST, (b"expect", b"100-Continue")], ended=False).expects_continue
+
+
 def test_connect_is_not_implemented() -> None:
     with pytest.raises(BadHead) as refused:
         heads.request([(b":method", b"CONNECT"), (b":authority", b"api:80")], ended=False)
