@@ -8,12 +8,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
+FUZZ := $(VENV)/.fuzz
 LOCKS := requirements.lock requirements-build.lock requirements-dev.lock
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint format bench soak lock clean
+.PHONY: help demo test test-fast lint format bench soak fuzz lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,13 +46,17 @@ bench: $(DEV) ## compare the proxy with others on this machine (ARGS='--rounds 9
 soak: $(DEV) ## traffic of every kind while processes are killed and come back (ARGS='--duration 30m --json')
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+fuzz: $(FUZZ) ## look for inputs that a codec gets wrong (ARGS='http1_request --seconds 60'; ARGS=-h lists them)
+	@$(BIN)/python -m fuzz $(ARGS)
+
 lock: $(DEV) ## write the locks anew from pyproject.toml (ARGS=--upgrade for the newest versions)
 	$(COMPILE) pyproject.toml -o requirements.lock $(ARGS)
 	$(COMPILE) pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock $(ARGS)
+	$(COMPILE) --group fuzz -c requirements-dev.lock -o requirements-fuzz.lock $(ARGS)
 	$(COMPILE) --group build -c requirements-dev.lock -o requirements-build.lock $(ARGS)
 
 clean: ## remove everything that was made here, the environment too
-	rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment ------------------------------------------------------------------------------------------------
@@ -72,4 +77,9 @@ $(RUNTIME): requirements.lock requirements-build.lock pyproject.toml | $(BIN)/py
 $(DEV): requirements-dev.lock $(RUNTIME)
 	@echo "installing what tests, lints and benchmarks need"
 	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(FUZZ): requirements-fuzz.lock $(DEV)
+	@echo "installing the fuzzer"
+	@$(PIP) --require-hashes -r requirements-fuzz.lock
 	@touch $@
