@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol
 
 from meshd.api.problems import Problem
 from proxy.workers.link import (
-    GIVEN,
     LISTEN,
     MAX_DATAGRAM_BYTES,
     RELEASE,
@@ -147,9 +146,9 @@ class Hired:
     def _give(self, address: str) -> None:
         try:
             listener = self._employer.listen(self.number, address)
-            socket.send_fds(self._requests, [GIVEN], [listener.fileno()])
+            socket.send_fds(self._requests, [f"{address}\n".encode()], [listener.fileno()])
         except Problem as problem:
-            self._requests.send(str(problem).encode()[:MAX_DATAGRAM_BYTES])
+            self._requests.send(f"{address}\n{problem}".encode()[:MAX_DATAGRAM_BYTES])
 
     # --- how it ends
 

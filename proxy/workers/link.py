@@ -3,8 +3,8 @@
     worker   Told  whenever it changes; the first when its configuration is in      Page  when asked, and at times
     master   Ask · Reload · Drain · End
 
-Over the other pair (SOCK_SEQPACKET), a datagram each: `listen HOST:PORT` is answered with a socket (SCM_RIGHTS,
-unix(7)) or with what is wrong, `release HOST:PORT` is not answered.
+Over the other pair (SOCK_SEQPACKET), a datagram each: `listen HOST:PORT` is answered with the address on a line of its
+own, and a socket (SCM_RIGHTS, unix(7)) or a second line that says what is wrong; `release HOST:PORT` is not answered.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ MAX_LINE_BYTES: Final = 2 * MAX_PAGE_BYTES
 
 LISTEN: Final = b"listen "
 RELEASE: Final = b"release "
-GIVEN: Final = b"given"
 MAX_DATAGRAM_BYTES: Final = 1024
 
 

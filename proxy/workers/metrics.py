@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from proxy import exposition
 from proxy.exposition import Family
-from proxy.workers.pages import Families, merge, merged, parse, rendered
+from proxy.workers.pages import Families, keep, merged, parse, rendered
+
+MAX_PAST: Final = 300_000
+"""Samples kept of workers that have ended: 10,000 series with their buckets, some 100 MB."""
 
 
 class Seen(NamedTuple):
@@ -28,7 +31,7 @@ class Metrics:
 
     def keep(self, page: str) -> None:
         """A worker has ended whose last page this is: what it counted stays."""
-        merge(self._past, parse(page), counted_only=True)
+        keep(self._past, parse(page), MAX_PAST)
 
     def page(self, workers: Iterable[Seen]) -> bytes:
         """All of it now."""

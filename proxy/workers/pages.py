@@ -74,16 +74,30 @@ def parse(text: str) -> Families:
     return families
 
 
-def merge(into: Families, page: Families, *, counted_only: bool = False) -> None:
-    """Take page into the sums. `counted_only`: its worker is gone, and what was only a state went with it."""
+def merge(into: Families, page: Families) -> None:
+    """Take page into the sums."""
     for name, family in page.items():
-        if counted_only and (family.kind == "gauge" or name in HIGHEST):
-            continue
         known = into.setdefault(name, Family(family.kind, family.about, {})).samples
         both = rule(name, family.kind)
         for key, value in family.samples.items():
             before = known.get(key)
             known[key] = value if before is None else both(before, value)
+
+
+def keep(past: Families, page: Families, most: int) -> None:
+    """Take into the past what the worker counted whose last page this is; what was only a state went with it. Of new
+    samples only as many as make `most` of all: each worker may have met others."""
+    room = most - sum(len(family.samples) for family in past.values())
+    for name, family in page.items():
+        if family.kind == "gauge" or name in HIGHEST:
+            continue
+        known = past.setdefault(name, Family(family.kind, family.about, {})).samples
+        for key, value in family.samples.items():
+            if key in known:
+                known[key] += value
+            elif room > 0:
+                known[key] = value
+                room -= 1
 
 
 def merged(pages: Iterable[Families]) -> Families:

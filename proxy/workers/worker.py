@@ -15,7 +15,6 @@ from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy.orders import Condition, Orders
 from proxy.workers.link import (
-    GIVEN,
     LISTEN,
     MAX_DATAGRAM_BYTES,
     MAX_PAGE_BYTES,
@@ -52,16 +51,27 @@ class MastersSockets:
 
     def listen(self, text: str) -> socket.socket:
         """A socket that listens at HOST:PORT, for the caller to close. Problem where it cannot be had."""
+        about, listener, reason = "", None, ""
         try:
             self._requests.send(LISTEN + text.encode())
-            answer, descriptors, _, _ = socket.recv_fds(self._requests, MAX_DATAGRAM_BYTES, 1)
+            while about != text:  # what was not answered in time before may be answered now
+                if listener is not None:
+                    listener.close()
+                about, listener, reason = self._answer()
         except OSError as error:
             raise Problem(f"cannot listen at {text}: the master does not answer: {error}") from error
-        if answer != GIVEN or not descriptors:
-            raise Problem(answer.decode(errors="replace") or f"cannot listen at {text}: the master is gone")
-        listener = socket.socket(fileno=descriptors[0])
+        if listener is None:
+            raise Problem(reason)
         listener.setblocking(False)
         return listener
+
+    def _answer(self) -> tuple[str, socket.socket | None, str]:
+        """The next answer: about which address, and the socket or why there is none."""
+        answer, descriptors, _, _ = socket.recv_fds(self._requests, MAX_DATAGRAM_BYTES, 1)
+        if not answer:
+            raise ConnectionResetError("it is gone")
+        about, _, reason = answer.decode(errors="replace").partition("\n")
+        return about, socket.socket(fileno=descriptors[0]) if descriptors else None, reason
 
     def close(self) -> None:
         """Ask for nothing more."""

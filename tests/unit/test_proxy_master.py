@@ -29,10 +29,10 @@ from proxy.workers.link import (
 )
 from proxy.workers.metrics import Metrics as MastersMetrics
 from proxy.workers.metrics import Seen
-from proxy.workers.pages import ADDED, HIGHEST, LOWEST, merge, merged, parse, rendered
+from proxy.workers.pages import ADDED, HIGHEST, LOWEST, keep, merged, parse, rendered
 from proxy.workers.places import Places
 from proxy.workers.restarts import FIRST_S, MOST_S, SETTLED_AFTER_S, TRIES, Restarts
-from proxy.workers.worker import Worker
+from proxy.workers.worker import MastersSockets, Worker
 from tests.support import aio
 from tests.support.waiting import eventually
 
@@ -103,8 +103,24 @@ def test_what_describes_a_family_stays() -> None:
 
 def test_of_a_worker_that_ended_what_it_counted_stays_and_its_state_goes() -> None:
     past = parse("")
-    merge(past, parse(ONE), counted_only=True)
-    assert set(past) == {"request_total", "lat"}
+    for _ in range(2):
+        keep(past, parse(ONE), 10)
+    assert samples(rendered(past)) == {
+        'request_total{workload="a b"}': 6.0,
+        'request_total{workload="c"}': 2.0,
+        'lat_bucket{le="1"}': 2.0,
+        'lat_bucket{le="+Inf"}': 4.0,
+        "lat_count": 4.0,
+        "lat_sum": 9.0,
+    }
+
+
+def test_what_is_kept_of_the_past_is_bounded() -> None:
+    past = parse("")
+    for number in range(9):
+        keep(past, parse(ONE.replace('"c"', f'"c{number}"')), 8)
+    assert len(samples(rendered(past))) == 8
+    assert samples(rendered(past))['request_total{workload="a b"}'] == 27.0, "what is known goes on"
 
 
 def test_no_counter_goes_back_when_a_worker_is_followed_by_another() -> None:
@@ -200,6 +216,23 @@ def test_a_page_that_is_too_large_is_not_sent() -> None:
                 assert await reader.readline() == frame(FromWorker(Page(expected)))
 
     aio.run(converse())
+
+
+def test_a_late_answer_is_not_taken_for_another(free: str) -> None:
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sockets = MastersSockets(its)
+    with ours, bound(free) as wanted, bound("127.0.0.1:0") as another:
+        socket.send_fds(ours, [f"{address(another)}\n".encode()], [another.fileno()])
+        ours.send(b"127.0.0.1:1\ncannot listen at 127.0.0.1:1: Permission denied")
+        socket.send_fds(ours, [f"{free}\n".encode()], [wanted.fileno()])
+        with sockets.listen(free) as given:
+            assert address(given) == free
+        ours.send(f"{free}\ncannot listen at {free}: Permission denied".encode())
+        with pytest.raises(Problem, match=f"^cannot listen at {free}: Permission denied$"):
+            sockets.listen(free)
+    with pytest.raises(Problem, match="the master does not answer"):
+        sockets.listen(free)
+    sockets.close()
 
 
 # --- restarts
