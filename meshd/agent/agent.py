@@ -92,6 +92,7 @@ class Agent:
         for trouble in self.core.signer.troubles():
             log.error("%s", trouble)
         self._tasks.start(self.core.signer.watch(), "watch CA")
+        self._tasks.start(self.core.signer.follow(), "follow CA")
         await self._server.start()
         log.info(
             "agent of %s in %s answers at %s (%s)", self.core.node, self.core.trust_domain, self._socket, self.core.mode

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
+from meshd.agent.denials import Denials, DenialsFile
 from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
+from meshd.api.problems import Problem
 from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
 from meshd.client.backoff import Backoff
 
@@ -35,13 +37,21 @@ class NotSigned(Exception):
 
 
 class Signer:
-    """Certificates from `source`, which is called `name` in the status. `watch` runs beside it for as long as it is
-    in use. `changed` is called when the CA went away or came back."""
+    """Certificates from `source`, which is called `name` in the status. `watch` and `follow` run beside it for as long
+    as it is in use. `changed` is called when the CA went away or came back, and when it denies something else; what it
+    denies is `denied`, kept in `memory`."""
 
     def __init__(
-        self, source: CertificateSource, trust_bundle_pem: str, name: str, clock: Callable[[], float] = time.time
+        self,
+        source: CertificateSource,
+        trust_bundle_pem: str,
+        name: str,
+        clock: Callable[[], float] = time.time,
+        memory: DenialsFile | None = None,
     ) -> None:
-        self._clock = clock
+        """Problem when what is remembered cannot be read."""
+        self._clock, self._memory = clock, memory
+        self.denied = memory.recall() if memory is not None else Denials()
         self._clock_trouble = ""
         self._away = self._unknown = ""
         self._health = Health(name, healthy=True)
@@ -98,6 +108,33 @@ class Signer:
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._fell_ill.wait()
             await asyncio.sleep(backoff.next_s())
+
+    async def follow(self) -> None:
+        """Keep up with what the CA denies; to be run beside `watch`. `changed` is called with each change of it."""
+        backoff = Backoff(LOOK_AGAIN_S, LOOK_EVERY_S)
+        while True:
+            asked_at = time.monotonic()
+            try:
+                news = await self._source.news(self.denied.sequence)
+            except (Unreachable, Refusal):  # which `watch` finds too, and says
+                await asyncio.sleep(backoff.next_s())
+                continue
+            if news.sequence != self.denied.sequence:
+                self._deny(Denials.of(news))
+            elif time.monotonic() - asked_at < LOOK_AGAIN_S:  # the CA has no place for one who waits
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+
+    def _deny(self, denied: Denials) -> None:
+        self.denied = denied
+        log.info("the CA denies %d certificates, workloads and nodes", len(denied.records))
+        if self._memory is not None:
+            try:
+                self._memory.keep(denied)
+            except Problem as problem:
+                log.error("what the CA denies is not kept for the next start: %s", problem)
+        self.changed()
 
     async def _look(self) -> None:
         try:

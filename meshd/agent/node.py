@@ -26,6 +26,7 @@ from meshd.ca.certificates import Life
 from meshd.ca.failover import Failover
 from meshd.ca.material import when
 from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
+from meshd.ca.wire import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,10 @@ class NodeSource:
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         self._check()
         return await self._source.sign(csr_pem, identity)
+
+    async def news(self, after: int) -> Bundle:
+        self._check()
+        return await self._source.news(after)
 
     async def health(self) -> None:
         self._check()

@@ -25,9 +25,10 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity, InvalidName, check_label
 from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate, BySharedToken, Evidence
 from meshd.ca.authority import Authority
+from meshd.ca.following import Following
 from meshd.ca.requester import Requester
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import MAX_BODY_BYTES, Bundle, Error, Health, Joined, JoinRequest, SignRequest
+from meshd.ca.wire import MAX_BODY_BYTES, Error, Health, Joined, JoinRequest, SignRequest
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Api:
                 BySharedToken(store),
             )
         )
+        self.following = Following(store)
         self._requests = 0
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         self.application.add_routes(
@@ -114,8 +116,23 @@ class Api:
             Joined(authority.trust_domain, authority.bundle_pem, signed.chain_pem, signed.not_before, signed.not_after)
         )
 
-    async def _bundle(self, _: web.Request) -> web.Response:
-        return _answer(Bundle(self._authority.trust_domain, self._authority.bundle_pem))
+    async def _bundle(self, request: web.Request) -> web.Response:
+        after, wait_s = _number(request, "after"), _number(request, "wait")
+        if after is not None and wait_s and await self._may_wait(request):
+            self._requests -= 1  # who waits holds a connection, and no place of those who are served
+            try:
+                await self.following.newer(after, wait_s)
+            finally:
+                self._requests += 1
+        return _answer(await asyncio.to_thread(self._authority.bundle))
+
+    async def _may_wait(self, request: web.Request) -> bool:
+        """Waiting is for the mesh's own: anyone else is answered at once."""
+        try:
+            requester = await self._attestors.attest(_evidence(request))
+        except Refusal:
+            return False
+        return requester.token is None
 
     async def _health(self, _: web.Request) -> web.Response:
         now = self._clock()
@@ -124,9 +141,7 @@ class Api:
 
     async def _attest(self, call: _Call) -> Requester:
         """Who asks; before the body is read (RFC 6750, section 2.1, for the bearer's token)."""
-        scheme, _, credential = call.request.headers.get("Authorization", "").partition(" ")
-        bearer = credential.strip() if scheme.lower() == "bearer" else ""
-        call.requester = await self._attestors.attest(Evidence(bearer, _certificate(call.request), call.address))
+        call.requester = await self._attestors.attest(_evidence(call.request))
         return call.requester
 
     async def _issue(self, call: _Call, requester: Requester, csr_pem: str, identity: Identity) -> Certificate:
@@ -166,6 +181,8 @@ class Api:
         self._requests += 1
         try:
             return await handler(request)
+        except Refusal as refusal:
+            return _refused(refusal)
         except Unreachable as error:
             log.error("%s %s of %s failed: %s", request.method, request.path, request.remote, error)
             return _failed(503, "the CA cannot sign now: its log says why")
@@ -185,6 +202,20 @@ async def _body(request: web.Request, kind: type[T], what: str) -> T:
         return msgspec.json.decode(await request.read(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"the body is not {what}: {error}") from error
+
+
+def _evidence(request: web.Request) -> Evidence:
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    bearer = credential.strip() if scheme.lower() == "bearer" else ""
+    return Evidence(bearer, _certificate(request), request.remote or "unknown")
+
+
+def _number(request: web.Request, name: str) -> int | None:
+    """A whole number in the query; None when it is not given. Refusal when it is none."""
+    text = request.query.get(name)
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise Refusal(f"{name} is not a whole number")
+    return None if text is None else int(text)
 
 
 def _certificate(request: web.Request) -> bytes:

@@ -32,6 +32,7 @@ from meshd.ca.source import Forbidden, Unreachable
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
 from meshd.ca.tokens import new_id
+from meshd.ca.wire import Bundle, Denial
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,12 @@ class Authority:
         )
         self._tell("serve", self.store.add(issued), issued, ITSELF)
         return certificates.key_pem(pair.key) + _chain(pair.certificate, own).encode(), life
+
+    def bundle(self) -> Bundle:
+        """What whoever verifies is to know. Unreachable when the deny list cannot be read."""
+        denied = self.store.denied()
+        records = tuple(Denial(each.kind, each.value, each.expires_at) for each in denied.records)
+        return Bundle(self.trust_domain, self.bundle_pem, denied.sequence, records)
 
     def refused(self, action: str, requester: str, peer: str, identity: str, reason: str, now: float) -> None:
         """Tell the audit log of a refusal; Unreachable when it cannot be told."""

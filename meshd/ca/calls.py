@@ -16,7 +16,8 @@ from meshd.ca.wire import MAX_ANSWER_BYTES, Error
 
 T = TypeVar("T")
 
-TIMEOUT: Final = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
+WITHIN_S: Final = 10.0
+CONNECT_WITHIN_S: Final = 5.0
 
 _REFUSALS: Final = {400: Refusal, 401: NotAuthenticated, 403: Forbidden, 404: Refusal, 405: Refusal, 413: Refusal}
 """Any other status but 200 may be another the next time."""
@@ -30,14 +31,16 @@ async def call(
     answer: type[T],
     headers: Mapping[str, str],
     body: bytes | None = None,
+    within_s: float = WITHIN_S,
 ) -> T:
     """The 200 answer of the CA at url; Refusal and Unreachable by what came instead. Neither the environment's proxy
     nor a redirect leads anywhere else."""
     if body is not None:
         headers = {**headers, "Content-Type": "application/json"}
+    timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=CONNECT_WITHIN_S)
     try:
         async with (
-            aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session,
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
             session.request(method, url + path, data=body, headers=headers, ssl=tls, allow_redirects=False) as response,
         ):
             status, content = response.status, await _bounded(response.content)
@@ -46,7 +49,7 @@ async def call(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise Unreachable(f"{url}: {_reason(error)}") from error
     except TimeoutError as error:
-        raise Unreachable(f"{url}: no answer within {TIMEOUT.total:g} s") from error
+        raise Unreachable(f"{url}: no answer within {within_s:g} s") from error
     if status != 200:
         raise _REFUSALS.get(status, Unreachable)(f"{_error(content)} (status {status})")
     try:

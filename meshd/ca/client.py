@@ -14,7 +14,8 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse
 from meshd.ca.calls import call
-from meshd.ca.wire import Health, Joined, JoinRequest, SignRequest
+from meshd.ca.following import LONGEST_WAIT_S
+from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, SignRequest
 
 T = TypeVar("T")
 
@@ -52,6 +53,10 @@ class CaClient:
     async def join(self, csr_pem: str, node: str) -> Joined:
         """Become the node of that name; errors as of `sign`."""
         return await self._call("POST", "/v1/join", Joined, msgspec.json.encode(JoinRequest(csr_pem, node)))
+
+    async def news(self, after: int) -> Bundle:
+        path = f"/v1/bundle?after={after}&wait={LONGEST_WAIT_S:.0f}"
+        return await call(self._tls, "GET", self.url, path, Bundle, self._headers, within_s=LONGEST_WAIT_S + 8.0)
 
     async def health(self) -> None:
         await self.time()

@@ -12,6 +12,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.ca.client import CaClient
 from meshd.ca.source import Unreachable
+from meshd.ca.wire import Bundle
 
 T = TypeVar("T")
 
@@ -24,6 +25,9 @@ class Failover:
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         return await self._any(lambda client: client.sign(csr_pem, identity))
+
+    async def news(self, after: int) -> Bundle:
+        return await self._any(lambda client: client.news(after))
 
     async def health(self) -> None:
         await self._any(CaClient.health)

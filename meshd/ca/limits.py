@@ -1,7 +1,8 @@
 """What anyone who can connect can make the CA hold: so many connections, each for so long.
 
-A call takes milliseconds and a client opens a connection for each, so a connection that is still there after
-CONNECTION_LIFE_S is idle, or slow on purpose. The handshake before it has a time limit of its own (the server's).
+A call takes milliseconds, a wait for news 20 seconds, and a client opens a connection for each, so a connection that is
+still there after CONNECTION_LIFE_S is idle, or slow on purpose. The handshake before it has a time limit of its own
+(the server's).
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from meshd.api.complaints import Dam
 complaints = logging.getLogger(__name__)
 complaints.addFilter(Dam())
 
-MAX_CONNECTIONS: Final = 1024
+MAX_CONNECTIONS: Final = 4096
+"""Agents that wait for news among them (`meshd.ca.following`)."""
 CONNECTION_LIFE_S: Final = 30.0
 HANDSHAKE_S: Final = 10.0
 

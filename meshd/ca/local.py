@@ -1,5 +1,6 @@
 """A certificate source in the same process: the authority that an embedded agent holds for its user."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from meshd.api.names import Identity
 from meshd.api.problems import Problem
 from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
+from meshd.ca.following import LONGEST_WAIT_S
 from meshd.ca.requester import LOCAL
+from meshd.ca.wire import Bundle
 
 
 class LocalCa:
@@ -41,6 +44,11 @@ class LocalCa:
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         self._authority.maintain(self._clock())
         return self._authority.issue(csr_pem, identity, self._clock(), LOCAL)
+
+    async def news(self, after: int) -> Bundle:
+        if self._authority.store.sequence() == after:
+            await asyncio.sleep(LONGEST_WAIT_S)
+        return self._authority.bundle()
 
     async def health(self) -> None:
         self._authority.check(self._clock())

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
-from meshd.api.names import InvalidName
+from meshd.api.names import Identity, InvalidName, check_label
 from meshd.api.problems import Misuse, Problem
 from meshd.ca import certificates, material
 from meshd.ca.audit import AuditLog
 from meshd.ca.files import CaFiles
 from meshd.ca.patterns import check_node, check_workload
-from meshd.ca.records import Entry, JoinToken, hashed
+from meshd.ca.records import Denied, Entry, Issued, JoinToken, hashed
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
@@ -34,9 +34,15 @@ class Registrar:
     """Acts for `actor` on one CA's store. Problem when something cannot be done, Misuse when it cannot be meant."""
 
     def __init__(
-        self, store: Store, audit: AuditLog, root_hash: bytes, actor: str, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        audit: AuditLog,
+        trust_domain: str,
+        root_hash: bytes,
+        actor: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.store = store
+        self.store, self.trust_domain = store, trust_domain
         self._audit, self._root_hash, self._actor, self._clock = audit, root_hash, actor, clock
 
     @classmethod
@@ -47,7 +53,8 @@ class Registrar:
         paths.check()
         root = material.load_root(paths)
         with closing(SqliteStore.open(paths.database)) as store:
-            yield cls(store, AuditLog(paths.audit), certificates.key_hash(root.public_key()), _operator(), clock)
+            root_hash = certificates.key_hash(root.public_key())
+            yield cls(store, AuditLog(paths.audit), material.trust_domain_of(root), root_hash, _operator(), clock)
 
     def create_token(self, node: str, workloads: Sequence[str], uses: int, ttl_s: float) -> tuple[str, JoinToken]:
         """A new join token, as text that is nowhere else, and as it is on record."""
@@ -100,6 +107,49 @@ class Registrar:
         with _problems():
             self._changed("entry remove", self.store.remove_entry(entry_id), f"entry {entry_id}")
 
+    def deny_node(self, name: str, reason: str) -> int:
+        """Sign nothing for the node any more, and have no one believe what it was given: how many certificates. Those
+        follow when none can be added to them any more."""
+        _check(check_label, "--node", name)
+        now = self._clock()
+        with _problems():
+            self._deny([Denied("node", name, reason, now)], f"node {name}", reason, node=name)
+            held = self.store.issued(node=name, until=now)
+            if held:
+                records = [
+                    Denied("serial", each.serial, f"node {name}: {reason}", now, each.not_after) for each in held
+                ]
+                self._deny(records, f"{len(held)} certificates of node {name}", reason, node=name)
+        return len(held)
+
+    def deny_identity(self, identity: Identity, reason: str) -> None:
+        """Sign nothing for the identity any more, and have no one believe any certificate of it."""
+        with _problems():
+            self._deny([Denied("identity", str(identity), reason, self._clock())], f"identity {identity}", reason)
+
+    def deny_serial(self, serial: str, reason: str) -> Issued:
+        """Have no one believe the certificate with that serial number; what it is."""
+        with _problems():
+            found = self.store.issued(serial=serial)
+            if not found:
+                raise Conflict(f"no certificate with the serial number {serial} is on record")
+            record = Denied("serial", serial, reason, self._clock(), found[0].not_after)
+            self._deny([record], f"serial {serial}", reason, node=found[0].node)
+        return found[0]
+
+    def allow(self, kind: Literal["serial", "identity", "node"], value: str) -> None:
+        """Withdraw a denial; a node's with those of what it was given."""
+        with _problems():
+            self._changed("allow", self.store.allow(kind, value), f"{kind} {value}")
+            if kind == "node":
+                mine = {each.serial for each in self.store.issued(node=value)}
+                for each in self.store.denied().records:
+                    if each.kind == "serial" and each.value in mine and each.reason.startswith(f"node {value}: "):
+                        self._changed("allow", self.store.allow("serial", each.value), f"serial {each.value}")
+
+    def _deny(self, records: Sequence[Denied], subject: str, reason: str, node: str = "") -> None:
+        self._changed("revoke", self.store.deny(records), subject, node=node, reason=reason)
+
     def _changed(self, action: str, sequence: int, subject: str, node: str = "", reason: str = "") -> None:
         self._audit.write(
             self._clock(), sequence, action, "changed", self._actor, subject=subject, node=node, reason=reason
@@ -112,9 +162,9 @@ def described(token: JoinToken) -> str:
     return f"token {token.id}: {often} until {material.when(token.expires_at)}, for {' '.join(token.workloads)}"
 
 
-def _check(check: Callable[[str], str], option: str, value: str) -> None:
+def _check(check: Callable[..., str], option: str, value: str) -> None:
     try:
-        check(value)
+        check(value, "the name") if check is check_label else check(value)
     except InvalidName as error:
         raise Misuse(f"{option} {error}") from error
 

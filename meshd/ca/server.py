@@ -50,8 +50,9 @@ class CaServer:
         self._tls.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
         self._tls.verify_flags |= ssl.VERIFY_X509_STRICT
         self._tls.load_verify_locations(cadata=authority.bundle_pem)
+        self._api = Api(authority, clock)
         self._runner = web.AppRunner(
-            Api(authority, clock).application,
+            self._api.application,
             handle_signals=False,
             access_log=None,
             shutdown_timeout=SHUTDOWN_S,
@@ -84,6 +85,7 @@ class CaServer:
             raise Problem(f"{self._listen}: cannot listen: {_advice(error)}") from error
         self.address = Address(*self._server.sockets[0].getsockname()[:2])
         self._tasks.start(self._maintain(), "maintenance")
+        self._tasks.start(self._api.following.run(), "following")
 
     async def stop(self) -> None:
         """Accept no more, and answer what has been asked, for SHUTDOWN_S at most."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
+from meshd.ca.wire import Bundle
 
 
 class Refusal(Exception):
@@ -36,6 +37,10 @@ class CertificateSource(Protocol):
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         """A certificate of `identity` for the key that signed the CSR, stored by the CA before it is returned.
         Refusal when it must not be had, Unreachable when it cannot be had now; no other error."""
+
+    async def news(self, after: int) -> Bundle:
+        """The trust bundle and what is denied: once its sequence number is another than `after`, or after some seconds.
+        Errors as of `sign`."""
 
     async def health(self) -> None:
         """Returns when the CA answers and would look at a request; Refusal or Unreachable when not."""

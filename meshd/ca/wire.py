@@ -3,11 +3,14 @@
     POST /v1/sign     SignRequest                                 →  meshd.api.control.Certificate
     POST /v1/join     JoinRequest, `Authorization: Bearer TOKEN`  →  Joined
     GET  /v1/bundle                                               →  Bundle
+    GET  /v1/bundle?after=SEQUENCE&wait=SECONDS                   →  Bundle, when it is another, or after that time
     GET  /v1/health                                               →  Health
 
 Bodies are JSON. Who signs proves who it is by a certificate in TLS or by `Authorization: Bearer` (`meshd.ca.attest`),
 who joins by a join token there. A status other than 200 comes with an `Error`.
 """
+
+from typing import Literal
 
 from msgspec import Struct
 
@@ -17,7 +20,8 @@ MAX_CSR_BYTES = 16 << 10
 MAX_BODY_BYTES = 2 * MAX_CSR_BYTES
 """Of a request: the CSR with its newlines escaped, and the rest."""
 
-MAX_ANSWER_BYTES = 256 << 10
+MAX_ANSWER_BYTES = 512 << 10
+"""The longest is a bundle with a full deny list: 5,000 records of 80 bytes."""
 
 
 class SignRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,11 +48,24 @@ class Joined(Struct, frozen=True):
     not_after: float
 
 
+class Denial(Struct, frozen=True, omit_defaults=True):
+    """What is no longer believed: one certificate (`value` is its serial number, in lower-case hexadecimal), or all of
+    an identity (a SPIFFE ID). A node is here as itself and by the serials of all that went to it. `expires_at` is 0
+    for as long as it is not withdrawn."""
+
+    kind: Literal["serial", "identity", "node"]
+    value: str
+    expires_at: float = 0.0
+
+
 class Bundle(Struct, frozen=True):
-    """The roots that everything in the trust domain chains to (PEM)."""
+    """The roots that everything in the trust domain chains to (PEM), and what is denied all the same. `sequence` is
+    another with every change of either."""
 
     trust_domain: str
     bundle_pem: str
+    sequence: int = 0
+    denied: tuple[Denial, ...] = ()
 
 
 class Health(Struct, frozen=True):

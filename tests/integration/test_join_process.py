@@ -17,6 +17,7 @@ from tests.support.csr import csr
 from tests.support.meshed import MESHD
 from tests.support.ports import accepts, free_port
 from tests.support.processes import running
+from tests.support.waiting import wait_until
 
 DOCUMENTS = "---\napiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: {}}}\n"
 
@@ -99,7 +100,13 @@ def test_a_machine_becomes_a_member_by_one_command(mesh: Mesh) -> None:
         log = mesh.directory / "agent.log"
         with running(argv, log, lambda: answers(mesh.socket)):
             web, api, status = aio.run(signed(mesh))
+            assert "is denied" in says("ca", "issued", "revoke", "--workload", "default/web", "--state-dir", mesh.ca)
+            kept = mesh.state / "denied.json"
+            wait_until(lambda: kept.exists() and "sa/web" in kept.read_text(), "the agent hears of it", 15.0)
+            denied, _, _ = aio.run(signed(mesh))
     assert isinstance(web, Certificate)
+    assert isinstance(denied, Refused)
+    assert "sa/web is denied: revoked" in denied.reason
     assert isinstance(api, Refused)
     assert "no entry lets the node vm1 have default/api" in api.reason
     assert api.retry
@@ -107,6 +114,10 @@ def test_a_machine_becomes_a_member_by_one_command(mesh: Mesh) -> None:
     listed = says("ca", "token", "list", "--state-dir", mesh.ca)
     assert re.search(r"used-up +\* +1/1 .* default/web", listed)
     assert re.search(r"vm1 +default/web +token:", says("ca", "entry", "list", "--state-dir", mesh.ca))
+    assert re.search(r"ns/default/sa/web +vm1 .* denied", says("ca", "issued", "list", "--state-dir", mesh.ca))
+    assert re.search(
+        r"identity +spiffe://prod.example/ns/default/sa/web", says("ca", "issued", "denied", "--state-dir", mesh.ca)
+    )
     everything = log.read_text() + (mesh.directory / "ca.log").read_text() + (mesh.ca / "audit.log").read_text()
     assert token.split(".")[2] not in everything
 

@@ -3,15 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from pathlib import Path
 
 import pytest
 
 from meshd.agent.certificates import NotSigned, Signer
+from meshd.agent.denials import Denials, DenialsFile
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
+from meshd.api.problems import Problem
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.wire import Bundle, Denial
 from tests.support import aio
 from tests.support.bundles import root
+from tests.support.waiting import eventually
 
 WEB = Identity.of("mesh.local", WorkloadName("default", "web"))
 BUNDLE = root()
@@ -24,12 +29,19 @@ class Source:
     def __init__(self) -> None:
         self.fails: Exception | None = None
         self.is_away = False
+        self.bundle = Bundle("mesh.local", BUNDLE)
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         await self.health()
         if self.fails is not None:
             raise self.fails
         return Certificate(f"for {identity}", not_before=NOW - 60, not_after=NOW + 86400)
+
+    async def news(self, after: int) -> Bundle:
+        await self.health()
+        if self.bundle.sequence == after:
+            await asyncio.Event().wait()
+        return self.bundle
 
     async def health(self) -> None:
         if self.is_away:
@@ -155,3 +167,26 @@ def test_clocks_that_differ_are_said_once_and_until_they_agree(caplog: pytest.Lo
 
     run(main())
     assert len(caplog.records) == 1
+
+
+def test_what_the_ca_denies_is_followed_and_outlasts_the_agent(tmp_path: Path) -> None:
+    file = DenialsFile(tmp_path / "denied.json")
+    denial = Denial("node", "vm1")
+
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.signer = Signer(mesh.source, BUNDLE, "https://ca", lambda: mesh.now, file)
+        told: list[Denials] = []
+        mesh.signer.changed = lambda: told.append(mesh.signer.denied)
+        mesh.source.bundle = Bundle("mesh.local", BUNDLE, 3, (denial,))
+        following = asyncio.get_running_loop().create_task(mesh.signer.follow())
+        await eventually(lambda: told, "the signer hears of it")
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert told == [Denials(3, (denial,))]
+
+    run(main())
+    assert Signer(Source(), BUNDLE, "https://ca", memory=file).denied == Denials(3, (denial,))
+    (tmp_path / "denied.json").write_text("{")
+    with pytest.raises(Problem, match=r"denied\.json: what the CA denies cannot be read"):
+        Signer(Source(), BUNDLE, "https://ca", memory=file)

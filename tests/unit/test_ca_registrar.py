@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from meshd.api.names import Identity
 from meshd.api.problems import Misuse, Problem
 from meshd.ca import certificates
 from meshd.ca.audit import AuditLog
@@ -19,7 +20,7 @@ from meshd.ca.records import Entry, hashed
 from meshd.ca.registrar import MAX_USES, MAX_WORKLOADS, Registrar
 from meshd.ca.source import Unreachable
 from meshd.ca.tokens import PrintedToken
-from tests.support.stores import NOW
+from tests.support.stores import DAY_S, NOW, issued
 
 
 @pytest.fixture
@@ -109,6 +110,47 @@ def test_an_operator_needs_none_of_the_cas_keys(ca: Path) -> None:
         (ca / key).unlink()
     with Registrar.at(ca) as registrar:
         registrar.create_token("*", ["*/*"], 1, 60.0)
+
+
+def test_a_denied_node_takes_all_that_it_was_given_along(registrar: Registrar, ca: Path) -> None:
+    for each in (
+        issued("01", "vm1"),
+        issued("02", "vm1", "default/api"),
+        issued("03", "vm2"),
+        issued("04", "vm1", at=NOW - 5 * DAY_S),
+    ):
+        registrar.store.add(each)
+    assert registrar.deny_node("vm1", "lost") == 2
+    denied = registrar.store.denied().records
+    assert {(each.kind, each.value, each.expires_at) for each in denied} == {
+        ("node", "vm1", 0.0),
+        ("serial", "01", NOW + DAY_S),
+        ("serial", "02", NOW + DAY_S),
+    }
+    registrar.deny_serial("03", "copied")
+    registrar.allow("node", "vm1")
+    assert [each.value for each in registrar.store.denied().records] == ["03"]
+    lines = audited(ca)
+    assert [line["action"] for line in lines] == ["revoke"] * 3 + ["allow"] * 3
+    assert lines[0]["reason"] == "lost"
+    assert lines[1]["subject"] == "2 certificates of node vm1"
+
+
+def test_an_identity_or_a_certificate_is_denied_and_allowed_again(registrar: Registrar) -> None:
+    registrar.store.add(issued("01", "vm1"))
+    web = Identity.parse("spiffe://prod.example/ns/default/sa/web")
+    registrar.deny_identity(web, "leaked")
+    assert registrar.deny_serial("01", "leaked").node == "vm1"
+    assert {(each.kind, each.value) for each in registrar.store.denied().records} == {
+        ("identity", str(web)),
+        ("serial", "01"),
+    }
+    with pytest.raises(Problem, match="no certificate with the serial number 02 is on record"):
+        registrar.deny_serial("02", "")
+    with pytest.raises(Problem, match="the node vm1 is not denied"):
+        registrar.allow("node", "vm1")
+    with pytest.raises(Misuse, match=r"--node .*'VM1' is not a DNS label"):
+        registrar.deny_node("VM1", "")
 
 
 # --- the log itself

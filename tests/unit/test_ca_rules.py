@@ -14,16 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshd.api.names import Identity
-from meshd.ca.certificates import BACKDATE_S, LEAF_LIFE_S, Life
+from meshd.ca.certificates import BACKDATE_S, LEAF_LIFE_S, NODE_LIFE_S, Life
+from meshd.ca.records import Entry
+from meshd.ca.requester import Joining, OfNode, Requester
 from meshd.ca.rules import LEAST_LIFE_S, NOTHING_DENIED, Asked, WithinIssuer, read_csr, rules
 from meshd.ca.source import Forbidden, Refusal, Unreachable
 from tests.support.authorities import AGENT
 from tests.support.csr import csr
+from tests.support.stores import join_token
 
 NOW = 1_800_000_000.0
 ISSUER = Life(NOW - 86400, NOW + 90 * 86400)
 RULES = rules("prod.example", ISSUER)
 WEB = Identity.parse("spiffe://prod.example/ns/default/sa/web")
+VM1 = Identity.parse("spiffe://prod.example/node/vm1")
 OWN = x509.UniformResourceIdentifier(str(WEB))
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -154,6 +158,39 @@ def test_a_request_beyond_the_bound_is_not_parsed() -> None:
 def test_identities_that_are_not_for_the_requester_are_forbidden(identity: str, reason: str) -> None:
     with pytest.raises(Forbidden, match=reason):
         decide(csr(KEY), Identity.parse(identity))
+
+
+@pytest.mark.parametrize(
+    ("denied", "identity", "reason"),
+    [
+        (("node", "vm1"), WEB, "the node vm1 is denied: stolen"),
+        (("serial", "0a"), WEB, "the serial 0a is denied: stolen"),
+        (("identity", str(WEB)), WEB, f"the identity {WEB} is denied: stolen"),
+        (("node", "vm1"), VM1, "the node vm1 is denied: stolen"),
+        (("node", "vm2"), WEB, ""),
+        (("identity", str(WEB) + "2"), WEB, ""),
+        (("serial", str(WEB)), WEB, ""),
+    ],
+)
+def test_what_is_denied_is_not_signed(denied: tuple[str, str], identity: Identity, reason: str) -> None:
+    node = Requester("node vm1", OfNode("vm1", [Entry("e", "*", "*/*", "", NOW)]), node="vm1", serial="0a")
+    asked = Asked(identity, read_csr(csr(KEY)), NOW, node, {denied: "stolen"})
+    if reason:
+        with pytest.raises(Forbidden, match=reason):
+            RULES.decide(asked)
+    else:
+        RULES.decide(asked)
+
+
+def test_a_denied_node_does_not_join() -> None:
+    joining = Requester("token t1", Joining(join_token(pattern="*")), token=join_token(pattern="*"))
+    with pytest.raises(Forbidden, match="the node vm1 is denied: stolen"):
+        RULES.decide(Asked(VM1, read_csr(csr(KEY)), NOW, joining, {("node", "vm1"): "stolen"}))
+
+
+def test_a_nodes_certificate_lasts_over_a_long_weekend() -> None:
+    node = Requester("node vm1", OfNode("vm1", ()), node="vm1")
+    assert RULES.decide(Asked(VM1, read_csr(csr(KEY)), NOW, node, {})) == Life(NOW - BACKDATE_S, NOW + NODE_LIFE_S)
 
 
 def test_a_leaf_ends_with_its_issuer_at_the_latest() -> None:

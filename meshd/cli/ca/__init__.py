@@ -14,6 +14,7 @@ from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
 from meshd.cli.ca.common import state_dir_option
 from meshd.cli.ca.entry import entry
+from meshd.cli.ca.issued import issued
 from meshd.cli.ca.token import token
 from meshd.cli.logs import log_level_option, log_to_stderr
 
@@ -24,6 +25,7 @@ def command() -> None:
 
 
 command.add_command(entry)
+command.add_command(issued)
 command.add_command(token)
 
 
