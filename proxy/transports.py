@@ -14,6 +14,10 @@ READ_BYTES: Final = 256 << 10
 _room: Final = memoryview(bytearray(READ_BYTES))
 
 
+_NOBODY: Final = asyncio.Protocol()
+"""Who hears what is said on a connection that has ended."""
+
+
 class _Deciphered(asyncio.BufferedProtocol):
     """What stands for `protocol` at a TLS transport."""
 
@@ -32,7 +36,9 @@ class _Deciphered(asyncio.BufferedProtocol):
         return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._protocol.connection_lost(exc)
+        # uvloop's TLS keeps this object's methods after the end: a ring through the transport that the protocol has.
+        protocol, self._protocol = self._protocol, _NOBODY
+        protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._protocol.pause_writing()
