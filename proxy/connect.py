@@ -22,6 +22,7 @@ from proxy.http1.client import ClientConnection
 from proxy.http2.client import Http2Client
 from proxy.mesh.header import MeshProtocol, TransportHeader, encode
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, peer_identity
+from proxy.sockets import keep_alive
 from proxy.sweep import Sweep
 from proxy.transports import take_over
 
@@ -185,6 +186,7 @@ class Dialer:
         if not endpoint.identity:
             async with asyncio.timeout(connect_s):
                 opened, _ = await loop.create_connection(make, endpoint.address, endpoint.port)
+            keep_alive(opened.get_extra_info("socket"))
             # Only now is it known: a host has many names, and addresses too.
             here, there = opened.get_extra_info("sockname"), opened.get_extra_info("peername")
             if there and self._own("127.0.0.1" if here[0] == there[0] else there[0], there[1]):
@@ -201,6 +203,7 @@ class Dialer:
                 server_hostname=expected.server_name,
                 ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
             )
+        keep_alive(transport.get_extra_info("socket"))
         try:
             _check_server(transport, expected)
         except BaseException:

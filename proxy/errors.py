@@ -23,6 +23,7 @@ class Bound(StrEnum):
     FRAMES = "frame flood"
     STREAMS = "stream limit"
     SILENT = "silent peer"
+    CONNECTIONS = "connection limit"
     WINDOW = "flow control"
     WINDOW_STALL = "window stall"
     COMPRESSION = "compression"

@@ -1,16 +1,21 @@
-"""The proxy's listeners: opened, kept trying where their address is taken, drained and closed together."""
+"""The proxy's listeners: opened, kept trying where their address is taken, drained and closed together.
+
+When there are as many connections as may be (`proxy.room`), all of them but the `essential` ones stop accepting until
+there is room again; who connects meanwhile waits in the kernel.
+"""
 
 import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from meshd.api.names import Address
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
-from proxy.sockets import BACKLOG, Listening
+from proxy.room import Room
+from proxy.sockets import BACKLOG, Listening, keep_alive
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +33,19 @@ Tls = ssl.SSLContext | Callable[[], Awaitable[ssl.SSLContext]]
 """What a listener begins handshakes with, or where to ask for it when it opens: Problem while it is not to be had."""
 
 
-class _Listener:
-    __slots__ = ("error", "handler", "server", "tls")
+class _NoRoom(asyncio.Protocol):
+    """A connection that came with so many others that the last were too many; with TLS it hears of it after the
+    handshake."""
 
-    def __init__(self, handler: Handler, tls: Tls | None) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+class _Listener:
+    __slots__ = ("error", "essential", "handler", "server", "tls")
+
+    def __init__(self, handler: Handler, tls: Tls | None, essential: bool) -> None:
+        self.essential = essential
         self.handler = handler
         self.tls = tls
         self.server: asyncio.Server | None = None
@@ -40,17 +54,29 @@ class _Listener:
 
 class Listeners:
     """See the module. Listeners are known by their address, HOST:PORT, as it is written. `changed` is called when one
-    has opened."""
+    has opened, `refused` when there is no more room."""
 
-    def __init__(self, sockets: Listening, tasks: Tasks, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sockets: Listening,
+        tasks: Tasks,
+        changed: Callable[[], None],
+        refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.room = Room()
+        self._full = False
+        self._refused = refused
         self._sockets = sockets
         self._changed = changed
         self._tasks = tasks
         self._listeners: dict[str, _Listener] = {}
 
-    def open(self, address: str, handler: Handler, tls: Tls | None = None) -> None:
+    def open(self, address: str, handler: Handler, tls: Tls | None = None, *, essential: bool = False) -> None:
         """Accept connections at address for handler, as soon as that can be."""
-        listener = self._listeners[address] = _Listener(handler, tls)
+        listener = self._listeners[address] = _Listener(handler, tls, essential)
+        self._start(address, listener)
+
+    def _start(self, address: str, listener: _Listener) -> None:
         self._tasks.start(self._open(address, listener), f"listen at {address}")
 
     async def _open(self, address: str, listener: _Listener) -> None:
@@ -74,20 +100,54 @@ class Listeners:
         connection that comes meanwhile waits in it. Problem where the address cannot be had."""
         if self._listeners.get(address) is not listener:  # closed while its TLS was waited for
             return
-        server = await asyncio.get_running_loop().create_server(
-            listener.handler.accept,
-            sock=self._sockets.listen(address),
+        loop = asyncio.get_running_loop()
+        sock = self._sockets.listen(address)
+        keep_alive(sock)
+
+        def accept() -> asyncio.Protocol:
+            if self.room.take() or listener.essential:
+                return listener.handler.accept()
+            loop.call_soon(self._pause)  # not here: this connection is being accepted, and others of the same moment
+            return _NoRoom()
+
+        server = await loop.create_server(
+            accept,
+            sock=sock,
             backlog=BACKLOG,
             ssl=tls,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
             ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
         )
-        if self._listeners.get(address) is not listener:
+        if self._listeners.get(address) is not listener or (self._full and not listener.essential):
             server.close()
             return
         before, listener.server = listener.server, server
         if before is not None:
             before.close()
+
+    def _pause(self) -> None:
+        """There are as many connections as may be."""
+        if self._full:
+            return
+        self._full = True
+        self._refused()
+        log.warning("%d descriptors are in use: no connections are accepted until there are fewer", self.room.limit)
+        for listener in self._listeners.values():
+            if not listener.essential and listener.server is not None:
+                listener.server.close()
+                listener.server = None
+
+    def sweep(self, now: float) -> None:  # noqa: ARG002 - what counts is how many there are
+        """See `proxy.sweep.Swept`: count the connections, and accept again where there is room."""
+        used = self.room.look()
+        if used > self.room.limit:
+            self._pause()
+        elif self._full and self.room.again:
+            self._full = False
+            log.info("connections are accepted again")
+            for address, listener in self._listeners.items():
+                if not listener.essential:
+                    self._start(address, listener)
 
     def renew(self, address: str, tls: ssl.SSLContext) -> None:
         """Begin handshakes at address with this from now on; those under way go on with what they began with."""
@@ -115,7 +175,7 @@ class Listeners:
         return tuple(
             f"listener {address}" + (f" ({listener.error})" if listener.error else "")
             for address, listener in self._listeners.items()
-            if listener.server is None
+            if listener.server is None and not (self._full and not listener.essential)
         )
 
     def own(self, host: str, port: int) -> bool:

@@ -17,6 +17,7 @@ from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy.admin import Admin
 from proxy.edge import EdgeTls
+from proxy.errors import Bound
 from proxy.inbound import Inbound
 from proxy.listeners import Handler, Listeners
 from proxy.mesh.identity import Held, Sign, check
@@ -45,7 +46,8 @@ class Proxy:
         self._changed = changed
         self._sweep = Sweep()
         self._tasks = Tasks("proxy")
-        self.listeners = Listeners(sockets, self._tasks, changed)
+        self.listeners = Listeners(sockets, self._tasks, changed, self._no_room)
+        self._sweep.add(self.listeners)
         self._contexts: ServerContexts = {}
         self._served: dict[WorkloadName, ServedWorkload] = {}
         self._configuration: ProxyConfiguration | None = None
@@ -85,6 +87,7 @@ class Proxy:
         elif wanted.trust_domain != self._inbound.trust_domain:
             raise Problem(f"the trust domain became {wanted.trust_domain}: restart the proxy to change it")
         before, self._configuration = self._configuration, wanted
+        self.listeners.room.set_limit(wanted.max_connections)
         self._move("outbound", before, wanted, self._forward)
         self._move("admin", before, wanted, self._admin)
         names = [WorkloadName(workload.namespace, workload.name) for workload in wanted.workloads]
@@ -120,7 +123,7 @@ class Proxy:
             if old:
                 self.listeners.close(old)
             if new:
-                self.listeners.open(new, handler)
+                self.listeners.open(new, handler, essential=handler is self._admin)
 
     async def _open_inbound(self, before: ProxyConfiguration | None, wanted: ProxyConfiguration) -> None:
         """Open the inbound listener once there are certificates to show: until then connections wait in the kernel."""
@@ -138,6 +141,9 @@ class Proxy:
                 await asyncio.sleep(0.05)
 
     # --- how it is
+
+    def _no_room(self) -> None:
+        self.stats.count_error("inbound", "tcp", Bound.CONNECTIONS)
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps the proxy from being ready."""

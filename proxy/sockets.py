@@ -15,6 +15,14 @@ from meshd.api.problems import Problem
 
 FIRST_DESCRIPTOR: Final = 3
 BACKLOG: Final = 4096
+KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A peer whose host is gone is found out 90 s after its last word, where there is nothing to send to it. No
+TCP_USER_TIMEOUT: it would cut a peer that merely does not read, and of opaque bytes anyone may (`proxy.stalls`)."""
 
 
 class Listening(Protocol):
@@ -57,6 +65,12 @@ class Sockets:
     def own(self) -> dict[str, socket.socket]:
         """What this program bound."""
         return dict(self._own)
+
+
+def keep_alive(one: socket.socket) -> None:
+    """Have the kernel find out whether the peer is still there; what a listening socket accepts inherits it."""
+    for level, option, value in KEEP_ALIVE:
+        one.setsockopt(level, option, value)
 
 
 def bound(text: str, *, shared: bool = False) -> socket.socket:

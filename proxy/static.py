@@ -27,8 +27,9 @@ Paths are relative to the file. SIGHUP reads it all again; what is wrong then is
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
@@ -96,6 +97,7 @@ class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
     admin: str = ""
     opaque_ports: OpaquePorts = DEFAULT_OPAQUE_PORTS
     detect_timeout: str = DEFAULT_DETECT_TIMEOUT
+    max_connections: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     workloads: tuple[StaticWorkload, ...] = ()
     services: tuple[StaticService, ...] = ()
 
@@ -147,6 +149,7 @@ def load(file: Path) -> StaticWorld:
             tuple(_workload(one, index, beside, file, warnings) for index, one in enumerate(found.workloads)),
             found.zone,
             detection=found.detection,
+            max_connections=found.max_connections,
         ),
         {
             f"{one.namespace}/{one.name}": _held(one, index, beside, file)

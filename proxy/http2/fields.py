@@ -25,6 +25,9 @@ ENTRY_OVERHEAD: Final = 32
 MAX_LIST_BYTES: Final = 64 << 10
 """What a list of fields may measure, with 32 bytes for each (RFC 9113, section 6.5.2): as a head of HTTP/1.1."""
 
+MAX_UNPACKED_BYTES: Final = 4 * MAX_LIST_BYTES
+"""What a list may measure for the table's sake; whoever goes beyond it makes us work for each byte of theirs."""
+
 _MAX_REMEMBERED: Final = 4096
 
 
@@ -120,6 +123,8 @@ class FieldDecoder:
             # Beyond the limit decoding goes on, for the table's sake, but nothing more is kept.
             if size <= MAX_LIST_BYTES:
                 fields.append(field)
+            elif size > MAX_UNPACKED_BYTES:
+                raise CompressionError("a list of fields that has no end")
         if size > MAX_LIST_BYTES:
             raise FieldsTooLarge
         return fields

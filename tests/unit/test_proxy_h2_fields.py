@@ -155,10 +155,10 @@ def test_a_bomb_costs_little_memory_and_time() -> None:
     decoder.decode(hpack.Encoder().encode([(b"x", b"v" * 4000)], huffman=False))
     tracemalloc.start()
     begun = time.process_time()
-    with pytest.raises(FieldsTooLarge):
+    with pytest.raises(CompressionError, match="no end"):
         decoder.decode(b"\xbe" * (64 << 10))
     spent = time.process_time() - begun
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 256 << 10
-    assert spent < 2.0
+    assert spent < 0.05, "it is not decoded to its end"

@@ -213,9 +213,13 @@ async def alive(rig: Rig, *peers: Peer) -> None:
                 peer.says(frames.frame(frames.PING, frames.ACK, 0, bytes(8)))
 
 
+UPGRADE = encode([*REQUEST, (b"l5d-orig-proto", b"HTTP/1.1"), (b"l5d-upgrade", b"websocket")])
+
+
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [
+        (request(1, False, UPGRADE), b""),
         (request(1, False, GRPC), b""),
         (request(1, False, GRPC), frames.headers(1, ANSWER, False)),
         (request(1, False, POST), frames.headers(1, ANSWER, False)),
@@ -226,7 +230,7 @@ async def alive(rig: Rig, *peers: Peer) -> None:
 def test_a_stream_that_owes_nothing_is_not_left(sent: bytes, answer: bytes) -> None:
     async def conversation() -> None:
         rig = H2Rig(MESHED)
-        caller = await rig.caller()
+        caller = await rig.caller(from_proxy=True)
         caller.says(sent)
         endpoint = await rig.open_h2()
         endpoint.says(answer)
