@@ -116,7 +116,12 @@ def test_bundle_and_health_are_for_everybody(authority: Authority) -> None:
     async def main() -> None:
         async with served(authority) as server, session(server, authority) as http:
             async with http.get("/v1/bundle") as response:
-                assert await response.json() == {"trust_domain": TRUST_DOMAIN, "bundle_pem": authority.bundle_pem}
+                assert await response.json() == {
+                    "trust_domain": TRUST_DOMAIN,
+                    "bundle_pem": authority.bundle_pem,
+                    "sequence": 0,
+                    "denied": [],
+                }
             async with http.get("/v1/health") as response:
                 health = await response.json()
                 assert health.pop("now") == pytest.approx(time.time(), abs=60)
@@ -358,7 +363,7 @@ def http(status: str, body: bytes, *headers: str) -> bytes:
         (b"SSH-2.0-OpenSSH_9.2\r\n", Unreachable, "https://127.0.0.1:"),
         (http("200 OK", b"hello"), Unreachable, "its answer is not a CA's"),
         (http("200 OK", b'{"type":"done"}'), Unreachable, "its answer is not a CA's"),
-        (http("200 OK", b" " * (MAX_ANSWER_BYTES + 1)), Unreachable, "larger than 256 KiB"),
+        (http("200 OK", b" " * (MAX_ANSWER_BYTES + 1)), Unreachable, "larger than 512 KiB"),
         (http("200 OK", b"{}").replace(b"h: 2", b"h: 9"), Unreachable, "https://127.0.0.1:"),
         (http("302 Found", b"", "Location: https://127.0.0.1:1/"), Unreachable, "status 302"),
         (http("400 Bad Request", b'{"error":"no"}'), Refusal, r"no \(status 400\)"),
