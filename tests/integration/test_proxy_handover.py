@@ -148,14 +148,22 @@ def test_a_generation_that_cannot_start_leaves_the_old_one(files: Files, manager
 
 
 def test_a_proxy_that_is_told_to_end_meanwhile_is_followed_by_none(files: Files, manager: Manager) -> None:
-    with managed(files, files.web, files.web_admin, manager) as first:
+    with (
+        files.started(files.api, files.api_admin),
+        managed(files, files.web, files.web_admin, manager) as first,
+        socket.create_connection(("127.0.0.1", files.upstream)) as stuck,
+    ):
+        stuck.sendall(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhalf")
+        wait_until(lambda: "request_total{" in get(files.web_admin, "/metrics")[1], "it is under way")
         first.send_signal(signal.SIGUSR2)
         manager.hears("RELOADING=1")
         (second,) = wait_until(lambda: children(first.pid), "the new generation starts")
         first.terminate()
-        assert first.wait(10) == 0
         wait_until(lambda: state(second) == "Z", "it is ended", 10.0)
+        assert first.poll() is None, "this one drains"
         assert not accepts(files.upstream)
+        first.terminate()
+        assert first.wait(10) == 0
         assert not any(line.startswith("MAINPID=") for told in manager.told for line in told)
 
 

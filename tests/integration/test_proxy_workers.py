@@ -197,20 +197,33 @@ def test_a_drain_finishes_what_is_under_way_and_a_second_signal_does_not(files: 
 
 
 def test_signals_to_all_processes_are_the_master_s_to_obey(files: Files) -> None:
-    """As a service manager sends them: once to each process of the unit."""
+    """As a service manager sends them: to each process of the unit."""
     with (
         files.started(files.api, files.api_admin),
         files.started(files.web, files.web_admin, *WORKERS) as web,
-        socket.create_connection(("127.0.0.1", files.upstream)) as caller,
+        socket.create_connection(("127.0.0.1", files.outbound), timeout=5.0) as caller,
     ):
-        caller.sendall(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhalf")
-        wait_until(lambda: requests(files.web_admin) == 1, "it is under way")
+        caller.sendall(b"CONNECT api:80 HTTP/1.1\r\nHost: api:80\r\n\r\n")
+        assert caller.recv(1024).startswith(b"HTTP/1.1 200")
         for pid in (*children(web.pid), web.pid, *children(web.pid)):
             os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not accepts(files.upstream), "it drains")
-        caller.sendall(b"|other")
-        assert caller.recv(64).startswith(b"HTTP/1.1 501"), "the application knows no POST, and says so"
+        caller.sendall(b"GET /late HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
+        assert caller.recv(1024).startswith(b"HTTP/1.1 200"), "what is under way goes on"
+        caller.close()
         assert web.wait(10) == 0
+
+
+def test_what_a_successor_does_not_ask_for_is_left_to_the_others(files: Files) -> None:
+    """The file has changed when a worker dies: at the address before only the other one accepts, and nothing waits."""
+    with files.started(files.api, files.api_admin), files.started(files.web, files.web_admin, *WORKERS) as web:
+        before = children(web.pid)
+        old, (files.upstream,) = files.upstream, free_ports(1)
+        files.write_web()
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: accepts(files.upstream) and ready(files.web_admin), "another has read the file", 15.0)
+        ask(old, 16)
+        ask(files.upstream, 4)
 
 
 def test_workers_do_not_outlive_a_master_that_is_killed(files: Files) -> None:
