@@ -6,7 +6,7 @@ from fuzz.http1 import pieces
 from proxy.detect import detect
 from proxy.hello import HelloReader
 from proxy.mesh.header import MAX_HEADER_BYTES, BadTransportHeader, TransportHeader, decode, encode
-from proxy.mesh.records import END, MAX_RECORD_BYTES, BadRecord, RecordReader, as_record
+from proxy.mesh.records import END, LAST, MAX_RECORD_BYTES, BadRecord, RecordReader, as_record
 from tests.support.hellos import client_hello, extension, hello, names
 
 HEADERS: Final = [
@@ -14,7 +14,11 @@ HEADERS: Final = [
     encode(TransportHeader(1, "tcp")),
     b"\x00\x00\x00\x02{}",
 ]
-RECORDS: Final = [b"".join((b"\x02", *as_record(b"hello"), END)), b"".join((b"\x09", *as_record(b"x"), END, b"more"))]
+RECORDS: Final = [
+    b"".join((b"\x02", *as_record(b"hello"), END)),
+    b"".join((b"\x09", *as_record(b"x"), END, b"more")),
+    b"".join((b"\x05", LAST, END, LAST)),
+]
 FIRST_BYTES: Final = [
     b"\x00GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     b"\x03PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -49,26 +53,34 @@ def records(data: bytes) -> None:
     assert found == expected
 
 
-def _payload(parts: list[bytes]) -> tuple[bytes, bool] | None:
+_Read = tuple[bytes, bool, bool, bytes]
+"""The payload, whether it has ended, whether no relay follows, and what came behind."""
+
+
+def _payload(parts: list[bytes]) -> _Read | None:
     reader, payload = RecordReader(), b""
     try:
         for part in parts:
             payload += b"".join(reader.feed(part))
     except BadRecord:
         return None
-    return payload, reader.ended
+    return payload, reader.ended, reader.last, reader.rest
 
 
-def _by_hand(data: bytes) -> tuple[bytes, bool] | None:
-    payload = b""
+def _by_hand(data: bytes) -> _Read | None:
+    payload, ended, last = b"", False, False
     while len(data) >= 4:
-        length, data = int.from_bytes(data[:4], "big"), data[4:]
-        if length > MAX_RECORD_BYTES or (length == 0 and data):
+        length = int.from_bytes(data[:4], "big")
+        if data[:4] == LAST:
+            last, data = True, data[4:]
+        elif ended:
+            break
+        elif length > MAX_RECORD_BYTES:
             return None
-        if length == 0:
-            return payload, True
-        payload, data = payload + data[:length], data[length:]
-    return payload, False
+        else:
+            ended = length == 0
+            payload, data = payload + data[4 : 4 + length], data[4 + length :]
+    return payload, ended, last, data
 
 
 def first_bytes(data: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from proxy.detect import Detected, detect
 from proxy.hello import HelloReader
+from proxy.mesh.records import RecordReader
 from proxy.stats import Labels, Stats, TcpTraffic
 from proxy.tcp import RelayEnd
 
@@ -60,15 +61,18 @@ class CallerTraffic:
 
 
 Turned = Callable[[asyncio.Transport, Detected, bytes], None]
+Again = Callable[[asyncio.Transport, bytes], bool]
 
 
 class CallerEnd(RelayEnd):
     """See the module. `turned` takes over where the first that is said on the connection, by either side, is a request
     of HTTP: it is given where nobody knows yet what the connection is for. A request whose first line comes in pieces
-    is passed on; nothing is held back to find it."""
+    is passed on; nothing is held back to find it. Where the caller is another proxy, `again` may have the connection
+    when the relay is over, with what came behind it."""
 
-    def __init__(self, traffic: CallerTraffic, *, records: bool = False, turned: Turned | None = None) -> None:
-        super().__init__(TcpTraffic(traffic.plain.labels, "src", relays=True), records=records)
+    def __init__(self, traffic: CallerTraffic, *, again: Again | None = None, turned: Turned | None = None) -> None:
+        super().__init__(TcpTraffic(traffic.plain.labels, "src", relays=True), records=again is not None)
+        self._again = again
         self._traffic = traffic
         self._turned = turned
         self._given_up = False
@@ -114,6 +118,9 @@ class CallerEnd(RelayEnd):
         other, self._other = self._other, None
         if other is not None:
             other.leave()
+
+    def give_back(self, reader: RecordReader) -> bool:
+        return self._again is not None and self._again(self.transport, reader.rest)
 
     def abort(self, error: BaseException | None) -> None:
         if not self._given_up:  # the connection is another's

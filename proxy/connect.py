@@ -22,6 +22,7 @@ from proxy.http1.client import ClientConnection
 from proxy.http2.client import Http2Client
 from proxy.mesh.header import MeshProtocol, TransportHeader, encode
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, peer_identity
+from proxy.parked import MAX_PARKED, Parked
 from proxy.sockets import keep_alive
 from proxy.sweep import Sweep
 from proxy.transports import take_over
@@ -174,12 +175,26 @@ class Dialer:
                     return refused
                 continue
             protocol = make(live, self._opening(live.endpoint, "tcp", destination.name))
+            if live.parked:
+                live.parked[-1].take(protocol)
+                destination.inconclusive(live)
+                return protocol
             outcome = await self.dial(destination, live, lambda made=protocol: made, opaque=True)  # type: ignore[misc]
             if outcome is None:
                 return protocol
             protocol.not_opened()
             if outcome in (Failure.IDENTITY, Failure.LOOP) or loop.time() >= deadline:
                 return outcome
+
+    def park(self, live: LiveEndpoint, transport: asyncio.Transport) -> bool:
+        """Keep a connection to another proxy for the next relay to live; False where it is to be closed instead."""
+        if live.retired or len(live.parked) >= MAX_PARKED or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size():
+            return False  # the peer does not read
+        transport.resume_reading()
+        take_over(transport, Parked(live, self._sweep))
+        return True
 
     async def _open(self, endpoint: Endpoint, connect_s: float, make: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ from proxy.stats import HttpTraffic, TcpTraffic
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
+    from proxy.parked import Parked
 
 SLOW_START_S: Final = 10.0
 """How long an endpoint that joins others is given less than its share: caches fill, and code warms up."""
@@ -22,7 +23,7 @@ class LiveEndpoint:
     """See the module."""
 
     __slots__ = (
-        "accrual", "endpoint", "ewma", "http", "idle", "open", "opening", "relayed", "retired", "shared",
+        "accrual", "endpoint", "ewma", "http", "idle", "open", "opening", "parked", "relayed", "retired", "shared",
         "speaks_h2", "tcp", "warm_at", "weight",
     )  # fmt: skip
 
@@ -42,6 +43,7 @@ class LiveEndpoint:
         self.shared: list[Shared] = []  # connections that carry many requests at once
         self.opening: list[Exchange] | None = None  # who waits for one of those, while it is being opened
         self.open = 0  # opaque connections that are open or being opened
+        self.parked: list[Parked] = []  # connections to its proxy that carried opaque bytes, and may again
         self.warm_at = 0.0
         self.retired = False
 
@@ -62,6 +64,8 @@ class LiveEndpoint:
         for connection in tuple(self.idle):
             connection.close()
         self.idle.clear()
+        for parked in tuple(self.parked):
+            parked.close()
         for shared in tuple(self.shared):
             self.unshare(shared)
             shared.close()

@@ -15,7 +15,7 @@ from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
 from meshd.api.policy import FailureAccrual, Policy, Timeouts
 from meshd.api.tasks import Tasks
-from proxy.caller import CallerEnd, CallerTraffic, ServerNames
+from proxy.caller import Again, CallerEnd, CallerTraffic, ServerNames
 from proxy.connect import Dialer
 from proxy.destination import LOCAL_BENCH_MAX_S, Destination
 from proxy.detect import RequestLine
@@ -26,6 +26,7 @@ from proxy.http1.heads import RequestHead
 from proxy.http1.server import Drained, ServerConnection
 from proxy.http2.server import Http2Server
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
+from proxy.mesh.records import LAST
 from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext, peer_identity
 from proxy.stats import Labels, Stats
 from proxy.sweep import Overdue, Sweep
@@ -38,6 +39,11 @@ PATIENCE_S: Final = 1.0
 """How long a request waits for its application to accept connections; Linkerd's inbound failfast."""
 HEADER_S: Final = 10.0
 """How long a peer may take to say its transport header."""
+
+WAIT_S: Final = 30.0
+"""How long a connection that has carried a relay is kept for the next: longer than any proxy keeps one to us."""
+LAST_S: Final = 1.0
+"""How long a header may be on its way when the proxy drains."""
 
 OPAQUE: Final = frozenset(("auto", "tcp"))
 """Protocols of ports that take opaque bytes; every other is HTTP. `auto` takes those that are no HTTP."""
@@ -91,6 +97,8 @@ class Inbound:
         self.ports: dict[tuple[WorkloadName, int], LocalPort] = {}
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
+        self.draining = False
+        self.waiting: set[_Opening] = set()  # connections that carried a relay, for the next
         self._open: set[Drained] = set()
         self._strangers = Strangers(self)
         sweep.add(self._strangers)
@@ -110,12 +118,13 @@ class Inbound:
 
     def drain(self) -> None:
         """Let each connection end after the request under way."""
-        for connection in tuple(self._open):
+        self.draining = True
+        for connection in (*self._open, *self.waiting):
             connection.drain()
 
     @property
     def open(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self.waiting)
 
 
 class Strangers:
@@ -134,18 +143,29 @@ class Strangers:
 
 
 class _Opening(asyncio.Protocol):
-    """A connection up to its transport header: who calls, and which port of which workload."""
+    """A connection up to its transport header: who calls, and which port of which workload. One that has carried a
+    relay `waits` for the next: of that one it is known who calls, and it may stay away."""
 
-    def __init__(self, inbound: Inbound) -> None:
+    def __init__(self, inbound: Inbound, waits: tuple[WorkloadName, str] | None = None) -> None:
         self._inbound = inbound
+        self._waits = waits is not None
         self._data = b""
-        self._peer = ""
         self._deadline = 0.0
-        self._workload: WorkloadName
         self._transport: asyncio.Transport
+        if waits is not None:
+            self._workload, self._peer = waits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        if not self._waits:
+            self._meet(transport)
+        else:
+            self._inbound.waiting.add(self)
+            self._inbound.sweep.add(self)
+            self._deadline = monotonic() + WAIT_S
+
+    def _meet(self, transport: asyncio.BaseTransport) -> None:
+        """Find out who calls, and whom."""
         connection = transport.get_extra_info("ssl_object")
         try:
             peer = peer_identity(connection)
@@ -173,8 +193,26 @@ class _Opening(asyncio.Protocol):
             self._refuse(f"{self._peer} sent no transport header: {error}")
             return
         if opened is not None:
-            self._inbound.sweep.discard(self)
+            self._forget()
             self._serve(*opened)
+
+    def _again(self, transport: asyncio.Transport, rest: bytes) -> bool:
+        """A relay on the connection is over: wait for another on it, whose header may have begun with rest. False where
+        it is to be closed."""
+        if self._inbound.draining or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        transport.resume_reading()
+        take_over(transport, _Opening(self._inbound, (self._workload, self._peer)), rest)
+        return True
+
+    def drain(self) -> None:
+        """Take no relay but one whose header is on its way."""
+        self._transport.write(LAST)
+        self._deadline = monotonic() + LAST_S
+
+    def _forget(self) -> None:
+        self._inbound.sweep.discard(self)
+        self._inbound.waiting.discard(self)
 
     def _serve(self, header: TransportHeader, rest: bytes) -> None:
         inbound = self._inbound
@@ -189,7 +227,8 @@ class _Opening(asyncio.Protocol):
         labels = local.labels(self._peer, True)
         if header.protocol == "tcp":
             traffic = CallerTraffic(inbound.stats, labels, local.names)
-            end = _Watched(traffic, local) if local.port.protocol == "auto" else CallerEnd(traffic, records=True)
+            watched = local.port.protocol == "auto"
+            end = _Watched(traffic, self._again, local) if watched else CallerEnd(traffic, again=self._again)
             take_over(self._transport, end, rest)
             if self._transport.is_closing():
                 return  # what came with the header was enough
@@ -206,19 +245,23 @@ class _Opening(asyncio.Protocol):
         self._transport.abort()
 
     def sweep(self, now: float) -> None:
-        if now >= self._deadline:
-            self._refuse(f"{self._peer} sent no transport header in {HEADER_S:.0f} s")
+        if now < self._deadline:
+            return
+        if self._waits and not self._data:
+            self._transport.close()
+        else:
+            self._refuse(f"{self._peer} sent no transport header in time")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self._inbound.sweep.discard(self)
+        self._forget()
 
 
 class _Watched(CallerEnd):
     """A caller's end of a relay to a port of which it is not known that it is not HTTP. A request that came this way
     could say in l5d-client-id who sent it, and would be believed."""
 
-    def __init__(self, traffic: CallerTraffic, local: LocalPort) -> None:
-        super().__init__(traffic, records=True)
+    def __init__(self, traffic: CallerTraffic, again: Again, local: LocalPort) -> None:
+        super().__init__(traffic, again=again)
         self._local = local
         self._line: RequestLine | None = RequestLine()
 

@@ -2,10 +2,12 @@
 
 A relay is two ends joined. Each end is a protocol on one connection; what it reads its `other` writes. Towards another
 proxy an end speaks records (`proxy.mesh.records`), which carry the end of a direction where TLS cannot. A connection
-that breaks, or is cut short of its empty record, breaks the other: what was truncated is never passed off as whole.
+that breaks, or is cut short of its empty record, breaks the other: what was truncated is never passed off as whole. One
+between proxies on which both directions have ended in order is given back, for another relay (`proxy.parked`).
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, cast
 
 from proxy.connect import Dialer, Opened
@@ -17,6 +19,9 @@ from proxy.stats import Direction, Stats, TcpTraffic
 
 MAX_EARLY_BYTES: Final = 256 << 10
 """Read from a caller before its endpoint is connected; beyond it the caller waits."""
+
+
+Park = Callable[[LiveEndpoint, asyncio.Transport], bool]
 
 
 class RelayEnd(asyncio.Protocol):
@@ -88,6 +93,8 @@ class RelayEnd(asyncio.Protocol):
             self._pass_on(piece)
         if reader.ended:
             self._end()
+            if len(reader.rest) >= 4 and not self.lost:
+                self.abort(ConnectionError("bytes after the end of the direction"))
 
     def hears(self) -> None:
         """The first bytes have come."""
@@ -176,8 +183,15 @@ class RelayEnd(asyncio.Protocol):
             self._other._close_when_over()
 
     def _close_when_over(self) -> None:
-        if self.ended and self.finished:
-            self.transport.close()
+        if self.ended and self.finished and not self.lost:
+            if self._reader is not None and not self.broken_off and self.give_back(self._reader):
+                self.connection_lost(None)  # for the relay it is
+            else:
+                self.transport.close()
+
+    def give_back(self, reader: RecordReader) -> bool:  # noqa: ARG002 - for those that can
+        """Let the connection to another proxy, on which all has been said, be of use to others; whether it is."""
+        return False
 
     def leave(self) -> None:
         """End the connection: nothing was said on it from our side, and nothing will be."""
@@ -198,7 +212,7 @@ async def open_end(destination: Destination, dialer: Dialer, patience_s: float) 
     """The end of a relay at an endpoint of destination, connected."""
 
     def make(live: LiveEndpoint, opening: bytes) -> EndpointEnd:
-        return EndpointEnd(destination, live, opening)
+        return EndpointEnd(destination, live, opening, dialer.park)
 
     return await dialer.open_tcp(destination, patience_s, make)
 
@@ -211,8 +225,9 @@ class EndpointEnd(RelayEnd, Opened):
     connections of all, would get every new one.
     """
 
-    def __init__(self, destination: Destination, live: LiveEndpoint, opening: bytes) -> None:
+    def __init__(self, destination: Destination, live: LiveEndpoint, opening: bytes, park: Park) -> None:
         super().__init__(live.relayed, records=bool(live.endpoint.identity), opening=opening)
+        self._park = park
         self._destination = destination
         self._live = live
         self._is_open = True
@@ -227,6 +242,9 @@ class EndpointEnd(RelayEnd, Opened):
 
     def hears(self) -> None:
         self._destination.succeeded(self._live)
+
+    def give_back(self, reader: RecordReader) -> bool:
+        return not reader.last and not reader.rest and self._park(self._live, self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.not_opened()

@@ -19,7 +19,8 @@ _NOBODY: Final = asyncio.Protocol()
 
 
 class _Deciphered(asyncio.BufferedProtocol):
-    """What stands for `protocol` at a TLS transport."""
+    """What stands for `protocol` at a TLS transport, until the connection is lost: uvloop keeps hold of it longer, and
+    what has the transport would be in a ring with it."""
 
     __slots__ = ("_protocol",)
 
@@ -36,7 +37,6 @@ class _Deciphered(asyncio.BufferedProtocol):
         return self._protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # uvloop's TLS keeps this object's methods after the end: a ring through the transport that the protocol has.
         protocol, self._protocol = self._protocol, _NOBODY
         protocol.connection_lost(exc)
 
@@ -47,10 +47,15 @@ class _Deciphered(asyncio.BufferedProtocol):
         self._protocol.resume_writing()
 
 
-def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes = b"") -> None:
-    """Let protocol have the connection, and the bytes that were read from it."""
+def hand_on(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+    """Let protocol hear of a connection from now on; it has been told of it, or need not be."""
     secure = transport.get_extra_info("ssl_object") is not None
     transport.set_protocol(_Deciphered(protocol) if secure else protocol)
+
+
+def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: bytes = b"") -> None:
+    """Let protocol have the connection, and the bytes that were read from it."""
+    hand_on(transport, protocol)
     protocol.connection_made(transport)
     if data:
         protocol.data_received(data)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from proxy.seams import End
 from proxy.stats import TcpTraffic
+from proxy.transports import hand_on
 from proxy.tunnel import Tunnel
 
 
@@ -43,7 +44,7 @@ class RawConnection(asyncio.Protocol):
         self._gone = False  # the peer has said all and hears no more
         self._other: End
         self._tunnel: Tunnel
-        transport.set_protocol(self)
+        hand_on(transport, self)
 
     # --- from the tunnel
 

@@ -29,7 +29,7 @@ from proxy.http1.raw import RawConnection
 from proxy.stalls import STALL_S, Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
-from proxy.transports import take_over
+from proxy.transports import hand_on, take_over
 
 IDLE_S: Final = 120.0
 """How long a caller may keep a connection open between requests; longer than any client of ours does."""
@@ -415,7 +415,7 @@ class ServerConnection(asyncio.Protocol):
         self._sweep.discard(self)
         if self.transport.can_write_eof():  # with TLS it cannot: the caller goes by the length of its answer
             self.transport.write_eof()
-        self.transport.set_protocol(_Leaving(self, self._sweep))
+        hand_on(self.transport, _Leaving(self, self._sweep))
         if self._on_hold:
             self.transport.resume_reading()
 

@@ -3,11 +3,15 @@
 TLS closes both directions of a connection at once (no half-close reaches a Python protocol, and many peers' stacks
 treat close_notify so), but a TCP client may send its FIN and still wait for the answer. An empty record is that FIN. It
 also tells an end from a cut: a connection that closes without one was truncated.
+
+When both directions have ended, a transport header may follow, and the records of another relay; unless the side that
+was connected to has said `LAST` before, which stands between records or after the end and is no bytes of anyone's.
 """
 
 from typing import Final
 
 END: Final = b"\0\0\0\0"
+LAST: Final = b"\xff\xff\xff\xff"
 
 LARGE_BYTES: Final = 16 << 10
 """As much as one record of TLS holds."""
@@ -31,22 +35,24 @@ def as_record(data: bytes) -> tuple[bytes, ...]:
 
 
 class RecordReader:
-    """One direction's records back into its bytes. `ended` once the empty record has come."""
+    """One direction's records back into its bytes. `ended` once the empty record has come; `rest` is what came behind
+    it, and `last` whether the peer takes no relay after this."""
 
-    __slots__ = ("_left", "_pending", "ended")
+    __slots__ = ("_left", "ended", "last", "rest")
 
     def __init__(self) -> None:
         self._left = 0
-        self._pending = b""
+        self.rest = b""
         self.ended = False
+        self.last = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The opaque bytes in data, in pieces. BadRecord for an impossible length, or anything after the end."""
+        """The opaque bytes in data, in pieces. BadRecord for an impossible length."""
         if self._left > len(data):  # the usual case under load: the midst of a record
             self._left -= len(data)
             return [data]
-        if self._pending:
-            data, self._pending = self._pending + data, b""
+        if self.rest:
+            data, self.rest = self.rest + data, b""
         payload: list[bytes] = []
         at, end = 0, len(data)
         while at < end:
@@ -55,10 +61,14 @@ class RecordReader:
                 payload.append(piece)
                 at += len(piece)
                 self._left -= len(piece)
-            elif self.ended:
-                raise BadRecord("bytes after the end of the direction")
             elif end - at < 4:
-                self._pending = data[at:]
+                self.rest = data[at:]
+                break
+            elif data.startswith(LAST, at):
+                self.last = True
+                at += 4
+            elif self.ended:
+                self.rest = data[at:]
                 break
             else:
                 self._left = int.from_bytes(data[at : at + 4], "big")

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -240,5 +242,78 @@ def test_an_endpoint_whose_application_is_gone_does_not_draw_all_connections() -
             await eventually(lambda: not served, "all are over")
             assert 1 <= broken <= 10, "one now and then finds out whether it is back"
         server.close()
+
+    run(conversation())
+
+
+# --- one connection between the proxies for one relay after the other ---------------------------------------------
+
+
+def handshakes(world: Mesh) -> int:
+    assert world.api.proxy._inbound is not None
+    return world.api.proxy._inbound.established
+
+
+async def once(world: Mesh, said: bytes) -> bytes:
+    """One conversation with the application, to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+    writer.write(said)
+    writer.write_eof()
+    heard = await reader.read()
+    writer.close()
+    await eventually(lambda: open_at_callers(world) == 0, "nothing is left open")
+    return heard
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await reader.read())
+    await writer.drain()
+
+
+def test_relays_that_end_in_order_share_a_handshake() -> None:
+    async def conversation() -> None:
+        async with meshed(echo) as world:
+            for number in range(20):
+                assert await once(world, b"number %d" % number) == b"number %d" % number
+            assert handshakes(world) == 1
+            several = await asyncio.gather(*(once(world, b"%d" % number * 100_000) for number in range(5)))
+            assert several == [b"%d" % number * 100_000 for number in range(5)]
+            assert handshakes(world) <= 5
+
+    run(conversation())
+
+
+def test_a_relay_that_breaks_takes_its_connection_with_it() -> None:
+    async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readexactly(4) == b"rude":
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no end
+            writer.transport.abort()
+        else:
+            writer.write(b"well " + await reader.read())
+
+    async def conversation() -> None:
+        async with meshed(rude) as world:
+            assert await once(world, b"nice") == b"well "
+            with contextlib.suppress(ConnectionResetError):
+                assert await once(world, b"rude") == b""
+            assert await once(world, b"nicely") == b"well ly"
+            assert handshakes(world) == 2
+
+    run(conversation())
+
+
+def test_connections_that_wait_are_given_up_when_the_other_proxy_drains() -> None:
+    async def conversation() -> None:
+        async with meshed(echo) as world:
+            assert await once(world, b"first") == b"first"
+            inbound = world.api.proxy._inbound
+            assert inbound is not None
+            assert inbound.open == 1  # a drain waits for it
+            inbound.drain()
+            await eventually(lambda: inbound.open == 0, "the connection is given up", 0.5)
+            assert await once(world, b"second") == b"second"
+            assert handshakes(world) == 2
+            assert inbound.open == 0  # of a proxy that drains nothing is kept
 
     run(conversation())

@@ -30,7 +30,7 @@ class Caller:
 
     def begin(self) -> None:
         """Another connection of the same listener."""
-        end = CallerEnd(self.traffic, records=self.records)
+        end = CallerEnd(self.traffic, again=(lambda *_: False) if self.records else None)
         self.wire = Wire(end, tls=self.records)
         endpoint = RelayEnd(self.stats.tcp(OUT._replace(target="192.0.2.1:3306"), "dst", True), records=False)
         self.endpoint = Wire(endpoint)

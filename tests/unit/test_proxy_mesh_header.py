@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.mesh.header import MAX_HEADER_BYTES, BadTransportHeader, TransportHeader, decode, encode
-from proxy.mesh.records import END, MAX_RECORD_BYTES, BadRecord, RecordReader, as_record
+from proxy.mesh.records import END, LAST, MAX_RECORD_BYTES, BadRecord, RecordReader, as_record
 
 HEADERS = st.builds(
     TransportHeader,
@@ -71,13 +71,25 @@ def test_records_however_they_are_cut(pieces: list[bytes], places: list[int]) ->
     assert reader.ended
 
 
-def test_nothing_may_come_after_the_end() -> None:
+def test_what_comes_after_the_end_is_no_bytes_of_this_direction() -> None:
     reader = RecordReader()
-    reader.feed(END)
-    with pytest.raises(BadRecord):
-        reader.feed(b"x")
-    with pytest.raises(BadRecord):
-        RecordReader().feed(END + b"".join(as_record(b"x")))
+    assert reader.feed(END + b"x") == []
+    assert reader.feed(b"".join(as_record(b"y"))) == []
+    assert (reader.ended, reader.rest) == (True, b"x" + b"".join(as_record(b"y")))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9), max_size=3), st.integers(0, 3), st.lists(st.integers(0, 60)))
+def test_the_word_that_there_is_no_relay_after_this_may_stand_anywhere_between_records(
+    pieces: list[bytes], place: int, places: list[int]
+) -> None:
+    records = [*(b"".join(as_record(piece)) for piece in pieces), END]
+    records.insert(place, LAST)
+    encoded = b"".join(records)
+    ends = sorted({min(place, len(encoded)) for place in places} | {0, len(encoded)})
+    reader = RecordReader()
+    payload = b"".join(b"".join(reader.feed(encoded[start:end])) for start, end in pairwise(ends))
+    assert payload == b"".join(pieces)
+    assert (reader.ended, reader.last, reader.rest) == (True, True, b"")
 
 
 def test_a_length_beyond_any_read_is_refused() -> None:

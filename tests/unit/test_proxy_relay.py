@@ -114,7 +114,7 @@ def test_a_connection_cut_short_of_its_end_is_not_passed_off_as_whole() -> None:
 
 def test_what_is_no_record_breaks_both_sides() -> None:
     caller, endpoint = joined(records=True)
-    endpoint.wire.says(b"\xff" * 8)
+    endpoint.wire.says(b"\xfe" * 8)
     settled(caller, endpoint)
     assert caller.wire.aborted
     assert endpoint.wire.aborted
