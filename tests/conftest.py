@@ -3,9 +3,14 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import peers
+
+# No test is timed: on a busy machine a pause of a few hundred milliseconds is nobody's fault.
+hypothesis.settings.register_profile("meshd", deadline=None)
+hypothesis.settings.load_profile("meshd")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
