@@ -39,6 +39,9 @@ UNUSED_S: Final = 1.0
 """How long a connection that brings no request is waited for when the proxy drains."""
 LINGER_S: Final = 2.0
 """How long a caller who has its last answer and may still be sending is let finish."""
+MAX_PASSED_BYTES: Final = 16 << 20
+"""Of a request that has been answered, so much is let pass for the sake of the connection. To make a new one costs less
+than to read more; and who was told that it stays has not been told how long."""
 MAX_PIPELINED_BYTES: Final = 64 << 10
 """Read ahead of the request that is under way; beyond it the connection is not read."""
 
@@ -93,6 +96,7 @@ class ServerConnection(asyncio.Protocol):
         self._on_hold = 0
         self._since = 0.0  # when the connection last began to wait for its caller
         self._unbidden = False  # the caller waits to be told to send its body, which is so far all to come
+        self._passed = 0  # of a body that nobody wants any more
         self._outflow = Outflow()
         self.transport: asyncio.Transport
 
@@ -209,7 +213,8 @@ class ServerConnection(asyncio.Protocol):
         exchange, body = self._exchange, self._body
         assert body is not None
         if exchange is None:
-            return  # answered already; the connection is closing
+            self._let_pass(body, data)
+            return
         try:
             payload = body.feed(data)
         except BadBody as error:
@@ -226,6 +231,25 @@ class ServerConnection(asyncio.Protocol):
             self._body = None
             self._buffer = body.rest
         exchange.request_more(payload, body.done, body.trailers)
+
+    def _let_pass(self, body: BodyReader, data: bytes) -> None:
+        """The rest of a body whose request was answered before it was whole, by an answer that did not say that the
+        connection ends."""
+        self._since = monotonic()
+        self._passed += len(data)
+        try:
+            body.feed(data)
+        except BadBody as error:
+            self._service.refused(Bound.MALFORMED, str(error))
+            self.abort()
+            return
+        if body.done:
+            self._body = None
+            self._buffer = body.rest
+            self._advance()
+            self._close_if_said_all()
+        elif self._passed > MAX_PASSED_BYTES:
+            self._leave()
 
     def _connect(self, head: RequestHead, rest: bytes) -> None:
         self._buffer = rest
@@ -274,7 +298,10 @@ class ServerConnection(asyncio.Protocol):
         if exchange is not None:
             if waited > STALL_S and self._owes(exchange):
                 self._too_late(exchange)
-        elif self._buffer or self._body is not None:
+        elif self._body is not None:
+            if waited > HEAD_S:
+                self.transport.close()  # it has been answered
+        elif self._buffer:
             if waited > HEAD_S:
                 self._refuse(408, Failure.TIMEOUT.value.text)
         elif waited > (UNUSED_S if self._draining else IDLE_S):
@@ -351,8 +378,8 @@ class ServerConnection(asyncio.Protocol):
         return chunk(payload) + last_chunk(trailers) if done else chunk(payload)
 
     def respond_more(self, payload: bytes, done: bool, trailers: bytes) -> None:
-        if done and self._body is not None:
-            self._last = True
+        if done and self._unbidden:
+            self._last = True  # what comes next may be the body, or no longer
         data = self._framed(payload, done, trailers)
         if data:
             self._write(data)
@@ -372,8 +399,13 @@ class ServerConnection(asyncio.Protocol):
         if self._on_hold & _UPSTREAM:
             self._unhold(_UPSTREAM)
         self._since = monotonic()
-        if self._buffer:
+        if self._body is not None:
+            self._passed = 0
+        elif self._buffer:
             self._advance()
+        self._close_if_said_all()
+
+    def _close_if_said_all(self) -> None:
         if self._ended and self._exchange is None and not self._asked_more():
             self.transport.close()
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import Failure, bound_of
 from proxy.http1.heads import MAX_HEAD_BYTES
-from proxy.http1.server import HEAD_S, IDLE_S, LINGER_S, MAX_PIPELINED_BYTES
+from proxy.http1.server import HEAD_S, IDLE_S, LINGER_S, MAX_PASSED_BYTES, MAX_PIPELINED_BYTES
 from tests.support.exchanges import Rig
 from tests.support.wire import HIGH_WATER_BYTES, READ_BYTES, Wire
 
@@ -329,6 +329,65 @@ def test_an_early_answer_is_heard_before_the_connection_ends() -> None:
     rig.tick(LINGER_S + 1)
     assert caller.is_closing()
     assert rig.counted() == (1, {413: 1})
+
+
+EARLY = (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"ok")
+"""An answer whose head goes on before it is known that the request will not be whole by its end."""
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (b"POST /x HTTP/1.1\r\nHost: api\r\nContent-Length: 9\r\n\r\nbegun", b" end"),
+        (CHUNKED + b"5\r\nbegun\r\n", b"4\r\n end\r\n0\r\n\r\n"),
+    ],
+)
+def test_who_was_told_that_the_connection_stays_may_finish_a_request_that_was_answered(
+    head: bytes, rest: bytes
+) -> None:
+    rig = Rig()
+    caller = rig.call()
+    caller.says(head)
+    assert b"".join(answered(rig, caller, piece) for piece in EARLY) == OK
+    rig.opened[0].settle()
+    assert rig.opened[0].lost  # the endpoint does not get the rest
+    for byte in rest:
+        caller.says(bytes([byte]))
+    caller.says(GET)
+    assert answered(rig, caller) == OK
+    assert rig.opened[1].heard() == GET
+    assert not caller.is_closing()
+
+
+def test_who_does_not_finish_a_request_that_was_answered_is_left() -> None:
+    for rest, gone in ((b"", HEAD_S + 1), (b"x" * 9, HEAD_S - 1), (b"y" * (MAX_PASSED_BYTES + 1), LINGER_S + 1)):
+        rig = Rig()
+        caller = rig.call()
+        caller.says(b"POST /x HTTP/1.1\r\nHost: api\r\nContent-Length: 99999999\r\n\r\nbegun")
+        assert b"".join(answered(rig, caller, piece) for piece in EARLY) == OK
+        for at in range(0, len(rest), READ_BYTES):
+            caller.says(rest[at : at + READ_BYTES])
+        rig.tick(gone)
+        assert caller.is_closing() == (len(rest) != 9)
+        assert caller.heard() == b""  # it has its answer
+
+
+def test_a_body_that_becomes_malformed_after_the_answer_ends_the_connection() -> None:
+    rig = Rig()
+    caller = rig.call()
+    caller.says(CHUNKED + b"5\r\nbegun\r\n")
+    assert b"".join(answered(rig, caller, piece) for piece in EARLY) == OK
+    caller.says(b"not a size\r\n" + GET)
+    assert caller.aborted
+    assert rig.counted() == (1, {200: 1})
+
+
+def test_who_waits_to_be_told_to_send_its_body_may_never_send_it() -> None:
+    rig = Rig()
+    caller = rig.call()
+    caller.says(b"POST /x HTTP/1.1\r\nHost: api\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+    assert b"".join(answered(rig, caller, piece) for piece in EARLY) == OK
+    assert caller.half_closed  # what comes next could be the body, or a request
 
 
 # --- back-pressure
