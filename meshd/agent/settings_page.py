@@ -9,9 +9,13 @@ import msgspec
 from msgspec import inspect
 
 from meshd.agent.settings import SETTINGS_FILE, Settings
+from meshd.ca.settings import SETTINGS_FILE as CA_SETTINGS_FILE
+from meshd.ca.settings import CaDaemonSettings
 
 _HEAD = f"""\
-# Settings of the agent
+# Settings
+
+## The agent
 
 The agent reads `{SETTINGS_FILE}` (`meshd agent --config FILE` for another). `meshd agent --check` says all that is
 wrong with it and with the documents beside it, and changes nothing. This page is made from the types that read the file
@@ -25,11 +29,26 @@ the rest after a restart of the agent. When anything in it is wrong, all of it s
 """
 
 
+_CA_HEAD = f"""
+## The CA
+
+`meshd ca serve` reads `{CA_SETTINGS_FILE}` (`--config FILE` for another) when it starts; there need be none.
+[ca.md](ca.md) explains it.
+
+| setting | type | default | meaning |
+|---|---|---|---|
+"""
+
+
 def settings_page() -> str:
     """The page, as Markdown."""
-    root = inspect.type_info(Settings)
+    return _HEAD + _table(Settings) + _CA_HEAD + _table(CaDaemonSettings)
+
+
+def _table(settings: type[msgspec.Struct]) -> str:
+    root = inspect.type_info(settings)
     assert isinstance(root, inspect.StructType)
-    return _HEAD + "".join(f"| {' | '.join(row)} |\n" for row in _rows(root, ""))
+    return "".join(f"| {' | '.join(row)} |\n" for row in _rows(root, ""))
 
 
 def _rows(struct: inspect.StructType, prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -58,7 +77,11 @@ def _nested(kind: inspect.Type) -> inspect.StructType | None:
 
 
 def _type_name(kind: inspect.Type) -> str:
-    names: dict[type[inspect.Type], str] = {inspect.StrType: "text", inspect.IntType: "whole number"}
+    names: dict[type[inspect.Type], str] = {
+        inspect.StrType: "text",
+        inspect.IntType: "whole number",
+        inspect.FloatType: "number",
+    }
     if isinstance(kind, inspect.VarTupleType):
         return f"list of {names[type(kind.item_type)]}s"
     if isinstance(kind, inspect.UnionType):

@@ -1,9 +1,10 @@
 """The CA's HTTPS API (`meshd.ca.wire`) as a web application over an authority. Its server is `meshd.ca.server`.
 
     401  no proof of who asks, or a bad one       413  a body that is too large
-    403  not for this requester, or not of this   429  too many requests at once
+    403  not for this requester, or not of this   429  too many requests at once, of all
          trust domain; a token that is used up    500  a bug: the log has it
     400  a bad CSR, a body that is no request     503  the CA cannot sign now
+    429  one who asks too often: `Retry-After` says when to come again
 
 Of a failure inside, the client learns that there was one, and the log what it was. Every refusal is in the audit log
 before it is answered, and in the log with the peer's address and the reason, those of strangers there within bounds;
@@ -20,13 +21,15 @@ from typing import Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from meshd.api.complaints import Dam
+from meshd.api.complaints import BURST, Dam
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, InvalidName, check_label
 from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate, BySharedToken, Evidence
 from meshd.ca.authority import Authority
 from meshd.ca.following import Following
+from meshd.ca.rates import Rate, Rates, TooOften
 from meshd.ca.requester import Requester
+from meshd.ca.settings import LimitSettings
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
 from meshd.ca.wire import MAX_BODY_BYTES, Error, Health, Joined, JoinRequest, SignRequest
 
@@ -40,6 +43,9 @@ MAX_REQUESTS: Final = 256
 """At once: bodies on their way, and what waits for the store."""
 
 MAX_LOGGED: Final = 400
+
+AUDITED_PER_SECOND: Final = 0.5
+"""Of those who ask too often."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -68,7 +74,10 @@ class Api:
         clock: Callable[[], float] = time.time,
         max_requests: int = MAX_REQUESTS,
         attestors: Sequence[Attestor] = (),
+        limits: LimitSettings = LimitSettings(),  # noqa: B008 - it is frozen
     ) -> None:
+        self._rates = Rates(limits, time.monotonic)
+        self._too_often = Rate(AUDITED_PER_SECOND, BURST, time.monotonic)
         self._authority, self._clock, self._max = authority, clock, max_requests
         store = authority.store
         self._attestors = Attestors(
@@ -141,7 +150,15 @@ class Api:
 
     async def _attest(self, call: _Call) -> Requester:
         """Who asks; before the body is read (RFC 6750, section 2.1, for the bearer's token)."""
-        call.requester = await self._attestors.attest(_evidence(call.request))
+        evidence = _evidence(call.request)
+        if evidence.credential or not evidence.certificate:
+            self._rates.hear(call.address)
+        try:
+            call.requester = await self._attestors.attest(evidence)
+        except NotAuthenticated:
+            self._rates.failed(call.address)
+            raise
+        self._rates.admit(call.requester)
         return call.requester
 
     async def _issue(self, call: _Call, requester: Requester, csr_pem: str, identity: Identity) -> Certificate:
@@ -162,7 +179,12 @@ class Api:
         return handler
 
     async def _tell(self, call: _Call, refusal: Refusal) -> None:
-        """Unreachable when the audit log cannot be told."""
+        """Unreachable when the audit log cannot be told. Of those who ask too often it hears now and then: they must not
+        be able to fill it."""
+        if isinstance(refusal, TooOften) and self._too_often.wait_s(""):
+            return
+        if isinstance(refusal, TooOften):
+            self._too_often.take("")
         request, requester = call.request, call.requester
         teller, who = (complaints, call.address) if requester is None else (log, str(requester))
         what = call.identity or f"{request.method} {request.path}"
@@ -177,7 +199,7 @@ class Api:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Bounds what is under way, and answers everything that goes wrong in the API's own form."""
         if self._requests >= self._max:
-            return _failed(429, "too many requests at once: try again")
+            return _failed(429, "too many requests at once: try again", {"Retry-After": "1"})
         self._requests += 1
         try:
             return await handler(request)
@@ -226,6 +248,8 @@ def _certificate(request: web.Request) -> bytes:
 
 def _refused(refusal: Refusal) -> web.Response:
     match refusal:
+        case TooOften():
+            return _failed(429, str(refusal), {"Retry-After": str(refusal.after_s)})
         case NotAuthenticated():
             return _failed(401, str(refusal), {"WWW-Authenticate": "Bearer"})
         case Forbidden():

@@ -25,6 +25,7 @@ from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
 from meshd.ca.authority import Authority
 from meshd.ca.limits import HANDSHAKE_S, Limited
+from meshd.ca.settings import CaDaemonSettings
 from meshd.ca.source import Unreachable
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,12 @@ class CaServer:
     """`authority` served at `listen`, reached by `names`. `address` is where it listens, once started."""
 
     def __init__(
-        self, authority: Authority, listen: Address, names: Iterable[str] = (), clock: Callable[[], float] = time.time
+        self,
+        authority: Authority,
+        listen: Address,
+        names: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
+        settings: CaDaemonSettings = CaDaemonSettings(),  # noqa: B008 - it is frozen
     ) -> None:
         self._authority, self._listen, self._clock = authority, listen, clock
         self.names = _all_names(listen, names)
@@ -50,7 +56,7 @@ class CaServer:
         self._tls.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
         self._tls.verify_flags |= ssl.VERIFY_X509_STRICT
         self._tls.load_verify_locations(cadata=authority.bundle_pem)
-        self._api = Api(authority, clock)
+        self._api = Api(authority, clock, limits=settings.limits)
         self._runner = web.AppRunner(
             self._api.application,
             handle_signals=False,

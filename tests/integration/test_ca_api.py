@@ -24,6 +24,7 @@ from meshd.ca.authority import Authority
 from meshd.ca.certificates import LEAF_LIFE_S
 from meshd.ca.client import CaClient
 from meshd.ca.server import SHUTDOWN_S, CaServer
+from meshd.ca.settings import CaDaemonSettings, LimitSettings
 from meshd.ca.source import Refusal, Unreachable
 from meshd.ca.wire import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 from tests.support import aio
@@ -429,7 +430,32 @@ def test_strangers_cannot_fill_the_log(authority: Authority, caplog: pytest.LogC
         async with served(authority) as server, session(server, authority) as http:
             for _ in range(2 * BURST):
                 async with http.post("/v1/sign", json=GOOD) as response:
-                    assert response.status == 401
+                    assert response.status in {401, 429}
 
     aio.run(main())
     assert len(caplog.records) < 2 * BURST
+
+
+def test_one_who_guesses_is_told_to_wait_and_who_is_known_is_not(authority: Authority, tmp_path: Path) -> None:
+    """Also from the same address: a node has its own certificate."""
+
+    async def main() -> list[int]:
+        statuses = []
+        limits = LimitSettings(failure_burst=3, failure_per_second=0.001, address_burst=2, address_per_second=0.001)
+        server = CaServer(authority, Address("127.0.0.1", 0), settings=CaDaemonSettings(limits))
+        await server.start()
+        try:
+            async with session(server, authority) as http:
+                for headers in [AUTHORIZED] * 3 + [{"Authorization": "Bearer x"}] * 4 + [AUTHORIZED]:
+                    async with http.post("/v1/sign", json=GOOD, headers=headers) as response:
+                        statuses.append(response.status)
+                        assert ("Retry-After" in response.headers) == (response.status == 429)
+        finally:
+            await server.stop()
+        return statuses
+
+    assert aio.run(main()) == [200, 200, 429, 401, 401, 401, 429, 429]
+    refusals = [json.loads(line) for line in (tmp_path / "ca" / "audit.log").read_text().splitlines()]
+    said = [line["reason"] for line in refusals if "too many" in line.get("reason", "")]
+    assert said[0] == "too many requests of shared token at 127.0.0.1: again in 1000 s"
+    assert said[1] == "too many requests of 127.0.0.1: again in 1000 s"

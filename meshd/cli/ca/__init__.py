@@ -12,6 +12,7 @@ from meshd.api.names import Address, InvalidName
 from meshd.api.problems import Misuse
 from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
+from meshd.ca.settings import SETTINGS_FILE, load
 from meshd.cli.ca.common import state_dir_option
 from meshd.cli.ca.entry import entry
 from meshd.cli.ca.issued import issued
@@ -59,8 +60,15 @@ def init(trust_domain: str, shared_token: bool, state_dir: Path) -> None:
     multiple=True,
     help="A DNS name or address that agents reach it by, besides this host's own name and localhost; repeatable.",
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=SETTINGS_FILE,
+    show_default=True,
+    help="The CA's settings; there need be none at the usual place.",
+)
 @log_level_option
-def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], log_level: str) -> None:
+def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], config: Path, log_level: str) -> None:
     """Sign for the hosts that joined, over HTTPS. Ends in order on SIGTERM."""
     from meshd.ca.server import CaServer, serve  # noqa: PLC0415 - other verbs need no HTTP server
 
@@ -69,8 +77,9 @@ def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], log_leve
         address = Address.parse(listen)
     except InvalidName as error:
         raise Misuse(f"--listen {error}") from error
+    settings = load(config.absolute())
     with closing(Authority.open(state_dir.absolute(), time.time())) as authority:
-        uvloop.run(serve(CaServer(authority, address, names), authority.trust_domain))
+        uvloop.run(serve(CaServer(authority, address, names, settings=settings), authority.trust_domain))
 
 
 def _made(files: CaFiles, trust_domain: str, shared_token: bool) -> str:

@@ -1,0 +1,54 @@
+"""The CA daemon's own settings, `/etc/meshd/ca.yaml`, as types. There need be none: then all is as it says here.
+
+    limits: {nodePerSecond: 50}
+
+Every field has a type, a default, a unit where it is a quantity, and a sentence; `docs/settings.md` is made from them.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
+
+SETTINGS_FILE: Final = "/etc/meshd/ca.yaml"
+
+
+class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """How often one may ask; above it the answer is 429, with the time to wait in Retry-After."""
+
+    node_per_second: Annotated[
+        float, Meta(gt=0, description="Certificates per second for one node, in the long run.")
+    ] = 20.0
+    node_burst: Annotated[int, Meta(ge=1, description="As many at once, as when all workloads of a host start.")] = 500
+    token_per_second: Annotated[
+        float, Meta(gt=0, description="Attempts per second to join with one token, in the long run.")
+    ] = 10.0
+    token_burst: Annotated[int, Meta(ge=1, description="As many at once, as when many hosts boot together.")] = 200
+    address_per_second: Annotated[
+        float, Meta(gt=0, description="Certificates per second for one address with the shared token, in the long run.")
+    ] = 100.0
+    address_burst: Annotated[int, Meta(ge=1, description="As many at once.")] = 1000
+    failure_per_second: Annotated[
+        float, Meta(gt=0, description="Requests per second of one address that prove nothing, in the long run.")
+    ] = 0.5
+    failure_burst: Annotated[int, Meta(ge=1, description="As many at once.")] = 30
+
+
+class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The whole file."""
+
+    limits: Annotated[LimitSettings, Meta(description="How often one may ask.")] = LimitSettings()
+
+
+def load(file: Path) -> CaDaemonSettings:
+    """The settings in file; the defaults when there is none at the usual place. ConfigurationError, with every finding,
+    when they are not good."""
+    if str(file) == SETTINGS_FILE and not file.exists():
+        return CaDaemonSettings()
+    found = list(parse(read_text(file), str(file)))
+    if len(found) > 1:
+        raise ConfigurationError([Finding(str(file), "settings are one document", "", label) for label, _ in found[1:]])
+    settings: CaDaemonSettings = convert(found[0][1] if found else {}, CaDaemonSettings, str(file))
+    return settings
