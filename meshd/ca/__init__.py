@@ -1,6 +1,6 @@
 """The certificate authority: who is who in a trust domain, as X.509.
 
-    attest        who asks: by token, by certificate; requester is what they may have for it
+    attest        who asks: by token, by certificate, by a cluster (kubernetes); requester is what they may have for it
     source        the seam: what can sign for the agent; local and client are its two implementations
     authority     signs, by the rules in rules, and stores what it signed before it lets go of it
     certificates  the four kinds of certificate, field by field

@@ -179,8 +179,8 @@ class Api:
         return handler
 
     async def _tell(self, call: _Call, refusal: Refusal) -> None:
-        """Unreachable when the audit log cannot be told. Of those who ask too often it hears now and then: they must not
-        be able to fill it."""
+        """Unreachable when the audit log cannot be told. Of those who ask too often it hears now and then: it is not
+        theirs to fill."""
         if isinstance(refusal, TooOften) and self._too_often.wait_s(""):
             return
         if isinstance(refusal, TooOften):

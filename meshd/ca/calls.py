@@ -43,11 +43,11 @@ async def call(
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
             session.request(method, url + path, data=body, headers=headers, ssl=tls, allow_redirects=False) as response,
         ):
-            status, content = response.status, await _bounded(response.content)
+            status, content = response.status, await bounded(response.content)
     except aiohttp.ClientConnectorCertificateError as error:
         raise Unreachable(f"{url}: {_doubt(error.certificate_error)}") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unreachable(f"{url}: {_reason(error)}") from error
+        raise Unreachable(f"{url}: {reason_of(error)}") from error
     except TimeoutError as error:
         raise Unreachable(f"{url}: no answer within {within_s:g} s") from error
     if status != 200:
@@ -58,7 +58,7 @@ async def call(
         raise Unreachable(f"{url}: its answer is not a CA's: {error}") from error
 
 
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
+async def bounded(content: aiohttp.StreamReader) -> bytes:
     """All of the body; aiohttp.ClientPayloadError when it is larger than any answer of a CA."""
     body = b""
     async for part in content.iter_any():
@@ -89,7 +89,7 @@ def _doubt(error: Exception) -> str:
     return f"its certificate is not good: {error.verify_message.rstrip('.')}: {advice}"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What the system said, without the library's words around it."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:

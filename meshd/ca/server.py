@@ -24,6 +24,7 @@ from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
 from meshd.ca.authority import Authority
+from meshd.ca.kubernetes import ByServiceAccount
 from meshd.ca.limits import HANDSHAKE_S, Limited
 from meshd.ca.settings import CaDaemonSettings
 from meshd.ca.source import Unreachable
@@ -56,7 +57,8 @@ class CaServer:
         self._tls.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
         self._tls.verify_flags |= ssl.VERIFY_X509_STRICT
         self._tls.load_verify_locations(cadata=authority.bundle_pem)
-        self._api = Api(authority, clock, limits=settings.limits)
+        clusters = (ByServiceAccount(settings.kubernetes),) if settings.kubernetes.url else ()
+        self._api = Api(authority, clock, attestors=clusters, limits=settings.limits)
         self._runner = web.AppRunner(
             self._api.application,
             handle_signals=False,

@@ -36,10 +36,36 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     failure_burst: Annotated[int, Meta(ge=1, description="As many at once.")] = 30
 
 
+_MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+class KubernetesSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A cluster whose pods may have the identity of their service account."""
+
+    url: Annotated[
+        str,
+        Meta(description="Its API server, as in `https://kubernetes.default.svc`; empty for no cluster."),
+    ] = ""
+    ca: Annotated[str, Meta(description="File with the certificates (PEM) that the API server's must chain to.")] = (
+        f"{_MOUNTED}/ca.crt"
+    )
+    token_file: Annotated[
+        str,
+        Meta(description="File with this CA's own token in that cluster, for which it may review others' tokens."),
+    ] = f"{_MOUNTED}/token"
+
+    def __post_init__(self) -> None:
+        if self.url and not self.url.startswith("https://"):
+            raise ValueError(f"url: {self.url!r} is not an https URL, as in https://kubernetes.default.svc")
+
+
 class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The whole file."""
 
     limits: Annotated[LimitSettings, Meta(description="How often one may ask.")] = LimitSettings()
+    kubernetes: Annotated[KubernetesSettings, Meta(description="A cluster whose pods ask this CA.")] = (
+        KubernetesSettings()
+    )
 
 
 def load(file: Path) -> CaDaemonSettings:
