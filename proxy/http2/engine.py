@@ -496,13 +496,7 @@ class Engine:
             rest.clear()
         at, size = 0, len(data)
         if self._preface:
-            if not PREFACE.startswith(data[:24]):
-                raise ProtocolError(Code.PROTOCOL_ERROR, "no preface")
-            if size < 24:
-                self._keep(data, 0)
-                return
-            self._preface = False
-            at = 24
+            at = self._read_preface(data)
         if self._left:
             at = self._more_data(data)
         while size - at >= 9:
@@ -513,14 +507,55 @@ class Engine:
             start, at = at + 9, at + 9 + length
             if at > size:
                 if kind == DATA and not flags & PADDED and size - start >= LARGE_BYTES and self._block is None:
-                    self._left, self._left_of = at - size, (flags, number & MAX_WINDOW)
-                    self._data(flags & ~END_STREAM, number & MAX_WINDOW, data[start:])
+                    self._begin_data(flags, number & MAX_WINDOW, data[start:], at - size)
                 else:
                     self._keep(data[start - 9 :], 9 + min(length, LARGE_BYTES) if kind == DATA else 9 + length)
                 return
-            self._frame(kind, flags, number & MAX_WINDOW, data[start:at])
+            if kind == DATA and not flags and length:
+                at, flags, payload = self._joined(data, start, at, number)
+            else:
+                payload = data[start:at]
+            self._frame(kind, flags, number & MAX_WINDOW, payload)
         if at < size:
             self._keep(data[at:], 9)
+
+    def _read_preface(self, data: bytes) -> int:
+        """Where the client's preface ends; the end of data, which is kept, while it has not."""
+        if not PREFACE.startswith(data[:24]):
+            raise ProtocolError(Code.PROTOCOL_ERROR, "no preface")
+        if len(data) < 24:
+            self._keep(data, 0)
+            return len(data)
+        self._preface = False
+        return 24
+
+    def _begin_data(self, flags: int, number: int, data: bytes, left: int) -> None:
+        """Pass on what has come of a frame, `left` bytes of which have not."""
+        self._left, self._left_of = left, (flags, number)
+        self._data(flags & ~END_STREAM, number, data)
+
+    def _joined(self, data: bytes, start: int, at: int, number: int) -> tuple[int, int, bytes]:
+        """The content of a frame that lies between start and at, with that of the frames of its stream right behind it;
+        where they end, and the last one's flags. A stream of small messages often comes so, a frame for each, and where
+        one frame ends means nothing (RFC 9113, section 6.1)."""
+        flags, size, parts = 0, len(data), None
+        while not flags and size - at >= 9:
+            high, low, kind, flags, its_number = read_header(data, at)
+            length = high << 8 | low
+            if (
+                kind != DATA
+                or its_number != number
+                or flags & ~END_STREAM
+                or not 0 < length <= OUR_MAX_FRAME_BYTES
+                or length > size - at - 9
+            ):
+                flags = 0
+                break
+            if parts is None:
+                parts = [data[start:at]]
+            at += 9 + length
+            parts.append(data[at - length : at])
+        return at, flags, data[start:at] if parts is None else b"".join(parts)
 
     def _more_data(self, data: bytes) -> int:
         """Pass on what data has of a frame that has begun; where that ends."""

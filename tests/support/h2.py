@@ -42,12 +42,13 @@ def settings(**values: int) -> bytes:
 class Told(Stream):
     """A stream that records what its owner would be told."""
 
-    __slots__ = ("body", "ended", "full", "heads", "reset_with", "unprocessed")
+    __slots__ = ("body", "ended", "full", "heads", "pieces", "reset_with", "unprocessed")
 
     def __init__(self, engine: Engine, number: int) -> None:
         super().__init__(engine, number)
         self.heads: list[list[Field]] = []
         self.body = bytearray()
+        self.pieces: list[bytes] = []
         self.ended = False
         self.full = False
         self.reset_with: int | None = None
@@ -62,6 +63,7 @@ class Told(Stream):
     def on_data(self, data: bytes, ended: bool) -> None:
         assert not self.ended
         self.body += data
+        self.pieces.append(data)
         self.ended = ended
 
     def on_reset(self, code: int, unprocessed: bool) -> None:

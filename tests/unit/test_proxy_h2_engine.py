@@ -630,3 +630,50 @@ def test_large_content_is_sent_uncopied_between_frames_that_are_joined() -> None
     assert any(piece is content for piece in end.out)
     stream.send_data(b"small", True)
     assert [(each.kind, len(each.payload)) for each in end.heard()][-2:] == [(DATA, LARGE_BYTES), (DATA, 5)]
+
+
+# --- small content, much of it -------------------------------------------------------------------------------------
+
+
+def test_frames_of_one_stream_that_come_together_are_passed_on_together() -> None:
+    end = server()
+    end.receive(request(1, ended=False) + request(3, ended=False))
+    end.receive(
+        b"".join(
+            (
+                frame(DATA, 0, 1, b"a"),
+                frame(DATA, 0, 1, b"b"),
+                frame(DATA, 0, 3, b"c"),
+                frame(DATA, 0, 3, b"d"),
+                frame(DATA, PADDED, 3, b"\x01ee"),
+                frame(DATA, 0, 1, b"f"),
+                frame(DATA, END_STREAM, 1, b"g"),
+                frame(DATA, 0, 3, b"h"),
+                frame(DATA, 0, 3),
+                frame(DATA, 0, 3, b"i"),
+                frame(DATA, END_STREAM, 3),
+            )
+        )
+    )
+    one, three = end.told[1], end.told[3]
+    assert (one.pieces, one.ended) == ([b"ab", b"fg"], True)
+    assert (three.pieces, three.ended) == ([b"cd", b"e", b"h", b"", b"i", b""], True)
+
+
+def test_nothing_may_follow_the_end_of_a_stream_among_frames_that_come_together() -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    end.receive(frame(DATA, 0, 1, b"a") + frame(DATA, END_STREAM, 1, b"b") + frame(DATA, 0, 1, b"c"))
+    assert end.told[1].body == b"ab"
+    last = end.heard()[-1]
+    assert (last.kind, last.stream, last.payload[-1]) == (RST_STREAM, 1, Code.STREAM_CLOSED)
+
+
+def test_windows_count_all_frames_that_come_together() -> None:
+    end = server()
+    end.receive(request(1, ended=False))
+    end.told[1].hold()
+    end.receive(frame(DATA, 0, 1, bytes(1000)) * (STREAM_WINDOW // 1000))
+    assert not [each for each in end.heard() if each.kind == RST_STREAM]
+    end.receive(frame(DATA, 0, 1, bytes(1000)) * 2)
+    assert [each.stream for each in end.heard() if each.kind == RST_STREAM] == [1]
