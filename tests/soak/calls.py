@@ -104,7 +104,9 @@ async def call(channel: Any, kind: str, ledger: Ledger, chance: random.Random) -
         reason = str(broken)
     except grpc.aio.AioRpcError as error:
         unreached = "no endpoint of the service" in (error.details() or "")
-        reason = "503" if unreached else "cut" if error.code() in _CUT else f"{error.code()}: {error.details()}"
+        known = "503" if unreached else "cut" if error.code() in _CUT else ""
+        known = "cancelled" if error.code() is grpc.StatusCode.CANCELLED else known
+        reason = known or f"{error.code()}: {error.details()}"
     except asyncio.InvalidStateError:
         reason = "cut"  # grpcio's word for a write to a call that has ended
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.soak.soak import Run, Survivor
-from tests.soak.verdict import MAX_GROWTH_BYTES, excuse
+from tests.soak.verdict import MAX_GROWTH_BYTES, Trouble, excuse
 
 MAX_SHOWN = 40
 HANG_UPS = ("quits", "calls")
@@ -28,9 +28,7 @@ class Report:
             if why := excuse(trouble, run.damage):
                 excused[trouble.kind, trouble.reason, why] += 1
             else:
-                violations.append(
-                    f"{trouble.kind} of {trouble.sent_bytes} bytes failed, and should not have: {trouble.reason}"
-                )
+                violations.append(_described_trouble(trouble, run))
         for survivor in run.survivors:
             violations += _kept(survivor)
         return cls(run, excused, violations + run.complaints)
@@ -85,6 +83,24 @@ class Report:
         lines += ["", f"{len(self.violations)} violations"]
         lines += [f"  {line}" for line in self.violations[:MAX_SHOWN]]
         return "\n".join(lines)
+
+
+def _described_trouble(trouble: Trouble, run: Run) -> str:
+    """With what was done last before it ended, which is where to look first."""
+    last = max(
+        (each for each in run.damage if each.cut_at <= trouble.ended), key=lambda each: each.cut_at, default=None
+    )
+    lasted_s = trouble.ended - trouble.began
+    before = ""
+    if last is not None:
+        ago = f"{trouble.ended - last.cut_at:.2f} s after the {last.part} of {last.endpoint} was {last.how}"
+        before = (
+            f", {ago}, gone {trouble.ended - last.gone_at:.2f} s ago, back {trouble.ended - last.back_at:.2f} s ago"
+        )
+    return (
+        f"{trouble.kind} of {trouble.sent_bytes} bytes should not have failed: {trouble.reason}"
+        f" (after {lasted_s:.2f} s{before})"
+    )
 
 
 def _described(one: Survivor) -> list[str]:

@@ -9,6 +9,8 @@ A request may fail where its connection was killed and the rules of `proxy.excha
     503 for a body too long to be kept for another try   excused, while an application is away
     opaque bytes are cut                                 excused, likewise, since its proxy takes them before it knows:
                                                          one connection now and then finds out whether it is back
+    gRPC's CANCELLED                                     excused, when an application was ended: it is what gRPC's own
+                                                         server answers to calls that come while it shuts down
     anything else, a wrong byte above all                a violation
 """
 
@@ -26,7 +28,7 @@ MAX_GROWTH_BYTES: Final = 2 << 20
 LEAST_FOR_MEMORY_S: Final = 300.0
 """A run shorter than this says nothing of memory."""
 
-Reason = Literal["cut", "502", "503"]
+Reason = Literal["cut", "cancelled", "502", "503"]
 """What an operation may be excused for; every other reason is a violation."""
 
 
@@ -65,6 +67,8 @@ def excuse(trouble: Trouble, done: Iterable[Damage]) -> str:
         application = damage.part == "application"
         if trouble.reason == "cut" and cut:
             return f"cut when {_a(damage)} was {damage.how}"
+        if trouble.reason == "cancelled" and cut and application and damage.how == "ended":
+            return "answered so by an application that was being ended"
         if trouble.reason == "502" and cut and (application or not trouble.idempotent):
             return f"under way when {_a(damage)} was {damage.how}"
         if trouble.reason == "cut" and trouble.relayed and away and application:

@@ -30,6 +30,13 @@ def test_what_is_idempotent_is_asked_again_when_a_proxy_goes() -> None:
     assert excuse(trouble("502", WHILE, idempotent=True), [KILLED])
 
 
+def test_a_server_of_grpc_may_cancel_calls_as_it_ends() -> None:
+    ended = Damage("one", "application", "ended", 100.0, 100.1, 103.0)
+    assert excuse(trouble("cancelled", WHILE), [ended])
+    assert not excuse(trouble("cancelled", AFTER), [ended])
+    assert not excuse(trouble("cancelled", WHILE), [KILLED, DRAINED])
+
+
 def test_without_an_application_only_what_cannot_be_kept_or_looked_into_may_fail() -> None:
     assert excuse(trouble("503", AFTER, sent_bytes=LONG), [KILLED])
     assert not excuse(trouble("503", AFTER, sent_bytes=1000), [KILLED])
