@@ -299,29 +299,40 @@ class Exchange:
     def _retried_by_policy(self, head: ResponseHead, done: bool, now: float) -> bool:
         """Whether policy has the request tried again instead of passing this answer on; it is, then."""
         rules = self.rules
-        if head.status not in rules.retry_statuses:
-            grpc = _grpc_status(head.forward) if done and self.head.grpc else ""
-            if grpc not in rules.retry_grpc:
-                return False
-        elif self.head.grpc:
+        named = self._is_named(head, done)
+        if not named and not self._retries:
             return False
-        if self._retries >= rules.retry_limit or not self.replayable:
+        route = self.route
+        counted = route.stats.retries(route.labels._replace(service=route.destination.name))
+        if not named:
+            counted.successes += head.status < 500
+            return False
+        if not self.replayable:
             return False
         if not self.head.grpc and rules.retry_methods is not None and self.head.method not in rules.retry_methods:
             return False
-        if not self.route.destination.budget.withdraw(now):
-            self.route.stats.count_error(self.route.labels.direction, "http", "retry budget")
+        if self._retries >= rules.retry_limit:
+            counted.limit_exceeded += 1
+            return False
+        if not route.destination.budget.withdraw(now):
+            counted.overflow += 1
             return False
         self._retries += 1
+        counted.requests += 1
         client, live = self.client, self.live
         assert live is not None  # an answer comes from an endpoint
         if client is not None and not done:
             client.cancel()
-        self.route.destination.answered(live, False, now)
+        route.destination.answered(live, False, now)
         self._leave_endpoint()
-        self.route.stats.retries += 1
         self._retry(Failure.NO_ENDPOINT, now)
         return True
+
+    def _is_named(self, head: ResponseHead, done: bool) -> bool:
+        """Whether policy names this answer: of gRPC its own status, which only a head without content tells."""
+        if not self.head.grpc:
+            return head.status in self.rules.retry_statuses
+        return done and _grpc_status(head.forward) in self.rules.retry_grpc
 
     def _may_replay(self, client: Client, unsent: bool) -> bool:
         safe = unsent or (client.reused and self.head.method in IDEMPOTENT)

@@ -30,6 +30,8 @@ _HTTP: Final = (
     "client_id", "server_id", "dst_service", "dst_namespace",
 )  # fmt: skip
 _TCP: Final = (*_HTTP, "sni", "peer")
+_SERVICE: Final = ("workload", "authority", "dst_service", "dst_namespace")
+"""Where a request was to go, whichever endpoint it went to."""
 
 
 class State(NamedTuple):
@@ -71,7 +73,7 @@ def _values(labels: Labels, peer: str = "") -> list[str]:
         tls = "no_identity" if labels.sni is None else "opaque"
     if tls == "no_identity":
         reason = "not_provided_by_service_discovery" if outbound and peer != "src" else "loopback"
-    name, _, rest = labels.service.partition(":")[0].partition(".")
+    name, rest = _dst(labels)
     return [
         labels.direction,
         labels.workload,
@@ -88,8 +90,15 @@ def _values(labels: Labels, peer: str = "") -> list[str]:
     ]
 
 
+def _dst(labels: Labels) -> tuple[str, str]:
+    """`dst_service` and `dst_namespace`."""
+    name, _, namespace = labels.service.partition(":")[0].partition(".")
+    return name, namespace
+
+
 def _traffic(stats: Stats) -> Iterator[Family]:
     yield from _http(stats)
+    yield from _retries(stats)
     yield from _tcp(stats)
     yield from _errors(stats)
 
@@ -118,6 +127,25 @@ def _http(stats: Stats) -> Iterator[Family]:
             total_ms = sum(one.sum_ms for one in several)
             latency.add_histogram([*values, str(status)], _buckets(counts), total_ms)
     yield from (requests, classified, latency)
+
+
+def _retries(stats: Stats) -> Iterator[Family]:
+    """What policy had asked again; gRPC is not told apart here, though Linkerd has names of its own for it."""
+    name = "outbound_http_route_retry"
+    requests = Family("counter", f"{name}_requests_total", "Requests asked again for what was answered.", _SERVICE)
+    successes = Family("counter", f"{name}_successes_total", "Those of them that were answered well.", _SERVICE)
+    limited = Family(
+        "counter", f"{name}_limit_exceeded_total", "Not asked again: as often as policy allows already.", _SERVICE
+    )
+    overflow = Family("counter", f"{name}_overflow_total", "Not asked again: the retry budget was used up.", _SERVICE)
+    for traffic in stats.retry_series:
+        labels = traffic.labels
+        values = (labels.workload, labels.service, *_dst(labels))
+        requests.add(values, traffic.requests)
+        successes.add(values, traffic.successes)
+        limited.add(values, traffic.limit_exceeded)
+        overflow.add(values, traffic.overflow)
+    yield from (requests, successes, limited, overflow)
 
 
 def _tcp(stats: Stats) -> Iterator[Family]:

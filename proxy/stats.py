@@ -1,8 +1,9 @@
 """What the proxy counts, as plain integers on slotted objects: nothing else is cheap enough for every request.
 
-Two kinds of series: `HttpTraffic` (requests, and responses by status with their latencies) and `TcpTraffic`
-(connections and bytes). Whoever handles traffic holds the object of its labels and adds to it; `proxy.metrics` reads
-them when scraped and `proxy.control` reports them to the agent. Nothing here computes a rate.
+Three kinds of series: `HttpTraffic` (requests, and responses by status with their latencies), `TcpTraffic` (connections
+and bytes) and `RetryTraffic` (what policy had asked again). Whoever handles traffic holds the object of its labels and
+adds to it; `proxy.metrics` reads them when scraped and `proxy.control` reports them to the agent. Nothing here computes
+a rate.
 """
 
 import errno
@@ -77,6 +78,24 @@ class HttpTraffic:
         responses.sum_ms += latency_ms
 
 
+class RetryTraffic:
+    """Requests to one service for whose answer policy names a retry.
+
+    `requests` were asked again, once for each time; `successes` of those got an answer that policy does not name, and
+    no 5xx. The others were not asked (again): as often as policy's limit already (`limit_exceeded`), or the budget was
+    used up (`overflow`). What is tried again because it was never sent is no retry, and is not counted here.
+    """
+
+    __slots__ = ("labels", "limit_exceeded", "overflow", "requests", "successes")
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.requests = 0
+        self.successes = 0
+        self.limit_exceeded = 0
+        self.overflow = 0
+
+
 class TcpTraffic:
     """Connections of one label set. `peer` is the side they are with: `src` the caller's, `dst` the endpoint's.
 
@@ -122,7 +141,7 @@ class Stats:
     def __init__(self) -> None:
         self._http: dict[Labels, HttpTraffic] = {}
         self._tcp: dict[tuple[Labels, str, bool], TcpTraffic] = {}
-        self.retries = 0  # requests asked again for what was answered
+        self._retries: dict[Labels, RetryTraffic] = {}
         self.errors: dict[tuple[Direction, str, str], int] = {}
 
     def http(self, labels: Labels) -> HttpTraffic:
@@ -143,6 +162,15 @@ class Stats:
             traffic = self._tcp.setdefault((labels, peer, relays), TcpTraffic(labels, peer, relays))
         return traffic
 
+    def retries(self, labels: Labels) -> RetryTraffic:
+        """The retries of these labels, made if need be: for where policy names an answer, not for every request."""
+        traffic = self._retries.get(labels)
+        if traffic is None:
+            if len(self._retries) >= MAX_SERIES:
+                labels = Labels(labels.direction)
+            traffic = self._retries.setdefault(labels, RetryTraffic(labels))
+        return traffic
+
     def count_error(self, direction: Direction, kind: Literal["http", "tcp"], error: str) -> None:
         """Count a failure of the proxy's own making; `error` is one of a fixed set of words."""
         key = (direction, kind, error)
@@ -151,6 +179,10 @@ class Stats:
     @property
     def http_series(self) -> tuple[HttpTraffic, ...]:
         return tuple(self._http.values())
+
+    @property
+    def retry_series(self) -> tuple[RetryTraffic, ...]:
+        return tuple(self._retries.values())
 
     @property
     def tcp_series(self) -> tuple[TcpTraffic, ...]:

@@ -34,6 +34,8 @@ def test_a_page() -> None:
     tcp.opened, tcp.read_bytes, tcp.written_bytes = 2, 10, 20
     tcp.close(ConnectionResetError(104, "reset"))
     stats.count_error("outbound", "http", "failfast")
+    retries = stats.retries(Labels("outbound", "default/web", "api.default:80"))
+    retries.requests, retries.successes, retries.limit_exceeded, retries.overflow = 4, 3, 2, 1
     found = page(stats)
     assert (
         'request_total{authority="",client_id="spiffe://mesh.example/ns/default/sa/web",direction="inbound",'
@@ -41,6 +43,9 @@ def test_a_page() -> None:
         'target_ip="127.0.0.1",target_port="8080",tls="true",workload="default/api"} 3.0'
     ) in found
     assert 'outbound_http_errors_total{error="failfast"} 1.0' in found
+    service = 'authority="api.default:80",dst_namespace="default",dst_service="api",workload="default/web"'
+    for what, count in (("requests", 4), ("successes", 3), ("limit_exceeded", 2), ("overflow", 1)):
+        assert f"outbound_http_route_retry_{what}_total{{{service}}} {count}.0" in found
     for line in (
         "meshd_inbound_accepted_total 3.0",
         "meshd_inbound_established_total 2.0",
@@ -106,6 +111,8 @@ def test_series_are_bounded() -> None:
     for number in range(MAX_SERIES + 50):
         stats.http(OUT._replace(service=str(number))).requests += 1
         stats.tcp(OUT._replace(service=str(number)), "dst").opened += 1
+        stats.retries(OUT._replace(service=str(number))).requests += 1
+    assert len(stats.retry_series) <= MAX_SERIES + 2
     assert len(stats.http_series) <= MAX_SERIES + 2
     assert len(stats.tcp_series) <= MAX_SERIES + 2
     assert sum(series.requests for series in stats.http_series) == MAX_SERIES + 50

@@ -145,6 +145,7 @@ def page() -> str:
     tcp = stats.tcp(labels, "dst")
     tcp.opened = 1
     tcp.close(None)
+    stats.retries(labels).requests = 1
     stats.count_error("inbound", "http", "unexpected")
     identity = WorkloadIdentity(Identity.of("mesh.example", WorkloadName("default", "web")), {}, lambda: None)
     state = State((identity,), (), True, 4, 3)

@@ -15,7 +15,7 @@ from proxy.accrual import SLOTS, Accrual, Reason, State, Window
 from proxy.endpoint import LiveEndpoint
 from proxy.rules import MAX_KEPT_BYTES, Rules
 from tests.support.aio import run
-from tests.support.exchanges import PLAIN, Rig
+from tests.support.exchanges import OUTBOUND, PLAIN, Rig
 from tests.support.waiting import eventually
 
 GET = b"GET /x HTTP/1.1\r\nHost: api\r\n\r\n"
@@ -248,6 +248,14 @@ def test_when_one_has_waited_in_vain_others_fail_at_once_until_an_endpoint_is_we
 RETRIES = Policy(retries=Retries(on=("5xx",), limit=2))
 
 
+def retried(rig: Rig) -> tuple[int, int, int, int]:
+    """(asked again, of those answered well, limit reached, budget used up), all of one service."""
+    series = rig.stats.retry_series
+    assert [each.labels for each in series] in ([], [OUTBOUND._replace(service="api")])
+    totals = [(each.requests, each.successes, each.limit_exceeded, each.overflow) for each in series]
+    return totals[0] if totals else (0, 0, 0, 0)
+
+
 def test_an_answer_that_policy_names_is_asked_for_again() -> None:
     rig = Rig(policy=RETRIES)
     caller = rig.call()
@@ -258,7 +266,7 @@ def test_an_answer_that_policy_names_is_asked_for_again() -> None:
     assert endpoint.heard() == GET, "on the connection that is idle again"
     endpoint.says(OK)
     assert caller.heard() == OK
-    assert rig.stats.retries == 1
+    assert retried(rig) == (1, 1, 0, 0)
     assert rig.pending == 0
 
 
@@ -272,6 +280,22 @@ def test_a_retry_is_given_up_after_its_limit() -> None:
         endpoint.says(BAD)
     assert status(caller.heard()) == 503
     assert endpoint.heard() == b""
+    assert retried(rig) == (2, 0, 1, 0)
+
+
+def test_an_answer_that_policy_does_not_name_is_no_retry_and_may_be_no_success() -> None:
+    rig = Rig(policy=Policy(retries=Retries(on=("503",), limit=2)))
+    caller = rig.call()
+    caller.says(GET)
+    endpoint = rig.open()
+    endpoint.says(OK)
+    assert caller.heard() == OK
+    assert retried(rig) == (0, 0, 0, 0)
+    caller.says(GET)
+    endpoint.says(BAD)
+    endpoint.says(BAD.replace(b"503", b"500"))
+    assert status(caller.heard()) == 500
+    assert retried(rig) == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("methods", "again"), [("safe", False), ("idempotent", False), ("all", True)])
@@ -296,6 +320,7 @@ def test_a_body_that_is_too_long_to_keep_is_not_sent_again() -> None:
     endpoint.heard()
     endpoint.says(BAD)
     assert status(caller.heard()) == 503
+    assert retried(rig) == (0, 0, 0, 0)
 
 
 def test_an_answer_that_has_begun_is_never_asked_for_again() -> None:
@@ -317,7 +342,8 @@ def test_without_budget_the_answer_is_passed_on() -> None:
     caller.says(GET)
     rig.open().says(BAD)
     assert status(caller.heard()) == 503
-    assert rig.stats.errors == {("outbound", "http", "retry budget"): 1}
+    assert retried(rig) == (0, 0, 0, 1)
+    assert rig.stats.errors == {}, "an answer is passed on: the endpoint's"
 
 
 # --- time and limits
