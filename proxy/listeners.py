@@ -16,6 +16,7 @@ from meshd.api.tasks import Tasks
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
 from proxy.room import Room
 from proxy.sockets import BACKLOG, Listening, keep_alive
+from proxy.stats import Direction
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,10 @@ class _NoRoom(asyncio.Protocol):
 
 
 class _Listener:
-    __slots__ = ("error", "essential", "handler", "server", "tls")
+    __slots__ = ("direction", "error", "essential", "handler", "server", "tls")
 
-    def __init__(self, handler: Handler, tls: Tls | None, essential: bool) -> None:
+    def __init__(self, handler: Handler, direction: Direction, tls: Tls | None, essential: bool) -> None:
+        self.direction = direction
         self.essential = essential
         self.handler = handler
         self.tls = tls
@@ -54,26 +56,35 @@ class _Listener:
 
 class Listeners:
     """See the module. Listeners are known by their address, HOST:PORT, as it is written. `changed` is called when one
-    has opened, `refused` when there is no more room."""
+    has opened, `refused` when there is no more room, with the direction of the listener that accepted last."""
 
     def __init__(
         self,
         sockets: Listening,
         tasks: Tasks,
         changed: Callable[[], None],
-        refused: Callable[[], None] = lambda: None,
+        refused: Callable[[Direction], None] = lambda _: None,
     ) -> None:
         self.room = Room()
         self._full = False
+        self._latest: Direction = "inbound"
         self._refused = refused
         self._sockets = sockets
         self._changed = changed
         self._tasks = tasks
         self._listeners: dict[str, _Listener] = {}
 
-    def open(self, address: str, handler: Handler, tls: Tls | None = None, *, essential: bool = False) -> None:
+    def open(
+        self,
+        address: str,
+        handler: Handler,
+        direction: Direction,
+        tls: Tls | None = None,
+        *,
+        essential: bool = False,
+    ) -> None:
         """Accept connections at address for handler, as soon as that can be."""
-        listener = self._listeners[address] = _Listener(handler, tls, essential)
+        listener = self._listeners[address] = _Listener(handler, direction, tls, essential)
         self._start(address, listener)
 
     def _start(self, address: str, listener: _Listener) -> None:
@@ -105,7 +116,11 @@ class Listeners:
         keep_alive(sock)
 
         def accept() -> asyncio.Protocol:
-            if self.room.take() or listener.essential:
+            room = self.room.take()
+            if listener.essential:
+                return listener.handler.accept()
+            self._latest = listener.direction
+            if room:
                 return listener.handler.accept()
             loop.call_soon(self._pause)  # not here: this connection is being accepted, and others of the same moment
             return _NoRoom()
@@ -130,7 +145,7 @@ class Listeners:
         if self._full:
             return
         self._full = True
-        self._refused()
+        self._refused(self._latest)
         log.warning("%d descriptors are in use: no connections are accepted until there are fewer", self.room.limit)
         for listener in self._listeners.values():
             if not listener.essential and listener.server is not None:

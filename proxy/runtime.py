@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, Literal
 
 from meshd.api.control import ProxyConfiguration, ReportState
 from meshd.api.names import Identity, WorkloadName
@@ -27,7 +27,7 @@ from proxy.outbound import ForwardProxy, Outbound
 from proxy.resolve import Resolver
 from proxy.served import ServedWorkload
 from proxy.sockets import Listening
-from proxy.stats import Stats
+from proxy.stats import Direction, Stats
 from proxy.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -116,14 +116,21 @@ class Proxy:
         for edge in self.edges:
             edge.reread()
 
-    def _move(self, what: str, before: ProxyConfiguration | None, wanted: ProxyConfiguration, handler: Handler) -> None:
+    def _move(
+        self,
+        what: Literal["outbound", "admin"],
+        before: ProxyConfiguration | None,
+        wanted: ProxyConfiguration,
+        handler: Handler,
+    ) -> None:
         """Open the listener of that name where it is wanted now, and close where it was."""
         old, new = getattr(before, what, ""), getattr(wanted, what)
         if old != new:
             if old:
                 self.listeners.close(old)
             if new:
-                self.listeners.open(new, handler, essential=handler is self._admin)
+                essential = what == "admin"
+                self.listeners.open(new, handler, "inbound" if essential else "outbound", essential=essential)
 
     async def _open_inbound(self, before: ProxyConfiguration | None, wanted: ProxyConfiguration) -> None:
         """Open the inbound listener once there are certificates to show: until then connections wait in the kernel."""
@@ -135,15 +142,15 @@ class Proxy:
             held = [served.identity.held for served in self._served.values()]
             if held and (all(held) or (any(held) and monotonic() > deadline)):
                 assert self._inbound is not None  # made by `apply`
-                self.listeners.open(wanted.inbound, self._inbound, self._tls)
+                self.listeners.open(wanted.inbound, self._inbound, "inbound", self._tls)
                 self._changed()
             else:
                 await asyncio.sleep(0.05)
 
     # --- how it is
 
-    def _no_room(self) -> None:
-        self.stats.count_error("inbound", "tcp", Bound.CONNECTIONS)
+    def _no_room(self, direction: Direction) -> None:
+        self.stats.count_error(direction, "tcp", Bound.CONNECTIONS)
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps the proxy from being ready."""

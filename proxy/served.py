@@ -80,7 +80,8 @@ class ServedWorkload:
                 renew = partial(self._listeners.renew, upstream.listen)
                 listener = UpstreamListener(upstream, self.outbound, renew)
                 self._upstreams[upstream] = listener
-                self._listeners.open(upstream.listen, listener, listener.edge.context if listener.edge else None)
+                tls = listener.edge.context if listener.edge else None
+                self._listeners.open(upstream.listen, listener, "outbound", tls)
 
     @property
     def edges(self) -> tuple[EdgeTls, ...]:

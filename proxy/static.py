@@ -32,7 +32,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from meshd.api.control import Certificate, ProxyConfiguration, ProxyWorkload
+from meshd.api.control import MAX_MAX_CONNECTIONS, Certificate, ProxyConfiguration, ProxyWorkload
 from meshd.api.detection import (
     DEFAULT_DETECT_TIMEOUT,
     DEFAULT_OPAQUE_PORTS,
@@ -97,7 +97,7 @@ class ProxyFile(Struct, frozen=True, forbid_unknown_fields=True, rename="camel")
     admin: str = ""
     opaque_ports: OpaquePorts = DEFAULT_OPAQUE_PORTS
     detect_timeout: str = DEFAULT_DETECT_TIMEOUT
-    max_connections: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    max_connections: Annotated[int, Meta(ge=0, le=MAX_MAX_CONNECTIONS)] = 0
     workloads: tuple[StaticWorkload, ...] = ()
     services: tuple[StaticService, ...] = ()
 

@@ -134,6 +134,7 @@ class Agent:
         self._overlaps = found
         if self._proxy is not None:
             self.core.detection = self._proxy.detection
+            self.core.max_connections = self._proxy.max_connections
             self.registry.declare_host(self._host(self._proxy))
 
     def _host(self, proxy: ProxySettings) -> Instance:

@@ -40,6 +40,7 @@ class Core:
     troubles: Callable[[], tuple[str, ...]]
     zone: str = ""
     detection: Detection = field(default_factory=Detection)
+    max_connections: int = 0
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     pid: int = field(default_factory=os.getpid)
@@ -91,6 +92,7 @@ class Core:
             ca_healthy=self.signer.health().healthy,
             workers=instance.workers,
             detection=self.detection,
+            max_connections=self.max_connections,
         )
 
     def may_attach_host(self) -> bool:

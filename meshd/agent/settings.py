@@ -13,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from meshd.api.control import MAX_WORKERS, Workers
+from meshd.api.control import MAX_MAX_CONNECTIONS, MAX_WORKERS, Workers
 from meshd.api.detection import (
     DEFAULT_DETECT_TIMEOUT,
     DEFAULT_OPAQUE_PORTS,
@@ -107,6 +107,16 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
             "is opaque: 100ms to 10m, and a second more at worst. For every proxy on this host."
         ),
     ] = DEFAULT_DETECT_TIMEOUT
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_MAX_CONNECTIONS,
+            description="Connections of all kinds, from callers and to endpoints, that a proxy's process may have; "
+            "beyond it callers wait in the kernel. 0: nine tenths of the descriptors that the process may open, "
+            "100,000 at most. For every proxy on this host.",
+        ),
+    ] = 0
     workers: Annotated[
         Workers,
         Meta(

@@ -182,6 +182,10 @@ Workers = int | Literal["auto"]
 """Processes of one proxy: 1 to MAX_WORKERS, or as many as there are cores that it may use."""
 
 
+MAX_MAX_CONNECTIONS = 10_000_000
+"""What is asked for beyond this is a slip of the pen."""
+
+
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener. `zone` is where it runs:
     endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics.

@@ -174,7 +174,7 @@ class Master:
             except Problem as problem:
                 self._fail(f"{problem}: end what listens there, or change it", problem.exit_status)
                 return
-        self._listeners.open(address, self._admin)
+        self._listeners.open(address, self._admin, "inbound", essential=True)
 
     def _waiting_for(self) -> tuple[str, ...]:
         workers = (

@@ -343,22 +343,23 @@ def test_the_host_s_proxy_serves_the_workloads_of_the_documents(tmp_path: Path) 
     aio.run(main())
 
 
-def test_proxies_are_told_how_to_detect_what_is_spoken(tmp_path: Path) -> None:
+def test_proxies_are_told_how_to_detect_what_is_spoken_and_how_much_they_may_have_open(tmp_path: Path) -> None:
     spec = "{ports: [{port: 3307}], opaquePorts: [3307]}"
     document = f"apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: db}}\nspec: {spec}\n"
 
     async def main() -> None:
-        async with mesh(tmp_path, ProxySettings(opaque_ports=(3306,))) as clients:
+        async with mesh(tmp_path, ProxySettings(opaque_ports=(3306,), max_connections=5000)) as clients:
             agent = clients.agent
             proxy, run, its_proxy = [await clients.connect() for _ in range(3)]
             attached = proxy.say(Attach("0.1", ""))
             first = await proxy.answer(attached)
             assert isinstance(first, ProxyConfiguration)
             assert first.detection == Detection((3306,), 10.0)
+            assert first.max_connections == 5000
             await run.call(WEB)
             other = await its_proxy.call(Attach("0.1", WEB.instance))
             assert isinstance(other, ProxyConfiguration)
-            assert other.detection == first.detection
+            assert (other.detection, other.max_connections) == (first.detection, 5000)
             (tmp_path / "conf.d" / "db.yaml").write_text(document)
             second = await proxy.answer(attached, 2)
             assert isinstance(second, ProxyConfiguration)
@@ -371,6 +372,7 @@ def test_proxies_are_told_how_to_detect_what_is_spoken(tmp_path: Path) -> None:
             third = await proxy.answer(attached, 3)
             assert isinstance(third, ProxyConfiguration)
             assert third.detection == Detection((), 2.0)
+            assert third.max_connections == 0
 
     aio.run(main())
 

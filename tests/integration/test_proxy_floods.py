@@ -117,9 +117,10 @@ class Proxy:
             return bool(self.get(self.admin, "/ready"))
         return False
 
-    def counted(self, word: str) -> float:
+    def counted(self, word: str, direction: str = "") -> float:
         """How often this was done, by the metrics."""
-        found = re.findall(rf'_errors_total{{error="{word}"}} ([0-9.]+)', self.get(self.admin, "/metrics"))
+        sample = rf'{direction}[a-z_]*_errors_total{{error="{word}"}} ([0-9.]+)'
+        found = re.findall(sample, self.get(self.admin, "/metrics"))
         return sum(float(each) for each in found)
 
     def peak_bytes(self) -> int:
@@ -273,7 +274,7 @@ def test_as_many_connections_as_may_be_and_then_no_more_for_a_while(tmp_path: Pa
     """They say nothing, and are kept till the protocol is told; the descriptors never run out."""
     with program(tmp_path, descriptors=100) as proxy, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", proxy.upstream))) for _ in range(150)]
-        wait_until(lambda: proxy.ready() and proxy.counted("connection limit"), "the limit is reached")
+        wait_until(lambda: proxy.ready() and proxy.counted("connection limit", "outbound_tcp"), "the limit is reached")
         assert proxy.get(proxy.admin, "/ready")
         assert len(list(Path(f"/proc/{proxy.pid}/fd").iterdir())) < 100
         waits = socket.create_connection(("127.0.0.1", proxy.upstream))

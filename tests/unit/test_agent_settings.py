@@ -63,6 +63,10 @@ def test_only_the_trust_domain_must_be_given(tmp_path: Path) -> None:
     assert settings.node_name
 
 
+def test_how_many_connections_a_proxy_may_have(tmp_path: Path) -> None:
+    assert load(tmp_path, "trustDomain: x\nproxy: {maxConnections: 5000}").proxy.max_connections == 5000
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -80,6 +84,7 @@ def test_only_the_trust_domain_must_be_given(tmp_path: Path) -> None:
         ("trustDomain: x\nca: {url: 1}", "ca.url: expected `str`, got `int`"),
         ("trustDomain: x\nproxy: {workers: 0}", "proxy: workers: expected a number from 1 to 64 or `auto`, found 0"),
         ("trustDomain: x\nproxy: {opaquePorts: [25, 0]}", "proxy.opaquePorts[1]: expected `int` >= 1"),
+        ("trustDomain: x\nproxy: {maxConnections: -1}", "proxy.maxConnections: expected `int` >= 0"),
         ("trustDomain: x\nproxy: {detectTimeout: 10}", "proxy.detectTimeout: expected `str`, got `int`"),
         ("trustDomain: x\nproxy: {detectTimeout: '10'}", "proxy: '10' is not a duration"),
         ("trustDomain: x\nproxy: {detectTimeout: 10ms}", "proxy: detectTimeout 10ms is not from 100ms to 10m"),
