@@ -110,7 +110,8 @@ class _Fields:
                 raise BadHead("te other than trailers")
             self.te_trailers = True
         elif name == b"cookie":
-            self.cookies.append(value)
+            if value:  # an empty one would leave space at the end of the line
+                self.cookies.append(value)
         elif name == b"l5d-upgrade":
             self.upgrade = value if self.upgrade is None else b""  # twice: then it names nothing
         else:

@@ -28,14 +28,12 @@ MAX_GROWTH_BYTES: Final = 2 << 20
 LEAST_FOR_MEMORY_S: Final = 300.0
 """A run shorter than this says nothing of memory."""
 
-Reason = Literal["cut", "cancelled", "502", "503"]
-"""What an operation may be excused for; every other reason is a violation."""
-
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """An operation that failed, and when (monotonic, s). `idempotent`: it may be asked twice; `sent_bytes` is what its
-    body measures; `relayed`: it was opaque bytes."""
+    """An operation that failed, and when (monotonic, s). `reason`: "cut", "cancelled", a status, or a sentence that
+    nothing excuses. `idempotent`: it may be asked twice; `sent_bytes` is what its body measures; `relayed`: it was
+    opaque bytes."""
 
     kind: str
     reason: str

@@ -32,6 +32,7 @@ GOOD = [
     (instead(b":method", b"OPTIONS", instead(b":path", b"*")), b"OPTIONS * HTTP/1.1\r\nHost: api\r\n"),
     ([*GET, (b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")],
      b"GET /x HTTP/1.1\r\nHost: api\r\nx: y\r\ncookie: a=1; b=2\r\n"),
+    ([*GET, (b"cookie", b"a=1"), (b"cookie", b"")], b"GET /x HTTP/1.1\r\nHost: api\r\ncookie: a=1\r\n"),
     ([*GET, (b"te", b"trailers")], b"GET /x HTTP/1.1\r\nHost: api\r\nTE: trailers\r\nConnection: TE\r\n"),
     ([*GET, (b"content-length", b"0")], b"GET /x HTTP/1.1\r\nHost: api\r\nContent-Length: 0\r\n"),
     ([*GET, (b"x", b"in\tside \xe4")], b"GET /x HTTP/1.1\r\nHost: api\r\nx: in\tside \xe4\r\n"),
