@@ -20,8 +20,9 @@ from proxy.errors import Failure
 from proxy.exchange import Exchange
 from proxy.http1.client import ClientConnection
 from proxy.http2.client import Http2Client
+from proxy.mesh.denied import Denials
 from proxy.mesh.header import MeshProtocol, TransportHeader, encode
-from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, peer_identity
+from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch
 from proxy.parked import MAX_PARKED, Parked
 from proxy.sockets import keep_alive
 from proxy.sweep import Sweep
@@ -68,11 +69,13 @@ class Dialer:
         sweep: Sweep,
         credentials: Credentials,
         own: Callable[[str, int], bool],
+        denials: Denials,
     ) -> None:
         self._tasks = tasks
         self._sweep = sweep
         self._credentials = credentials
         self._own = own
+        self._denials = denials
 
     def connect(self, exchange: Exchange, live: LiveEndpoint) -> None:
         """The exchange's connection: an idle one or one that has room, or a new one."""
@@ -220,19 +223,18 @@ class Dialer:
             )
         keep_alive(transport.get_extra_info("socket"))
         try:
-            _check_server(transport, expected)
+            self._check_server(transport, expected)
         except BaseException:
             transport.abort()
             raise
         take_over(transport, make())
 
-
-def _check_server(transport: asyncio.Transport, expected: Identity) -> None:
-    if transport.is_closing():
-        raise ConnectionResetError("the connection was closed in the handshake")
-    found = peer_identity(transport.get_extra_info("ssl_object"))
-    if found != expected:
-        raise IdentityMismatch(f"the peer is {found}, expected {expected}")
+    def _check_server(self, transport: asyncio.Transport, expected: Identity) -> None:
+        if transport.is_closing():
+            raise ConnectionResetError("the connection was closed in the handshake")
+        found = self._denials.admit("outbound", transport)
+        if found != expected:
+            raise IdentityMismatch(f"the peer is {found}, expected {expected}")
 
 
 class _Wakened(asyncio.Event):

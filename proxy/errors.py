@@ -28,6 +28,7 @@ class Bound(StrEnum):
     WINDOW_STALL = "window stall"
     COMPRESSION = "compression"
     DISGUISED = "http as opaque"
+    DENIED = "denied"
 
 
 def bound_of(status: int) -> Bound:

@@ -25,9 +25,10 @@ from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
 from proxy.http1.server import Drained, ServerConnection
 from proxy.http2.server import Http2Server
+from proxy.mesh.denied import Denials, DeniedPeer
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
 from proxy.mesh.records import LAST
-from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext, peer_identity
+from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext
 from proxy.stats import Labels, Stats
 from proxy.sweep import Overdue, Sweep
 from proxy.tcp import relay
@@ -101,7 +102,9 @@ class Inbound:
         self.waiting: set[_Opening] = set()  # connections that carried a relay, for the next
         self._open: set[Drained] = set()
         self._strangers = Strangers(self)
+        self.denials = Denials(stats)
         sweep.add(self._strangers)
+        sweep.add(self.denials)
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted; it hears of it when the TLS handshake is done."""
@@ -168,7 +171,11 @@ class _Opening(asyncio.Protocol):
         """Find out who calls, and whom."""
         connection = transport.get_extra_info("ssl_object")
         try:
-            peer = peer_identity(connection)
+            peer = self._inbound.denials.admit("inbound", self._transport)
+        except DeniedPeer:  # which is counted and logged
+            self._inbound.established += 1
+            self._transport.abort()
+            return
         except IdentityMismatch as error:
             self._refuse(str(error))
             return

@@ -87,6 +87,7 @@ class Proxy:
         elif wanted.trust_domain != self._inbound.trust_domain:
             raise Problem(f"the trust domain became {wanted.trust_domain}: restart the proxy to change it")
         before, self._configuration = self._configuration, wanted
+        self._inbound.denials.use(wanted.denied)
         self.listeners.room.set_limit(wanted.max_connections)
         self._move("outbound", before, wanted, self._forward)
         self._move("admin", before, wanted, self._admin)

@@ -49,7 +49,7 @@ class ServedWorkload:
         self._upstreams: dict[Upstream, UpstreamListener] = {}
         loop = asyncio.get_running_loop()
         stats, sweep = inbound.stats, inbound.sweep
-        dialer = Dialer(self.tasks, sweep, self.identity, listeners.own)
+        dialer = Dialer(self.tasks, sweep, self.identity, listeners.own, inbound.denials)
         destinations = Destinations(self.name, resolver, stats, dialer, loop.call_later, listeners.own, zone)
         self.outbound = Outbound(str(self.name), destinations, dialer, stats, sweep, self.tasks)
         sweep.add(destinations)

@@ -93,6 +93,7 @@ class Core:
             workers=instance.workers,
             detection=self.detection,
             max_connections=self.max_connections,
+            denied=self.signer.denied.peers,
         )
 
     def may_attach_host(self) -> bool:

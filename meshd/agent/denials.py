@@ -26,6 +26,12 @@ class Denials(msgspec.Struct, frozen=True):
     def of(cls, news: Bundle) -> "Denials":
         return cls(news.sequence, news.denied)
 
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """What proxies are to look for in the certificates of their peers. A node's own certificate is good for no
+        traffic, and those of its workloads are here by their serial numbers."""
+        return tuple(each.value for each in self.records if each.kind != "node")
+
 
 class DenialsFile:
     """Keeps the list in `file`."""

@@ -190,7 +190,8 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener. `zone` is where it runs:
     endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics.
     `workers` is for a proxy whose command line does not say; None: nor does the agent. None of its processes has more
-    connections than `max_connections`, of all kinds; 0: as many as its descriptors allow."""
+    connections than `max_connections`, of all kinds; 0: as many as its descriptors allow. `denied`: peers that are not
+    to be believed whatever their certificates say, by serial number (lower-case hexadecimal) or by SPIFFE ID."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -203,6 +204,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     detection: Detection = Detection()
     workers: Workers | None = None
     max_connections: int = 0
+    denied: tuple[str, ...] = ()
 
 
 class Destination(Struct, frozen=True, tag="destination"):

@@ -1,14 +1,14 @@
 """TLS between proxies: TLS 1.3, ALPN `meshd/1`, certificates of both sides checked against the trust bundle.
 
 A chain that verifies says only that the CA knows the peer. Who it is stands in the SPIFFE ID (the one URI among the
-certificate's subject alternative names, X509-SVID section 2), and `peer_identity` reads it: the caller compares
+certificate's subject alternative names, X509-SVID section 2), and `peer_of` reads it: the caller compares
 it with whom it expects. DNS names are not looked at.
 """
 
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from meshd.api.names import Identity, InvalidName, WorkloadName
 from proxy.mesh.header import ALPN
@@ -90,16 +90,25 @@ ServerContexts = dict[str, WorkloadContext]
 """TLS server name → the context that presents its workload; replaced entry by entry as certificates are renewed."""
 
 
-def peer_identity(connection: Any) -> Identity:
+class Peer(NamedTuple):
+    """Who a verified certificate is of, and its serial number: lower-case hexadecimal of 32 digits or more, as the CA
+    writes it."""
+
+    identity: Identity
+    serial: str
+
+
+def peer_of(connection: Any) -> Peer:
     """Who the other end of an `ssl.SSLObject` is. IdentityMismatch where its certificate names no identity of ours, or
     the connection is not the mesh's protocol."""
     if connection.selected_alpn_protocol() != ALPN:
         raise IdentityMismatch(f"the peer does not speak {ALPN}")
-    certificate = connection.getpeercert()
-    names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
+    certificate = connection.getpeercert() or {}
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     if len(names) != 1:
         raise IdentityMismatch(f"the peer's certificate has {len(names)} URI names where it must have one SPIFFE ID")
     try:
-        return Identity.parse(names[0])
+        identity = Identity.parse(names[0])
     except InvalidName as error:
         raise IdentityMismatch(f"the peer's certificate names {error}") from error
+    return Peer(identity, f"{int(certificate['serialNumber'], 16):032x}")

@@ -60,6 +60,7 @@ class Node:
     admin: str = ""
     opaque_ports: tuple[int, ...] | None = None
     detection: Detection = field(default_factory=Detection)
+    denied: tuple[str, ...] = ()
     proxy: Proxy = field(init=False)
 
     def configuration(self) -> ProxyConfiguration:
@@ -72,6 +73,7 @@ class Node:
             (ProxyWorkload("default", self.name, self.ports, self.upstreams, self.opaque_ports),),
             self.zone,
             detection=self.detection,
+            denied=self.denied,
         )
 
     async def apply(self) -> None:
