@@ -64,26 +64,33 @@ class Authority:
 
     @classmethod
     def create(
-        cls, directory: Path, trust_domain: str, now: float, agent_token: str = "", *, audited: bool = True
+        cls,
+        directory: Path,
+        trust_domain: str,
+        now: float,
+        agent_token: str = "",
+        *,
+        audited: bool = True,
+        passphrase: bytes | None = None,
     ) -> Self:
         """A new CA in directory, which is made if need be. With agent_token, that is what agents prove themselves
         with. Problem when there is a CA already or it cannot be written; Misuse when trust_domain is none."""
         if not is_trust_domain(trust_domain):
             raise Misuse(f"{trust_domain!r} is not a trust domain: DNS labels joined by dots, as in prod.example")
-        paths = CaFiles(directory)
+        paths = CaFiles(directory, passphrase)
         with paths.making():
             with closing(SqliteStore.create(paths.database)) as store:
                 if agent_token:
                     store.add_token(agent_token, now)
                     files.write(paths.agent_token, agent_token.encode() + b"\n")
             material.create(paths, trust_domain, now)
-        return cls.open(directory, now, audited=audited)
+        return cls.open(directory, now, audited=audited, passphrase=passphrase)
 
     @classmethod
-    def open(cls, directory: Path, now: float, *, audited: bool = True) -> Self:
+    def open(cls, directory: Path, now: float, *, audited: bool = True, passphrase: bytes | None = None) -> Self:
         """The CA in directory, its issuer renewed if that is due. Problem when there is none, it cannot be read, its
         files do not fit each other, it is expired, or others than its owner can read its keys."""
-        paths = CaFiles(directory)
+        paths = CaFiles(directory, passphrase)
         paths.check()
         own = material.load(paths, now)
         authority = cls(paths, SqliteStore.open(paths.database), own, AuditLog(paths.audit) if audited else None)

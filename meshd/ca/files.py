@@ -23,10 +23,10 @@ from meshd.api.problems import Problem
 
 
 class CaFiles:
-    """The files in one state directory."""
+    """The files in one state directory; with a passphrase, the keys there are encrypted with it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, passphrase: bytes | None = None) -> None:
+        self.directory, self.passphrase = directory, passphrase
         self.root_key = directory / "root.key"
         self.bundle = directory / "bundle.pem"
         self.issuer = directory / "issuer.key"

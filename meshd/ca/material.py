@@ -27,7 +27,7 @@ class Material(NamedTuple):
 def create(paths: CaFiles, trust_domain: str, now: float) -> None:
     """A new root and an issuer below it, in their files."""
     root = certificates.make_root(trust_domain, Life.starting(now, certificates.ROOT_LIFE_S))
-    files.write(paths.root_key, certificates.key_pem(root.key))
+    files.write(paths.root_key, certificates.key_pem(root.key, paths.passphrase))
     _make_issuer(paths, trust_domain, root, now)
     files.write(paths.bundle, certificates.pem(root.certificate), mode=0o644)
 
@@ -42,7 +42,7 @@ def load_root(paths: CaFiles) -> x509.Certificate:
 def load(paths: CaFiles, now: float) -> Material:
     """What is in the files. Problem when one is missing or not what it should be, others than its owner can read a key,
     they do not fit each other, or the root is not good now."""
-    root, issuer = _load_certificate(paths.bundle), _load_pair(paths.issuer)
+    root, issuer = _load_certificate(paths.bundle), _load_pair(paths.issuer, paths.passphrase)
     trust_domain = _trust_domain(root, paths.bundle)
     try:
         issuer.certificate.verify_directly_issued_by(root)
@@ -58,7 +58,7 @@ def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
     """The same with a new issuer, in its file. Peers need nothing new to verify what it signs: the root is the same.
     Problem when the root is over, its key cannot be read, or the file not be written."""
     _check_life(material.root, paths, now)
-    key = _load_key(paths.root_key)
+    key = _load_key(paths.root_key, paths.passphrase)
     if key.public_key() != material.root.public_key():
         raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
     return material._replace(issuer=_make_issuer(paths, material.trust_domain, KeyPair(material.root, key), now))
@@ -84,7 +84,8 @@ def _make_issuer(paths: CaFiles, trust_domain: str, root: KeyPair, now: float) -
     wanted = Life.starting(now, certificates.ISSUER_LIFE_S)
     life = Life(wanted.not_before, min(wanted.not_after, Life.of(root.certificate).not_after))
     issuer = certificates.make_issuer(trust_domain, root, life)
-    files.write(paths.issuer, certificates.key_pem(issuer.key) + certificates.pem(issuer.certificate))
+    key = certificates.key_pem(issuer.key, paths.passphrase)
+    files.write(paths.issuer, key + certificates.pem(issuer.certificate))
     return issuer
 
 
@@ -95,18 +96,29 @@ def _load_certificate(file: Path) -> x509.Certificate:
         raise Problem(f"{file}: holds no certificate (PEM): restore it from a copy") from error
 
 
-def _load_pair(file: Path) -> KeyPair:
-    key, certificate = _load_key(file), _load_certificate(file)
+def _load_pair(file: Path, passphrase: bytes | None) -> KeyPair:
+    key, certificate = _load_key(file, passphrase), _load_certificate(file)
     if certificate.public_key() != key.public_key():
         raise Problem(f"{file}: its certificate is not of its key: restore it from a copy")
     return KeyPair(certificate, key)
 
 
-def _load_key(file: Path) -> ec.EllipticCurvePrivateKey:
+def _load_key(file: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
+    """The key in file, which is encrypted when there is a passphrase and is not when there is none."""
+    content = files.read_secret(file)
+    is_encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in content
+    if is_encrypted and passphrase is None:
+        raise Problem(f"{file}: the key is encrypted: give its passphrase with --passphrase-file")
+    if not is_encrypted and passphrase is not None and b"PRIVATE KEY" in content:
+        raise Problem(
+            f"{file}: the key is not encrypted, and a passphrase is given: leave it out, or make sure of the file"
+        )
     try:
-        key = load_pem_private_key(files.read_secret(file), password=None)
+        key = load_pem_private_key(content, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise Problem(f"{file}: holds no private key (PEM, not encrypted): restore it from a copy") from error
+        if is_encrypted:
+            raise Problem(f"{file}: the passphrase is not the key's, or the file is damaged") from error
+        raise Problem(f"{file}: holds no private key (PEM): restore it from a copy") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise Problem(f"{file}: holds a key that is not an ECDSA key: restore it from a copy")
     return key

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 
 from meshd.api.problems import Misuse, Problem
-from meshd.ca import certificates
+from meshd.ca import certificates, passphrase
 from meshd.ca.authority import Authority
 from meshd.ca.certificates import BACKDATE_S, ISSUER_LIFE_S, LEAF_LIFE_S, ROOT_LIFE_S
 from meshd.ca.files import CaFiles
@@ -252,6 +252,62 @@ def test_a_directory_without_a_ca_says_what_to_do(tmp_path: Path) -> None:
 def test_a_root_that_is_not_good_now_is_said_so(ca: Path, now: float, message: str) -> None:
     with pytest.raises(Problem, match=message):
         open_at(ca, now)
+
+
+# --- keys that are encrypted ------------------------------------------------------------------------------------------
+
+PASSPHRASE = b"correct horse battery"
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    Authority.create(tmp_path / "ca", TRUST_DOMAIN, NOW, passphrase=PASSPHRASE).close()
+    return tmp_path / "ca"
+
+
+def test_with_a_passphrase_no_key_is_on_disk_without_it(locked: Path) -> None:
+    due = NOW + ISSUER_LIFE_S * 2 / 3
+    with closing(Authority.open(locked, due, passphrase=PASSPHRASE)) as authority:
+        authority.issue(csr(), WEB, due, AGENT)
+    for key in ("root.key", "issuer.key"):  # the latter as it was renewed
+        assert "BEGIN ENCRYPTED PRIVATE KEY" in (locked / key).read_text()
+    with closing(Authority.open(locked, due, passphrase=PASSPHRASE)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, r"issuer\.key: the key is encrypted: give its passphrase with --passphrase-file"),
+        (b"another passphrase", r"issuer\.key: the passphrase is not the key's"),
+    ],
+)
+def test_without_its_passphrase_a_ca_is_not_opened(locked: Path, given: bytes | None, message: str) -> None:
+    with pytest.raises(Problem, match=message):
+        Authority.open(locked, NOW, passphrase=given)
+
+
+def test_a_key_in_the_clear_where_a_passphrase_is_given_is_not_taken(ca: Path) -> None:
+    """It may have been put there by someone who does not know the passphrase."""
+    with pytest.raises(Problem, match=r"issuer\.key: the key is not encrypted, and a passphrase is given"):
+        Authority.open(ca, NOW, passphrase=PASSPHRASE)
+
+
+def test_a_passphrase_is_read_from_a_file_or_from_systemd(tmp_path: Path) -> None:
+    file = tmp_path / passphrase.CREDENTIAL
+    assert passphrase.read(None, {}) is None
+    assert passphrase.read(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) is None
+    file.write_bytes(PASSPHRASE + b"\n")
+    assert passphrase.read(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == PASSPHRASE
+    with pytest.raises(Problem, match="its mode 0644 lets others"):
+        passphrase.read(file, {})
+    file.chmod(0o600)
+    assert passphrase.read(file, {}) == PASSPHRASE
+    file.write_bytes(b"short\n")
+    with pytest.raises(Problem, match="the passphrase there has 5 bytes, and 12 is the least"):
+        passphrase.read(file, {})
+    with pytest.raises(Problem, match="cannot be read"):
+        passphrase.read(tmp_path / "none", {})
 
 
 # --- the issuer's succession ------------------------------------------------------------------------------------------

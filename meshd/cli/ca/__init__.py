@@ -1,5 +1,6 @@
 """`meshd ca`: make a certificate authority, run it, and say who may join and what for."""
 
+import os
 import secrets
 import time
 from contextlib import closing
@@ -12,8 +13,9 @@ from meshd.api.names import Address, InvalidName
 from meshd.api.problems import Misuse
 from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
+from meshd.ca.passphrase import read
 from meshd.ca.settings import SETTINGS_FILE, load
-from meshd.cli.ca.common import state_dir_option
+from meshd.cli.ca.common import passphrase_option, state_dir_option
 from meshd.cli.ca.entry import entry
 from meshd.cli.ca.issued import issued
 from meshd.cli.ca.token import token
@@ -37,15 +39,17 @@ command.add_command(token)
     is_flag=True,
     help="Also make a token that all agents share: who has it may have any workload's identity.",
 )
+@passphrase_option
 @state_dir_option
-def init(trust_domain: str, shared_token: bool, state_dir: Path) -> None:
+def init(trust_domain: str, shared_token: bool, passphrase_file: Path | None, state_dir: Path) -> None:
     """Make a CA: root, issuer, database. Hosts then join with tokens (`meshd ca token create`).
 
     What is there already is never overwritten.
     """
     state_dir = state_dir.absolute()
     shared = "meshd-agent-" + secrets.token_urlsafe(32) if shared_token else ""
-    Authority.create(state_dir, trust_domain, time.time(), shared).close()
+    passphrase = read(passphrase_file, os.environ)
+    Authority.create(state_dir, trust_domain, time.time(), shared, passphrase=passphrase).close()
     click.echo(_made(CaFiles(state_dir), trust_domain, shared_token))
 
 
@@ -67,8 +71,11 @@ def init(trust_domain: str, shared_token: bool, state_dir: Path) -> None:
     show_default=True,
     help="The CA's settings; there need be none at the usual place.",
 )
+@passphrase_option
 @log_level_option
-def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], config: Path, log_level: str) -> None:
+def serve_command(
+    state_dir: Path, listen: str, names: tuple[str, ...], config: Path, passphrase_file: Path | None, log_level: str
+) -> None:
     """Sign for the hosts that joined, over HTTPS. Ends in order on SIGTERM."""
     from meshd.ca.server import CaServer, serve  # noqa: PLC0415 - other verbs need no HTTP server
 
@@ -78,7 +85,8 @@ def serve_command(state_dir: Path, listen: str, names: tuple[str, ...], config: 
     except InvalidName as error:
         raise Misuse(f"--listen {error}") from error
     settings = load(config.absolute())
-    with closing(Authority.open(state_dir.absolute(), time.time())) as authority:
+    passphrase = read(passphrase_file, os.environ)
+    with closing(Authority.open(state_dir.absolute(), time.time(), passphrase=passphrase)) as authority:
         uvloop.run(serve(CaServer(authority, address, names, settings=settings), authority.trust_domain))
 
 

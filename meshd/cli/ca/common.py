@@ -28,6 +28,15 @@ def state_dir_option(function: F) -> F:
     )(function)
 
 
+def passphrase_option(function: F) -> F:
+    """--passphrase-file FILE, as `passphrase_file`."""
+    return click.option(
+        "--passphrase-file",
+        type=click.Path(path_type=Path),
+        help="What the CA's keys are encrypted with. Default: systemd's credential meshd-ca-passphrase, if any.",
+    )(function)
+
+
 def output_option(function: F) -> F:
     """-o FORM, as `output`."""
     return click.option(
