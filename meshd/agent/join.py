@@ -27,15 +27,15 @@ from meshd.agent.settings import SETTINGS_FILE, Settings, host_label
 from meshd.agent.settings_file import load_settings
 from meshd.agent.settings_merge import Merged, merged
 from meshd.api.loading import parse, read_text
-from meshd.api.names import Identity, InvalidName, check_label
+from meshd.api.names import Identity, InvalidName, check_label, is_trust_domain
 from meshd.api.problems import Misuse, Problem
-from meshd.ca import certificates, files, material
+from meshd.ca import certificates, files
 from meshd.ca.certificates import Life
 from meshd.ca.client import CaClient
 from meshd.ca.first_contact import find_root, root_of
 from meshd.ca.source import Refusal, Unreachable
 from meshd.ca.tokens import MalformedToken, PrintedToken
-from meshd.ca.wire import Joined
+from meshd.ca.wire import Health, Joined
 
 CA_PORT: Final = 4180
 
@@ -71,11 +71,12 @@ async def join(
     host = _Host(places, url, name)
     with _problems(url):
         root = await root_of(url, printed)
-        settings = host.settings_for(material.trust_domain_of(root), force)
-        host.check_bundle(printed.root_hash, force)
         client = CaClient(url, certificates.pem(root).decode(), token)
-        _compare_clocks(url, await client.time(), clock())
-        identity = Identity.of_host(material.trust_domain_of(root), host.name)
+        ca = await client.hello()
+        settings = host.settings_for(_trust_domain(ca), force)
+        host.check_bundle(printed.root_hash, force)
+        _compare_clocks(url, ca.now, clock())
+        identity = Identity.of_host(ca.trust_domain, host.name)
         held = node.read(host.key)
         if (not_after := _member_until(held, identity, clock())) and host.bundle.exists():
             return Membership(identity, not_after, is_new=False, written=host.keep(settings))
@@ -190,6 +191,12 @@ class _Host:
         if found is not None and found.ca.token_file:
             ca["tokenFile"] = ""  # a host that has joined proves itself by its own certificate
         return wanted | {"ca": ca} if ca else wanted
+
+
+def _trust_domain(ca: Health) -> str:
+    if not is_trust_domain(ca.trust_domain):
+        raise Problem(f"the CA says that its trust domain is {ca.trust_domain!r}, which can be none")
+    return ca.trust_domain
 
 
 def _compare_clocks(url: str, theirs: float, ours: float) -> None:

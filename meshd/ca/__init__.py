@@ -4,7 +4,7 @@
     source        the seam: what can sign for the agent; local and client are its two implementations
     authority     signs, by the rules in rules, and stores what it signed before it lets go of it
     certificates  the four kinds of certificate, field by field
-    material      the CA's own keys and certificates, in files
+    material      the CA's own keys and certificates, in files; external those of an issuer below another's root
     store         the seam to where it keeps the rest: records are what is kept, sqlite is an implementation
     api, server   the same over HTTPS; wire holds its messages, limits what a peer can make it hold
     client        its counterpart; calls, failover and first_contact are what it is made of

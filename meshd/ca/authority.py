@@ -23,6 +23,8 @@ from meshd.api.problems import Misuse, Problem
 from meshd.ca import certificates, files, material
 from meshd.ca.audit import AuditLog
 from meshd.ca.certificates import Life
+from meshd.ca.external import IssuerFiles, prepare
+from meshd.ca.external import load as load_external
 from meshd.ca.files import CaFiles
 from meshd.ca.material import Material, when
 from meshd.ca.records import Entry, Issued, Node
@@ -52,13 +54,22 @@ class _Signing(NamedTuple):
 class Authority:
     """What is in one state directory; `close` lets go of the database. `audit` is None where no one would read it."""
 
-    def __init__(self, paths: CaFiles, store: Store, own: Material, audit: AuditLog | None) -> None:
+    def __init__(
+        self,
+        paths: CaFiles,
+        store: Store,
+        own: Material,
+        audit: AuditLog | None,
+        external: IssuerFiles | None = None,
+    ) -> None:
         self.store = store
         self._audit = audit
         self._denied: tuple[int, Denials] = (0, NOTHING_DENIED)
         self.trust_domain = own.trust_domain
-        self.bundle_pem = certificates.pem(own.root).decode()
+        self.bundle_pem = own.bundle_pem
         self._files = paths
+        self._external = external
+        self._external_state = external.state() if external is not None else ()
         self._maintained = float("-inf")
         self._use(own)
 
@@ -75,8 +86,7 @@ class Authority:
     ) -> Self:
         """A new CA in directory, which is made if need be. With agent_token, that is what agents prove themselves
         with. Problem when there is a CA already or it cannot be written; Misuse when trust_domain is none."""
-        if not is_trust_domain(trust_domain):
-            raise Misuse(f"{trust_domain!r} is not a trust domain: DNS labels joined by dots, as in prod.example")
+        _check_trust_domain(trust_domain)
         paths = CaFiles(directory, passphrase)
         with paths.making():
             with closing(SqliteStore.create(paths.database)) as store:
@@ -87,13 +97,45 @@ class Authority:
         return cls.open(directory, now, audited=audited, passphrase=passphrase)
 
     @classmethod
-    def open(cls, directory: Path, now: float, *, audited: bool = True, passphrase: bytes | None = None) -> Self:
-        """The CA in directory, its issuer renewed if that is due. Problem when there is none, it cannot be read, its
-        files do not fit each other, it is expired, or others than its owner can read its keys."""
+    def create_below(
+        cls, directory: Path, trust_domain: str, bundle_pem: bytes, passphrase: bytes | None = None
+    ) -> None:
+        """A CA in directory without a root of its own: its issuer is signed by, or is, someone else's
+        (`meshd.ca.external`). Errors as of `create`."""
+        _check_trust_domain(trust_domain)
+        paths = CaFiles(directory, passphrase)
+        with paths.making():
+            SqliteStore.create(paths.database).close()
+            prepare(paths, trust_domain, bundle_pem)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        now: float,
+        *,
+        audited: bool = True,
+        passphrase: bytes | None = None,
+        external: IssuerFiles | None = None,
+    ) -> Self:
+        """The CA in directory, its issuer renewed if that is due, or, where its root is elsewhere, read from `external`
+        or its own files. Problem when there is none, it cannot be read, its files do not fit each other, it is expired,
+        or others than its owner can read its keys."""
         paths = CaFiles(directory, passphrase)
         paths.check()
-        own = material.load(paths, now)
-        authority = cls(paths, SqliteStore.open(paths.database), own, AuditLog(paths.audit) if audited else None)
+        if paths.root_key.exists() and not paths.database.exists() and not paths.issuer.exists():
+            raise Problem(
+                f"{directory}: holds a root alone, which signs intermediates: see `meshd ca sign-intermediate`"
+            )
+        if paths.trust_domain.exists():
+            external = external or IssuerFiles(paths.issuer, paths.issuer_chain)
+            own = load_external(paths, external, now)
+        elif external is not None:
+            raise Problem(f"{directory}: this CA has a root of its own, and the settings name an issuer elsewhere")
+        else:
+            own = material.load(paths, now)
+        audit = AuditLog(paths.audit) if audited else None
+        authority = cls(paths, SqliteStore.open(paths.database), own, audit, external)
         try:
             authority.maintain(now)
             authority.check(now)
@@ -155,12 +197,14 @@ class Authority:
 
     def root_hashes(self) -> frozenset[bytes]:
         """Of the public keys of the roots: what join tokens name their CA by."""
-        return frozenset({certificates.key_hash(self._signing.own.root.public_key())})
+        roots = x509.load_pem_x509_certificates(self.bundle_pem.encode())
+        return frozenset(certificates.key_hash(root.public_key()) for root in roots)
 
     def check(self, now: float) -> None:
         """Unreachable when nothing that is signed at this time would be good."""
         own = self._signing.own
-        for what, life in (("root", Life.of(own.root)), ("issuer", Life.of(own.issuer.certificate))):
+        for what, certificate in (("root", own.root), ("issuer", own.issuer.certificate)):
+            life = Life.of(certificate)
             if not life.not_before <= now < life.not_after:
                 raise Unreachable(
                     f"the CA's {what} is good from {when(life.not_before)} to {when(life.not_after)}, and the CA's "
@@ -170,6 +214,8 @@ class Authority:
     def maintain(self, now: float) -> None:
         """Renew the issuer when two thirds of its life are over, and forget what expired long ago. To be called often;
         what it cannot do it logs, and tries again an hour later. Unreachable when the database cannot be used."""
+        if self._external is not None:
+            self._reload_issuer(self._external, now)
         if abs(now - self._maintained) < MAINTAIN_EVERY_S:
             return
         self._maintained = now
@@ -177,7 +223,10 @@ class Authority:
         if Life.of(own.root).not_after < now + WARN_ROOT_S:
             log.warning("the root expires at %s: make a new CA before", _ends(own.root))
         if Life.of(own.issuer.certificate).is_due(now):
-            self._renew_issuer(now)
+            if self._external is None:
+                self._renew_issuer(now)
+            else:
+                log.warning("the issuer expires at %s: have it renewed where its root is", when(own.life().not_after))
         self.store.forget_expired(now)
 
     def close(self) -> None:
@@ -192,8 +241,21 @@ class Authority:
         else:
             log.info("issuer renewed: it is good until %s", _ends(self._signing.own.issuer.certificate))
 
+    def _reload_issuer(self, external: IssuerFiles, now: float) -> None:
+        """Use what has been put into its files, once it is good."""
+        state = external.state()
+        if state == self._external_state:
+            return
+        self._external_state = state
+        try:
+            self._use(load_external(self._files, external, now))
+        except Problem as problem:
+            log.error("the issuer in its files is not taken, the one before stays in use: %s", problem)
+        else:
+            log.info("issuer read again: it is good until %s", _ends(self._signing.own.issuer.certificate))
+
     def _use(self, own: Material) -> None:
-        self._signing = _Signing(own, rules(own.trust_domain, Life.of(own.issuer.certificate)))
+        self._signing = _Signing(own, rules(own.trust_domain, own.life()))
 
     def _denials(self) -> Denials:
         """The deny list as it is now; it is read again when it has changed."""
@@ -234,8 +296,22 @@ class Authority:
             )
 
 
+def create_root(directory: Path, trust_domain: str, now: float, passphrase: bytes | None = None) -> None:
+    """A root alone in directory, to sign intermediates with. Errors as of `Authority.create`."""
+    _check_trust_domain(trust_domain)
+    paths = CaFiles(directory, passphrase)
+    with paths.making():
+        material.create(paths, trust_domain, now, with_issuer=False)
+
+
+def _check_trust_domain(text: str) -> None:
+    if not is_trust_domain(text):
+        raise Misuse(f"{text!r} is not a trust domain: DNS labels joined by dots, as in prod.example")
+
+
 def _chain(leaf: x509.Certificate, own: Material) -> str:
-    return (certificates.pem(leaf) + certificates.pem(own.issuer.certificate)).decode()
+    chain = (leaf, own.issuer.certificate, *own.issuer.above)
+    return b"".join(map(certificates.pem, chain)).decode()
 
 
 def _ends(certificate: x509.Certificate) -> str:

@@ -22,9 +22,11 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from meshd.api.names import is_trust_domain
 
 ROOT_LIFE_S: Final = 3652 * 86400.0
 ISSUER_LIFE_S: Final = 365 * 86400.0
@@ -54,10 +56,19 @@ class Life(NamedTuple):
 
 
 class KeyPair(NamedTuple):
-    """A CA certificate and its private key."""
+    """A certificate and its private key."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+
+
+class Issuer(NamedTuple):
+    """What leaves are signed with: made here (ECDSA P-256), or by someone else. `above` are the certificates between it
+    and the root, the nearest first."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+    above: tuple[x509.Certificate, ...] = ()
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -67,31 +78,51 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def make_root(trust_domain: str, life: Life) -> KeyPair:
     """A root of trust_domain, signed by itself."""
     key = new_key()
-    name = _ca_name("root", key)
-    certificate = _ca(trust_domain, name, name, key, life, 1).sign(key, hashes.SHA256())
+    name = _ca_name("root", key.public_key())
+    certificate = _ca(trust_domain, name, name, key.public_key(), life, 1).sign(key, hashes.SHA256())
     return KeyPair(certificate, key)
 
 
-def make_issuer(trust_domain: str, root: KeyPair, life: Life) -> KeyPair:
-    """An issuer of trust_domain, signed by root."""
+def make_issuer(trust_domain: str, root: KeyPair, life: Life) -> Issuer:
+    """An issuer of trust_domain with a new key, signed by root."""
     key = new_key()
-    builder = _ca(trust_domain, _ca_name("issuer", key), root.certificate.subject, key, life, 0)
-    return KeyPair(_sign(builder, root), key)
+    return Issuer(certify_issuer(trust_domain, key.public_key(), root, life), key)
 
 
-def make_leaf(spiffe_id: str, public_key: CertificatePublicKeyTypes, issuer: KeyPair, life: Life) -> x509.Certificate:
+def certify_issuer(
+    trust_domain: str, public_key: ec.EllipticCurvePublicKey, root: KeyPair, life: Life
+) -> x509.Certificate:
+    """The certificate of an issuer of trust_domain whose key is somewhere else."""
+    name = _ca_name("issuer", public_key)
+    return _sign(_ca(trust_domain, name, root.certificate.subject, public_key, life, 0), root)
+
+
+def make_leaf(
+    spiffe_id: str, public_key: CertificatePublicKeyTypes, issuer: Issuer | KeyPair, life: Life
+) -> x509.Certificate:
     """A workload's certificate."""
     names = [x509.UniformResourceIdentifier(spiffe_id)]
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return _sign(_end_entity(names, usages, public_key, issuer, life), issuer)
 
 
-def make_server(names: Sequence[str], issuer: KeyPair, life: Life) -> KeyPair:
+def make_server(names: Sequence[str], issuer: Issuer | KeyPair, life: Life) -> KeyPair:
     """The CA's certificate for its own HTTPS server, reached by `names`: DNS names and IP addresses."""
     key = new_key()
     usages = [ExtendedKeyUsageOID.SERVER_AUTH]
     builder = _end_entity([_server_name(name) for name in names], usages, key.public_key(), issuer, life)
     return KeyPair(_sign(builder, issuer), key)
+
+
+def trust_domain_in(certificate: x509.Certificate) -> str:
+    """The trust domain that a CA certificate says it is of (X509-SVID, section 4.2); empty when it says none."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+    trust_domain = uri.removeprefix("spiffe://")
+    return trust_domain if trust_domain != uri and is_trust_domain(trust_domain) else ""
 
 
 def pem(certificate: x509.Certificate) -> bytes:
@@ -122,10 +153,10 @@ def _server_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _ca_name(role: str, key: ec.EllipticCurvePrivateKey) -> x509.Name:
+def _ca_name(role: str, key: ec.EllipticCurvePublicKey) -> x509.Name:
     """Names the key too, so that two issuers of one trust domain can be told apart. The trust domain is in the URI: it
     may be longer than a common name (64 characters, RFC 5280 appendix A.1)."""
-    digest = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest
+    digest = x509.SubjectKeyIdentifier.from_public_key(key).digest
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "meshd"),
@@ -138,13 +169,13 @@ def _ca(
     trust_domain: str,
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     life: Life,
     path_length: int,
 ) -> x509.CertificateBuilder:
     names = [x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]
     return (
-        _certificate(subject, issuer, key.public_key(), life)
+        _certificate(subject, issuer, key, life)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(ca=True), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -155,7 +186,7 @@ def _end_entity(
     names: Sequence[x509.GeneralName],
     usages: Sequence[x509.ObjectIdentifier],
     public_key: CertificatePublicKeyTypes,
-    issuer: KeyPair,
+    issuer: Issuer | KeyPair,
     life: Life,
 ) -> x509.CertificateBuilder:
     return (
@@ -179,9 +210,12 @@ def _certificate(
     )
 
 
-def _sign(builder: x509.CertificateBuilder, by: KeyPair) -> x509.Certificate:
-    identifier = by.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+def _sign(builder: x509.CertificateBuilder, by: Issuer | KeyPair) -> x509.Certificate:
+    try:
+        identifier = by.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    except x509.ExtensionNotFound:  # of an issuer that was made elsewhere
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.key.public_key())
     return builder.add_extension(authority, critical=False).sign(by.key, hashes.SHA256())
 
 

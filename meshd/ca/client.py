@@ -59,11 +59,11 @@ class CaClient:
         return await call(self._tls, "GET", self.url, path, Bundle, self._headers, within_s=LONGEST_WAIT_S + 8.0)
 
     async def health(self) -> None:
-        await self.time()
+        await self.hello()
 
-    async def time(self) -> float:
-        """The CA's clock, in seconds since the epoch; errors as of `health`."""
-        return (await self._call("GET", "/v1/health", Health)).now
+    async def hello(self) -> Health:
+        """What the CA says of itself: its trust domain, its clock; errors as of `health`."""
+        return await self._call("GET", "/v1/health", Health)
 
     async def _call(self, method: str, path: str, answer: type[T], body: bytes | None = None) -> T:
         return await call(self._tls, method, self.url, path, answer, self._headers, body)

@@ -2,6 +2,15 @@
 
     root.key      the root's private key        issuer.key    the issuer's key and its certificate, which change
     bundle.pem    the trust bundle: the root                  together and so are one file
+
+Where the root is elsewhere (`meshd.ca.external`) there is no root.key, and
+
+    trust-domain  what the CA is for, since someone else's root need not say it
+    issuer.key    the issuer's private key alone               issuer.csr    what its certificate is asked for with
+    issuer.pem    its certificate, put there by who has the root
+
+In either case
+
     ca.db         what was issued (`meshd.ca.store`)
     agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
     audit.log     who asked for what (`meshd.ca.audit`)
@@ -33,6 +42,9 @@ class CaFiles:
         self.database = directory / "ca.db"
         self.agent_token = directory / "agent.token"
         self.audit = directory / "audit.log"
+        self.trust_domain = directory / "trust-domain"
+        self.issuer_request = directory / "issuer.csr"
+        self.issuer_chain = directory / "issuer.pem"
         self._incomplete = directory / "incomplete"
 
     def exist(self) -> bool:

@@ -9,40 +9,58 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from meshd.api.names import is_trust_domain
 from meshd.api.problems import Problem
 from meshd.ca import certificates, files
-from meshd.ca.certificates import KeyPair, Life
+from meshd.ca.certificates import Issuer, KeyPair, Life
 from meshd.ca.files import CaFiles
 
 
 class Material(NamedTuple):
-    """What an authority signs with. The root's key is not part of it: it is read when an issuer is made."""
+    """What an authority signs with. The root's key is not part of it: it is read when an issuer is made. `bundle_pem`
+    are the roots that are believed, this one among them."""
 
     trust_domain: str
     root: x509.Certificate
-    issuer: KeyPair
+    issuer: Issuer
+    bundle_pem: str
+
+    def life(self) -> Life:
+        """When all that a leaf needs to be believed is good."""
+        lives = [Life.of(each) for each in (self.root, self.issuer.certificate, *self.issuer.above)]
+        return Life(max(life.not_before for life in lives), min(life.not_after for life in lives))
 
 
-def create(paths: CaFiles, trust_domain: str, now: float) -> None:
+def create(paths: CaFiles, trust_domain: str, now: float, *, with_issuer: bool = True) -> None:
     """A new root and an issuer below it, in their files."""
     root = certificates.make_root(trust_domain, Life.starting(now, certificates.ROOT_LIFE_S))
     files.write(paths.root_key, certificates.key_pem(root.key, paths.passphrase))
-    _make_issuer(paths, trust_domain, root, now)
+    if with_issuer:
+        _make_issuer(paths, trust_domain, root, now)
     files.write(paths.bundle, certificates.pem(root.certificate), mode=0o644)
 
 
-def load_root(paths: CaFiles) -> x509.Certificate:
-    """The root of the trust bundle; Problem when there is none."""
+def load_root(paths: CaFiles) -> tuple[str, x509.Certificate]:
+    """The trust domain, and the root of the trust bundle; Problem when there is none."""
     root = _load_certificate(paths.bundle)
-    _trust_domain(root, paths.bundle)
-    return root
+    if paths.trust_domain.exists():
+        return files.read(paths.trust_domain).decode("ascii", "replace").strip(), root
+    return _trust_domain(root, paths.bundle), root
+
+
+def load_root_pair(paths: CaFiles, now: float) -> KeyPair:
+    """The root with its key; Problem when it is over, the key cannot be read, or is another's."""
+    root = _load_certificate(paths.bundle)
+    _check_life(root, paths, now)
+    key = _load_key(paths.root_key, paths.passphrase)
+    if key.public_key() != root.public_key():
+        raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
+    return KeyPair(root, key)
 
 
 def load(paths: CaFiles, now: float) -> Material:
     """What is in the files. Problem when one is missing or not what it should be, others than its owner can read a key,
     they do not fit each other, or the root is not good now."""
-    root, issuer = _load_certificate(paths.bundle), _load_pair(paths.issuer, paths.passphrase)
+    root, issuer = _load_certificate(paths.bundle), _load_issuer(paths.issuer, paths.passphrase)
     trust_domain = _trust_domain(root, paths.bundle)
     try:
         issuer.certificate.verify_directly_issued_by(root)
@@ -51,17 +69,14 @@ def load(paths: CaFiles, now: float) -> Material:
             f"{paths.issuer}: not signed by the root in {paths.bundle}: restore both from one copy"
         ) from error
     _check_life(root, paths, now)
-    return Material(trust_domain, root, issuer)
+    return Material(trust_domain, root, issuer, certificates.pem(root).decode())
 
 
 def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
     """The same with a new issuer, in its file. Peers need nothing new to verify what it signs: the root is the same.
     Problem when the root is over, its key cannot be read, or the file not be written."""
-    _check_life(material.root, paths, now)
-    key = _load_key(paths.root_key, paths.passphrase)
-    if key.public_key() != material.root.public_key():
-        raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
-    return material._replace(issuer=_make_issuer(paths, material.trust_domain, KeyPair(material.root, key), now))
+    root = load_root_pair(paths, now)
+    return material._replace(issuer=_make_issuer(paths, material.trust_domain, root, now))
 
 
 def when(epoch_s: float) -> str:
@@ -80,10 +95,11 @@ def _check_life(root: x509.Certificate, paths: CaFiles, now: float) -> None:
         )
 
 
-def _make_issuer(paths: CaFiles, trust_domain: str, root: KeyPair, now: float) -> KeyPair:
+def _make_issuer(paths: CaFiles, trust_domain: str, root: KeyPair, now: float) -> Issuer:
     wanted = Life.starting(now, certificates.ISSUER_LIFE_S)
     life = Life(wanted.not_before, min(wanted.not_after, Life.of(root.certificate).not_after))
     issuer = certificates.make_issuer(trust_domain, root, life)
+    assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
     key = certificates.key_pem(issuer.key, paths.passphrase)
     files.write(paths.issuer, key + certificates.pem(issuer.certificate))
     return issuer
@@ -96,11 +112,11 @@ def _load_certificate(file: Path) -> x509.Certificate:
         raise Problem(f"{file}: holds no certificate (PEM): restore it from a copy") from error
 
 
-def _load_pair(file: Path, passphrase: bytes | None) -> KeyPair:
+def _load_issuer(file: Path, passphrase: bytes | None) -> Issuer:
     key, certificate = _load_key(file, passphrase), _load_certificate(file)
     if certificate.public_key() != key.public_key():
         raise Problem(f"{file}: its certificate is not of its key: restore it from a copy")
-    return KeyPair(certificate, key)
+    return Issuer(certificate, key)
 
 
 def _load_key(file: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
@@ -124,21 +140,8 @@ def _load_key(file: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKe
     return key
 
 
-def trust_domain_of(root: x509.Certificate) -> str:
-    """The trust domain that the root is of, by its SPIFFE ID (X509-SVID, section 4.2); Problem when it is of none."""
-    try:
-        names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound):
-        uri = ""
-    trust_domain = uri.removeprefix("spiffe://")
-    if trust_domain == uri or not is_trust_domain(trust_domain):
-        raise Problem("the certificate there is not the root of a trust domain")
-    return trust_domain
-
-
 def _trust_domain(root: x509.Certificate, file: Path) -> str:
-    try:
-        return trust_domain_of(root)
-    except Problem as problem:
-        raise Problem(f"{file}: {problem}: restore it from a copy") from problem
+    trust_domain = certificates.trust_domain_in(root)
+    if not trust_domain:
+        raise Problem(f"{file}: the certificate there is not the root of a trust domain: restore it from a copy")
+    return trust_domain

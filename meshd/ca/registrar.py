@@ -51,10 +51,10 @@ class Registrar:
         """For the CA in directory, on behalf of the user who runs this."""
         paths = CaFiles(directory)
         paths.check()
-        root = material.load_root(paths)
+        trust_domain, root = material.load_root(paths)
         with closing(SqliteStore.open(paths.database)) as store:
             root_hash = certificates.key_hash(root.public_key())
-            yield cls(store, AuditLog(paths.audit), material.trust_domain_of(root), root_hash, _operator(), clock)
+            yield cls(store, AuditLog(paths.audit), trust_domain, root_hash, operator(), clock)
 
     def create_token(self, node: str, workloads: Sequence[str], uses: int, ttl_s: float) -> tuple[str, JoinToken]:
         """A new join token, as text that is nowhere else, and as it is on record."""
@@ -177,7 +177,8 @@ def _problems() -> Iterator[None]:
         raise Problem(str(error)) from error
 
 
-def _operator() -> str:
+def operator() -> str:
+    """Who runs this, for the audit log."""
     uid = os.getuid()
     try:
         return f"operator {pwd.getpwuid(uid).pw_name}"

@@ -59,10 +59,30 @@ class KubernetesSettings(Struct, frozen=True, forbid_unknown_fields=True, rename
             raise ValueError(f"url: {self.url!r} is not an https URL, as in https://kubernetes.default.svc")
 
 
+class ExternalIssuer(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """An issuer that something else makes and renews; for a CA that was made with `meshd ca init --bundle`."""
+
+    key: Annotated[
+        str, Meta(description="File with its private key (PEM); when empty, `issuer.key` of the CA's own.")
+    ] = ""
+    chain: Annotated[
+        str,
+        Meta(
+            description="File with its certificate and those above it (PEM), read again when it changes, with the key; "
+            "when empty, `issuer.pem` beside the CA's own."
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.key) != bool(self.chain):
+            raise ValueError("key and chain go together")
+
+
 class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The whole file."""
 
     limits: Annotated[LimitSettings, Meta(description="How often one may ask.")] = LimitSettings()
+    issuer: Annotated[ExternalIssuer, Meta(description="An issuer that is made elsewhere.")] = ExternalIssuer()
     kubernetes: Annotated[KubernetesSettings, Meta(description="A cluster whose pods ask this CA.")] = (
         KubernetesSettings()
     )

@@ -183,3 +183,60 @@ def test_a_database_that_vanished_stops_signing_not_the_ca(ca: Path) -> None:
     with serving(ca) as served:
         aio.run(main(served))
         wait_until(lambda: "no such table: issued" in served.said(), "the log says why")
+
+
+def said(*arguments: str) -> str:
+    done = meshd(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.peer("openssl")
+def test_a_ca_below_an_offline_root_as_an_operator_makes_it(tmp_path: Path) -> None:
+    root, ca, secret = tmp_path / "root", tmp_path / "ca", tmp_path / "secret"
+    secret.write_text("correct horse battery\n")
+    secret.chmod(0o600)
+    locked = ("--passphrase-file", str(secret))
+    made = said("init", "--root-only", "--trust-domain", TRUST_DOMAIN, "--state-dir", str(root), *locked)
+    assert "meshd ca sign-intermediate issuer.csr" in made
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(said("bundle", "--state-dir", str(root)))
+    said("init", "--bundle", str(bundle), "--trust-domain", TRUST_DOMAIN, "--state-dir", str(ca), *locked)
+    assert "issuer.pem: is missing" in fails("serve", "--state-dir", str(ca), *locked)
+    signed = said("sign-intermediate", str(ca / "issuer.csr"), "--state-dir", str(root), *locked)
+    (ca / "issuer.pem").write_text(signed)
+    assert '"action":"sign-intermediate"' in (root / "audit.log").read_text()
+    assert "the key is encrypted: give its passphrase" in fails(
+        "sign-intermediate", str(ca / "issuer.csr"), "--state-dir", str(root)
+    )
+    status = said("status", "--state-dir", str(ca))
+    assert re.search(rf"trust domain: +{TRUST_DOMAIN}\n", status)
+    assert "its key is elsewhere" in status
+    assert re.search(r"issuer: +good for 364d23h", status)
+    log = tmp_path / "ca.log"
+    argv = [*MESHD, "ca", "serve", "--state-dir", str(ca), "--listen", "127.0.0.1:0", "--passphrase-file", str(secret)]
+    with running(argv, log, lambda: "answers at" in log.read_text()):
+        (port,) = re.findall(r"answers at https://127\.0\.0\.1:(\d+) as", log.read_text())
+        shown = subprocess.run(
+            [peers.path("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", "-CAfile", str(bundle),
+             "-verify_return_error", "-x509_strict", "-verify_hostname", "localhost"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+        assert "Verify return code: 0 (ok)" in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_a_ca_that_is_about_to_end_says_so_by_its_status(ca: Path) -> None:
+    assert meshd("status", "--state-dir", str(ca)).returncode == 0
+    root = certificates.make_root(TRUST_DOMAIN, certificates.Life(1.0e9, 1.1e9))
+    (ca / "bundle.pem").write_bytes(certificates.pem(root.certificate))
+    ended = meshd("status", "--state-dir", str(ca), "-o", "json")
+    assert ended.returncode == 1
+    assert '"trouble": "expired"' in ended.stdout
+
+
+def test_what_does_not_go_together_is_misuse(tmp_path: Path) -> None:
+    options = ("--trust-domain", TRUST_DOMAIN, "--state-dir", str(tmp_path / "ca"))
+    assert "do not go together" in fails("init", "--root-only", "--shared-token", *options)
+    assert "do not go together" in fails("init", "--root-only", "--bundle", "x", *options)
+    assert re.match("1 meshd: x: cannot be read", fails("init", "--bundle", "x", *options))
+    assert not (tmp_path / "ca").exists()

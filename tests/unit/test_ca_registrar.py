@@ -44,7 +44,7 @@ def test_a_token_is_printed_once_and_kept_as_a_hash(registrar: Registrar, ca: Pa
     printed = PrintedToken.parse(text)
     assert printed.id == made.id
     assert made.secret_hash == hashed(printed.secret)
-    assert printed.root_hash == certificates.key_hash(load_root(CaFiles(ca)).public_key())
+    assert printed.root_hash == certificates.key_hash(load_root(CaFiles(ca))[1].public_key())
     assert registrar.store.join_tokens() == [made]
     assert (made.node, made.workloads, made.uses, made.used) == ("web-*", ("default/web", "*/probe"), 2, 0)
     assert (made.made_at, made.expires_at) == (NOW, NOW + 60)

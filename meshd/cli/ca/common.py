@@ -28,6 +28,17 @@ def state_dir_option(function: F) -> F:
     )(function)
 
 
+def config_option(default: str) -> Callable[[F], F]:
+    """--config FILE, as `config`."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        default=default,
+        show_default=True,
+        help="The CA's settings; there need be none at the usual place.",
+    )
+
+
 def passphrase_option(function: F) -> F:
     """--passphrase-file FILE, as `passphrase_file`."""
     return click.option(

@@ -1,0 +1,76 @@
+"""`meshd ca status` and `meshd ca bundle`: how a CA is, and what others are to believe of it."""
+
+import json
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import click
+import msgspec
+import yaml
+
+from meshd.ca import files, material
+from meshd.ca.files import CaFiles
+from meshd.ca.settings import SETTINGS_FILE, load
+from meshd.ca.sqlite import SqliteStore
+from meshd.ca.summary import Standing, Summary, summary
+from meshd.cli.ca.common import config_option, state_dir_option
+from meshd.view.figures import span
+
+
+@click.command("status")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="The form."
+)
+@config_option(SETTINGS_FILE)
+@state_dir_option
+def status(output: str, config: Path, state_dir: Path) -> None:
+    """Show the CA's certificates, and what is in its store.
+
+    Exit status: 0 when all is well, 1 when a certificate is expired, not good yet, or due for renewal.
+    """
+    paths, now = CaFiles(state_dir.absolute()), time.time()
+    paths.check()
+    chain = load(config.absolute()).issuer.chain
+    with closing(SqliteStore.open(paths.database)) as store:
+        found = summary(paths, store, Path(chain) if chain else None, now)
+    data = msgspec.to_builtins(found)
+    if output == "json":
+        click.echo(json.dumps(data, indent=2))
+    elif output == "yaml":
+        click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
+    else:
+        click.echo(_text(found, now))
+    if found.root.trouble or found.issuer.trouble:
+        sys.exit(1)
+
+
+@click.command("bundle")
+@state_dir_option
+def bundle(state_dir: Path) -> None:
+    """Print the trust bundle: the roots that everything in the trust domain chains to (PEM)."""
+    paths = CaFiles(state_dir.absolute())
+    paths.check()
+    material.load_root(paths)
+    click.echo(files.read(paths.bundle).decode("ascii", "replace"), nl=False)
+
+
+def _text(found: Summary, now: float) -> str:
+    rows = (
+        ("trust domain", found.trust_domain),
+        ("root", f"{_until(found.root, now)}; its key is {found.root_key}"),
+        ("issuer", _until(found.issuer, now)),
+        ("root's key, SHA-256", found.root_hash),
+        ("nodes", str(found.nodes)),
+        ("valid join tokens", str(found.tokens)),
+        ("entries", str(found.entries)),
+        ("good certificates", str(found.certificates)),
+        ("denied", f"{found.denied} (sequence {found.sequence})"),
+    )
+    return "\n".join(f"{name + ':':<21}{value}" for name, value in rows)
+
+
+def _until(standing: Standing, now: float) -> str:
+    left = f"good for {span(standing.not_after - now)}" if now < standing.not_after else "expired"
+    return f"{left} (until {material.when(standing.not_after)}){f': {standing.trouble}' if standing.trouble else ''}"
