@@ -21,6 +21,8 @@ import re
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
+from proxy.repeats import Repeats
+
 MAX_HEAD_BYTES: Final = 64 << 10
 """A head beyond this is refused with 431; nginx takes 32 KiB, Envoy 60 KiB."""
 
@@ -426,23 +428,17 @@ class HeadTable(Generic[H]):
         self._parse = parse
         self._capacity = capacity
         self._heads: dict[bytes, H] = {}
-        self._seen: set[int] = set()
+        self._repeats = Repeats(4 * capacity)
         self.get = self._heads.get
         """The head of these bytes (with the empty line), or None where it is not remembered."""
 
     def parse(self, head: bytes) -> H:
         """The head of these bytes, which end with the empty line. BadHead as from the parser."""
         parsed = self._parse(head[:-4])
-        if len(head) <= self.MAX_REMEMBERED_BYTES:
-            mark = hash(head)
-            if mark in self._seen:
-                if len(self._heads) >= self._capacity:
-                    self._heads.clear()
-                self._heads[head] = parsed
-            else:
-                if len(self._seen) >= 4 * self._capacity:
-                    self._seen.clear()
-                self._seen.add(mark)
+        if len(head) <= self.MAX_REMEMBERED_BYTES and self._repeats.again(head):
+            if len(self._heads) >= self._capacity:
+                self._heads.clear()
+            self._heads[head] = parsed
         return parsed
 
     def __len__(self) -> int:

@@ -30,6 +30,9 @@ MAX_UNPACKED_BYTES: Final = 4 * MAX_LIST_BYTES
 
 _MAX_REMEMBERED: Final = 4096
 
+_PLAIN: Final = frozenset((0x00, 0x10))
+"""Literals that go into no table and whose name is in none (RFC 7541, sections 6.2.2 and 6.2.3)."""
+
 
 class CompressionError(Exception):
     """A block that cannot be decoded; the connection's state is lost with it."""
@@ -104,7 +107,13 @@ class FieldDecoder:
         at, end, size = 0, len(block), 0
         while at < end:
             byte = block[at]
-            if byte & 0x80:
+            if byte in _PLAIN and block[at + 1] < 0x7F and block[value_at := at + 2 + block[at + 1]] < 0x7F:
+                # As our own encoder has what no table has: two short strings, without Huffman's code.
+                name, at = block[at + 2 : value_at], value_at + 1 + block[value_at]
+                if at > end:
+                    raise CompressionError("a string that ends too early")
+                field = name, block[value_at + 1 : at]
+            elif byte & 0x80:
                 index, at = (byte & 0x7F, at + 1) if byte != 0xFF else _integer(block, at, 0x7F)
                 field = self._entry(index)
             elif byte & 0x40:
@@ -222,36 +231,50 @@ _SENSITIVE: Final = frozenset((b"authorization", b"cookie", b"set-cookie", b"pro
 
 def encode(fields: list[Field]) -> bytes:
     """A block of these fields, the same for every connection."""
-    out = bytearray()
+    out: list[bytes] = []
     for field in fields:
         index = _by_field.get(field)
         if index is not None:
-            out.append(0x80 | index)
+            out.append(_BYTES[0x80 | index])
             continue
         name, value = field
-        pattern = 0x10 if name in _SENSITIVE else 0x00
-        index = _by_name.get(name)
-        if index is None:
-            out.append(pattern)
-            _put_string(out, name)
-        else:
-            _put_integer(out, index, 0x0F, pattern)
-        _put_string(out, value)
-    return bytes(out)
+        size = len(value)
+        out += (
+            _names.get(name) or _encoded_name(name),
+            _BYTES[size] if size < 0x7F else _integer_bytes(size, 0x7F, 0),
+            value,
+        )
+    return b"".join(out)
 
 
-def _put_integer(out: bytearray, value: int, mask: int, pattern: int) -> None:
+_BYTES: Final = tuple(bytes((each,)) for each in range(256))
+
+_names: dict[bytes, bytes] = {}
+
+
+def _encoded_name(name: bytes) -> bytes:
+    """What a literal of that name begins with; remembered, since fields have few names and many values."""
+    pattern = 0x10 if name in _SENSITIVE else 0x00
+    index = _by_name.get(name)
+    if index is not None:
+        encoded = _integer_bytes(index, 0x0F, pattern)
+    else:
+        encoded = _BYTES[pattern] + _integer_bytes(len(name), 0x7F, 0) + name
+    if len(name) <= 64:
+        if len(_names) >= _MAX_REMEMBERED:
+            _names.clear()
+        _names[name] = encoded
+    return encoded
+
+
+def _integer_bytes(value: int, mask: int, pattern: int) -> bytes:
+    """value behind a prefix of as many bits as mask has (RFC 7541, section 5.1); the bits before it are pattern's."""
     if value < mask:
-        out.append(pattern | value)
-        return
-    out.append(pattern | mask)
+        return _BYTES[pattern | value]
+    out = bytearray((pattern | mask,))
     value -= mask
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
-
-
-def _put_string(out: bytearray, text: bytes) -> None:
-    _put_integer(out, len(text), 0x7F, 0)
-    out += text
+    return bytes(out)

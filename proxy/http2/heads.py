@@ -36,10 +36,12 @@ from proxy.http1.heads import (
     protocols,
 )
 from proxy.http2.fields import Field, encode
+from proxy.repeats import Repeats
 
 _GRPC = re.compile(rb"content-type: application/grpc(?:[+; ]|$)")
 """Not `application/grpc-web`, which has its status in the body."""
-_VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
+_VALUE_BYTES: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+"""What a field value may consist of; at its ends there may be no space (RFC 9113, section 8.2.1)."""
 _PSEUDO_REQUEST: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 _FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 """Fields of an HTTP/1.1 connection; in HTTP/2 they make a message malformed (RFC 9113, section 8.2.2)."""
@@ -78,9 +80,11 @@ class _Fields:
         self.original = b""
         self.upgrade: bytes | None = None
         regular = False
+        if b"".join([value for _, value in fields]).translate(None, _VALUE_BYTES):
+            raise BadHead("a field value with a control character")
         for name, value in fields:
-            if _VALUE.fullmatch(value) is None:
-                raise BadHead("a field value with a control character, or space around it")
+            if value != value.strip(b" \t"):
+                raise BadHead("a field value with space around it")
             if name[:1] == b":":
                 if regular or name in self.pseudo or name not in known:
                     raise BadHead("a pseudo-field that is unknown, repeated, or after other fields")
@@ -191,19 +195,46 @@ def request_block(head: RequestHead) -> bytes:
     if head.block is None:
         first, *lines = head.forward.split(b"\r\n")[:-1]
         method, path, _ = first.split(b" ")
-        fields = [(b":method", method), (b":scheme", b"http"), (b":path", path)]
+        pieces = [encode([(b":method", method), (b":scheme", b"http"), (b":path", path)])]
         for line in lines:
-            name, _, value = line.partition(b":")
-            name, value = name.lower(), value.strip(b" \t")
-            if name == b"host":
-                if value:  # an empty one must not be sent (RFC 9113, section 8.3.1)
-                    fields.insert(2, (b":authority", value))
-            elif name not in _FORBIDDEN:
-                fields.append((name, value))
+            piece = _pieces.get(line)
+            if piece is None:
+                piece = _piece(line)
+            if piece[:1] == _AUTHORITY:
+                pieces.insert(1, piece)
+            else:
+                pieces.append(piece)
         if not head.h2:
-            fields.append((b"l5d-orig-proto", b"HTTP/1.1"))
-        head.block = encode(fields)
+            pieces.append(_ORIGINAL)
+        head.block = b"".join(pieces)
     return head.block
+
+
+_AUTHORITY: Final = b"\x01"
+"""What the field `:authority` begins with as we encode it, and no other: its place in the static table."""
+_ORIGINAL: Final = encode([(b"l5d-orig-proto", b"HTTP/1.1")])
+
+MAX_PIECES: Final = 1024
+MAX_PIECE_BYTES: Final = 512
+
+_pieces: dict[bytes, bytes] = {}
+_repeated_lines = Repeats(4 * MAX_PIECES)
+
+
+def _piece(line: bytes) -> bytes:
+    """A field line of HTTP/1.1 as its part of a request's block; remembered when it comes again, which most lines do in
+    heads that never do."""
+    name, _, value = line.partition(b":")
+    name, value = name.lower(), value.strip(b" \t")
+    if name == b"host":  # an empty one must not be sent (RFC 9113, section 8.3.1)
+        piece = encode([(b":authority", value)]) if value else b""
+    else:
+        piece = b"" if name in _FORBIDDEN else encode([(name, value)])
+    if len(line) <= MAX_PIECE_BYTES and _repeated_lines.again(line):
+        if len(_pieces) >= MAX_PIECES:
+            _pieces.clear()
+        _pieces[line] = piece
+    return piece
 
 
 def upgrade_block(head: RequestHead) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from proxy.http2.fields import Additions, Field, FieldDecoder
+from proxy.repeats import Repeats
 
 H = TypeVar("H")
 
@@ -26,15 +27,11 @@ class SharedHeads(Generic[H]):
     def __init__(self) -> None:
         self.heads: dict[bytes, H] = {}
         self.adding: dict[bytes, tuple[H, Additions]] = {}
-        self.seen: set[int] = set()
+        self.repeats = Repeats(4 * MAX_SHARED)
 
     def offer(self, block: bytes, head: H, added: list[Field]) -> None:
         """Remember head and what its block adds to the table, if it came before."""
-        mark = hash(block)
-        if mark not in self.seen:
-            if len(self.seen) >= 4 * MAX_SHARED:
-                self.seen.clear()
-            self.seen.add(mark)
+        if not self.repeats.again(block):
             return
         if len(self.heads) + len(self.adding) >= MAX_SHARED:
             self.heads.clear()

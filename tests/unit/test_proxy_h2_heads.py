@@ -120,7 +120,7 @@ def test_http1_is_told_that_a_request_with_no_content_has_none(method: bytes) ->
     head = heads.request(fields, ended=True)
     assert head.forward == method + b" /x HTTP/1.1\r\nHost: api\r\nContent-Length: 0\r\n"
     assert head.length == 0
-    assert FieldDecoder().decode(heads.request_block(head)) == [fields[0], fields[1], fields[2], fields[3]]
+    assert sorted(FieldDecoder().decode(heads.request_block(head))) == sorted(fields[:4])
     assert b"Content-Length" not in heads.request(instead(b":method", b"DELETE"), ended=True).forward
 
 

@@ -79,7 +79,7 @@ def test_the_tables_are_bounded() -> None:
         one.read(block)
         one.read(block)
         assert len(shared.heads) <= MAX_SHARED
-        assert len(shared.seen) <= 4 * MAX_SHARED
+        assert len(shared.repeats) <= 4 * MAX_SHARED
     large = encode([(b"x", b"v" * MAX_BLOCK)])
     one.read(large)
     one.read(large)
