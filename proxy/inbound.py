@@ -44,7 +44,7 @@ HEADER_S: Final = 10.0
 WAIT_S: Final = 30.0
 """How long a connection that has carried a relay is kept for the next: longer than any proxy keeps one to us."""
 LAST_S: Final = 1.0
-"""How long a header may be on its way when the proxy drains."""
+"""How long a header may be on its way when the proxy drains, and how long a handshake may have taken."""
 
 OPAQUE: Final = frozenset(("auto", "tcp"))
 """Protocols of ports that take opaque bytes; every other is HTTP. `auto` takes those that are no HTTP."""
@@ -99,7 +99,8 @@ class Inbound:
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
         self.draining = False
-        self.waiting: set[_Opening] = set()  # connections that carried a relay, for the next
+        self.waiting: set[_Opening] = set()  # connections whose transport header is to come, the next one's too
+        self._accepted_at = 0.0  # the latest
         self._open: set[Drained] = set()
         self._strangers = Strangers(self)
         self.denials = Denials(stats)
@@ -109,6 +110,7 @@ class Inbound:
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted; it hears of it when the TLS handshake is done."""
         self.accepted += 1
+        self._accepted_at = monotonic()
         return _Opening(self)
 
     def opened(self, connection: Http2Server) -> Http2Server:
@@ -127,7 +129,12 @@ class Inbound:
 
     @property
     def open(self) -> int:
-        return len(self._open) + len(self.waiting)
+        return len(self._open) + len(self.waiting) + self._proving()
+
+    def _proving(self) -> bool:
+        """Whether a drain is to wait for a TLS handshake: where all that there were have not ended, none may be under
+        way, but of one that fails nobody is told. The peer may have sent its request with the last of it."""
+        return self.draining and self.accepted > self.established and monotonic() < self._accepted_at + LAST_S
 
 
 class Strangers:
@@ -160,35 +167,37 @@ class _Opening(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
-        if not self._waits:
-            self._meet(transport)
-        else:
-            self._inbound.waiting.add(self)
-            self._inbound.sweep.add(self)
-            self._deadline = monotonic() + WAIT_S
+        if self._waits:
+            self._expect(WAIT_S)
+        elif self._meet(transport):
+            self._expect(LAST_S if self._inbound.draining else HEADER_S)
 
-    def _meet(self, transport: asyncio.BaseTransport) -> None:
-        """Find out who calls, and whom."""
+    def _expect(self, within_s: float) -> None:
+        self._inbound.waiting.add(self)
+        self._inbound.sweep.add(self)
+        self._deadline = monotonic() + within_s
+
+    def _meet(self, transport: asyncio.BaseTransport) -> bool:
+        """Find out who calls, and whom. False where it is refused."""
         connection = transport.get_extra_info("ssl_object")
         try:
             peer = self._inbound.denials.admit("inbound", self._transport)
         except DeniedPeer:  # which is counted and logged
             self._inbound.established += 1
             self._transport.abort()
-            return
+            return False
         except IdentityMismatch as error:
             self._refuse(str(error))
-            return
+            return False
         if peer.trust_domain != self._inbound.trust_domain:
             self._refuse(f"the peer is {peer}, of another trust domain")
-            return
+            return False
         context = connection.context
         assert isinstance(context, WorkloadContext)  # the server name chose it, or the handshake failed
         self._inbound.established += 1
         self._workload = context.workload
         self._peer = str(peer)
-        self._deadline = monotonic() + HEADER_S
-        self._inbound.sweep.add(self)
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
@@ -213,8 +222,9 @@ class _Opening(asyncio.Protocol):
         return True
 
     def drain(self) -> None:
-        """Take no relay but one whose header is on its way."""
-        self._transport.write(LAST)
+        """Take nothing but what has a header on its way."""
+        if self._waits:
+            self._transport.write(LAST)
         self._deadline = monotonic() + LAST_S
 
     def _forget(self) -> None:
@@ -245,6 +255,8 @@ class _Opening(asyncio.Protocol):
             service = _LocalService(inbound, local, labels)
             connection = Http2Server(service, inbound.stats.tcp(labels, "src"), inbound.sweep, from_proxy=True)
             take_over(self._transport, inbound.opened(connection), rest)
+            if inbound.draining:
+                connection.drain()
 
     def _refuse(self, reason: str) -> None:
         log.warning("refused a connection: %s", reason)
@@ -254,7 +266,7 @@ class _Opening(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         if now < self._deadline:
             return
-        if self._waits and not self._data:
+        if (self._waits or self._inbound.draining) and not self._data:
             self._transport.close()
         else:
             self._refuse(f"{self._peer} sent no transport header in time")

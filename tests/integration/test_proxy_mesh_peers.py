@@ -11,12 +11,14 @@ import pytest
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol
 from meshd.api.names import WorkloadName
+from proxy.http2.frames import PREFACE, headers
 from proxy.mesh.header import TransportHeader, encode
 from proxy.mesh.identity import Held
 from proxy.mesh.records import END, LAST, as_record
 from proxy.mesh.tls import context
 from tests.support.aio import run
 from tests.support.certificates import TRUST_DOMAIN, Root, identity
+from tests.support.h2 import BLOCK, settings
 from tests.support.http import Client, ask, origin
 from tests.support.meshes import Mesh, mesh, running, service
 from tests.support.waiting import eventually
@@ -86,6 +88,50 @@ def test_a_relay_that_is_on_its_way_when_the_proxy_drains_is_taken_as_the_last()
                     rest = await reader.read()
                 assert b"HTTP/1.1 200" in rest
                 assert rest.endswith(END)
+                writer.close()
+
+    run(conversation())
+
+
+def test_a_drain_waits_for_a_request_whose_handshake_is_under_way() -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port, "http1")
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls.set_alpn_protocols(["meshd/1"])
+                _, writer = await asyncio.open_connection("127.0.0.1", world.api.inbound)
+                inbound = world.api.proxy._inbound
+                assert inbound is not None
+                await eventually(lambda: inbound.accepted == 1, "it is accepted")
+
+                async def call() -> None:
+                    await writer.start_tls(tls, server_hostname=SERVER_NAME)
+                    writer.write(header(api.port, "h2") + PREFACE + settings() + headers(1, BLOCK, True))
+                    await eventually(lambda: len(api.requests) == 1, "it is passed on")
+
+                async def drain() -> None:
+                    assert await world.api.proxy.drain(10.0) == 0
+                    assert api.requests, "the drain was over before"
+
+                async with asyncio.timeout(8.0):
+                    await asyncio.gather(drain(), call())
+                writer.close()
+
+    run(conversation())
+
+
+def test_a_drain_waits_for_no_handshake_that_does_not_go_on() -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port, "http1")
+            async with running(world.api):
+                _, writer = await asyncio.open_connection("127.0.0.1", world.api.inbound)
+                inbound = world.api.proxy._inbound
+                assert inbound is not None
+                await eventually(lambda: inbound.accepted == 1, "it is accepted")
+                async with asyncio.timeout(8.0):
+                    assert await world.api.proxy.drain(30.0) == 0
                 writer.close()
 
     run(conversation())

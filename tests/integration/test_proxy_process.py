@@ -187,7 +187,9 @@ def test_two_programs_make_a_mesh(files: Files) -> None:
 
 @pytest.mark.parametrize("which", ["web", "api"])
 def test_a_drain_under_load_loses_nothing(files: Files, which: str) -> None:
-    """The one that drains is replaced, as a supervisor would, and its sockets outlive it."""
+    """The one that drains is replaced, as a supervisor would, and its sockets outlive it. What waits in them waits for
+    as long as a caller is content to: however long the machine takes to start a program."""
+    files.write_web(more="  timeouts: {connect: 60s}\n")
     with contextlib.ExitStack() as stack:
         listening = {port: stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512)) for port in
                      (files.upstream, files.inbound)}  # fmt: skip
