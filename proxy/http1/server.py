@@ -91,6 +91,7 @@ class ServerConnection(asyncio.Protocol):
         self._draining = False  # the next answer's head is to say so
         self._ended = False  # the caller has said all it will
         self._blocked = False  # the caller does not read its answers, or a tunnel is being made
+        self._skipped = False  # an empty line has come before the next request
         self._minor = 1
         self._chunked = False
         self._on_hold = 0
@@ -145,8 +146,9 @@ class ServerConnection(asyncio.Protocol):
     def _next_request(self) -> bool:
         """Begin the request at the start of the buffer; False where its head is not whole yet."""
         buffer = self._buffer
-        if buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2: an empty line before a request is ignored
+        if not self._skipped and buffer.startswith(b"\r\n"):  # RFC 9112, section 2.2: one empty line is ignored
             buffer = self._buffer = buffer[2:]
+            self._skipped = True
         end = buffer.find(b"\r\n\r\n", self._scanned, MAX_HEAD_BYTES) + 4
         if end == 3:
             self._unfinished(buffer)
@@ -186,6 +188,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         now = self._since = monotonic()
+        self._skipped = False
         self._minor = head.minor
         if not head.keep_alive:
             self._last = True

@@ -60,6 +60,22 @@ def test_one_byte_at_a_time() -> None:
     assert rig.idle == 1
 
 
+def test_one_empty_line_before_a_request_is_ignored() -> None:
+    """However it is cut; a second one begins a malformed request, and does not keep a connection open for nothing."""
+    rig = Rig()
+    caller = rig.call()
+    for _ in range(3):
+        caller.says(b"\r\n")
+        caller.says(GET)
+        rig.opened[0].says(OK) if rig.opened else rig.open().says(OK)
+        assert caller.heard() == OK
+    for pieces in ([b"\r\n\r\n" + GET], [b"\r\n", b"\r\n", GET], [b"\r", b"\n\r", b"\n", GET]):
+        caller = rig.call()
+        for piece in pieces:
+            caller.says(piece)
+        assert caller.heard().startswith(b"HTTP/1.1 400 ")
+
+
 def test_pipelined_requests_are_answered_in_order() -> None:
     rig = Rig()
     caller = rig.call()
