@@ -132,7 +132,7 @@ def response(data: bytes) -> None:
     if head.length == CHUNKED:
         assert framing == {b"transfer-encoding": b"chunked"}
     elif head.length >= 0:
-        assert framing == {b"content-length": b"%d" % head.length}
+        assert {name: int(value) for name, value in framing.items()} == {b"content-length": head.length}
 
 
 def trailers(data: bytes) -> None:
@@ -198,6 +198,7 @@ class _Endpoint:
         self._server = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_H11_BYTES)
         self._over = False
         self.requests: list[h11.Request] = []
+        self.whole: list[h11.Request] = []
 
     def serve(self) -> None:
         self._server.receive_data(heard) if (heard := self.wire.heard()) else None
@@ -206,6 +207,7 @@ class _Endpoint:
             if isinstance(event, h11.Request):
                 self.requests.append(event)
             elif isinstance(event, h11.EndOfMessage):
+                self.whole.append(self.requests[-1])
                 self._answer()
             elif not isinstance(event, h11.Data):
                 break
@@ -223,25 +225,31 @@ class _Endpoint:
 
 
 def connection(data: bytes) -> None:
-    """A caller's connection: whatever it says, in whatever pieces, an endpoint gets nothing but whole requests (and the
-    beginning of one), the caller is answered, and when it goes nothing is left behind."""
+    """A caller's connection: whatever it says, endpoints get nothing but whole requests (and the beginning of one), the
+    same in pieces as at once; the caller is answered, and when it goes nothing is left behind."""
     if not data.isascii():
         return  # see `request`; fields of other bytes are `request`'s
+    found = _converse(pieces(data))
+    # Whether bytes come before the answer to an upgrade or behind it makes a difference, and has to.
+    assert b"upgrade" in data.lower() or found == _converse([data[1:]])
+
+
+def _converse(parts: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """The requests that came to endpoints whole."""
     rig = Rig(patience_s=0.0)
     caller = rig.call()
     endpoints: list[_Endpoint] = []
-    for piece in pieces(data):
+    for part in parts:
         if caller.lost or rig.tunnels:
             break
-        caller.says(piece)
-        while rig.asked or any(each.wire.heard for each in endpoints):
+        caller.says(part)
+        served = -1
+        while served != sum(len(each.requests) for each in endpoints) or rig.asked:
+            served = sum(len(each.requests) for each in endpoints)
             if rig.asked:
                 endpoints.append(_Endpoint(rig.open()))
-            before = sum(len(each.requests) for each in endpoints)
             for each in endpoints:
                 each.serve()
-            if not rig.asked and before == sum(len(each.requests) for each in endpoints):
-                break
         caller.settle()
     heard = caller.heard()
     assert not heard or heard.startswith(b"HTTP/1.1 "), heard
@@ -250,45 +258,59 @@ def connection(data: bytes) -> None:
         caller.breaks()
     assert rig.pending == 0
     assert rig.destination.in_flight == 0
+    return [(request.method, request.target) for each in endpoints for request in each.whole]
 
 
 def answer(data: bytes) -> None:
-    """An endpoint's connection: whatever it answers, the caller gets a whole answer of HTTP/1.1, or is cut off."""
+    """An endpoint's connection: whatever it answers, the caller gets a whole answer of HTTP/1.1, the same in pieces as
+    at once, or one of the proxy's own, or is cut off."""
     method = b"HEAD" if data[:1] > b"\x80" else b"GET"
+    found = [_answered(method, parts) for parts in (pieces(data), [data[1:]])]
+    whole = [each for each in found if each is not None]
+    assert len(whole) < 2 or whole[0] == whole[1]
+
+
+def _answered(method: bytes, parts: list[bytes]) -> tuple[int, bytes] | None:
+    """(status, content) that the caller gets of the endpoint."""
     rig = Rig(patience_s=0.0)
     caller = rig.call()
     caller.says(method + b" / HTTP/1.1\r\nHost: api\r\n\r\n")
     wire = rig.open()
-    for piece in pieces(data):
+    for part in parts:
         if wire.is_closing() or caller.is_closing():
             break
-        wire.says(piece)
+        wire.says(part)
     wire.settle()
     if not wire.lost:
         wire.ends() if not wire.is_closing() else wire.settle()
     if not wire.lost:
         wire.breaks()
-    while rig.asked:
+    while rig.asked:  # again, since nothing had come
         rig.refuse()
     caller.settle()
-    heard = caller.heard()
-    aborted = caller.aborted
+    heard, aborted = caller.heard(), caller.aborted
     if not caller.lost:
         caller.breaks()
     assert rig.pending == 0
     assert rig.destination.in_flight == 0
-    if heard and not aborted:
-        _is_answer(method, heard)
+    return None if aborted or not heard else _read_answer(method, heard)
 
 
-def _is_answer(method: bytes, heard: bytes) -> None:
-    """AssertionError where what the caller heard is not one answer, whole, and nothing else."""
+def _read_answer(method: bytes, heard: bytes) -> tuple[int, bytes] | None:
+    """(status, content) of what a caller heard, None where it is the proxy's own. AssertionError where it is not one
+    answer, whole, and nothing else."""
     client = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_H11_BYTES)
     client.send(h11.Request(method=method, target="/", headers=[("host", "api")]))
     client.send(h11.EndOfMessage())
     client.receive_data(heard)
     client.receive_data(b"")
+    status, content = 0, b""
     while not isinstance(event := client.next_event(), h11.EndOfMessage):
         assert event is not h11.NEED_DATA, "an answer that is not whole"
         assert not isinstance(event, h11.ConnectionClosed), "no answer"
+        if isinstance(event, h11.Data):
+            content += event.data
+        elif isinstance(event, h11.Response):
+            status = 0 if b"l5d-proxy-error" in dict(event.headers) else event.status_code
     assert client.trailing_data[0] == b"", "more than an answer"
+    return (status, content) if status else None
