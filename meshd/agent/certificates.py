@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
-from meshd.agent.denials import Denials, DenialsFile
+from meshd.agent.trust import Trust, TrustFile
 from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
-from meshd.api.problems import Problem
+from meshd.api.problems import Misuse, Problem
 from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.wire import Bundle
 from meshd.client.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class NotSigned(Exception):
 
 class Signer:
     """Certificates from `source`, which is called `name` in the status. `watch` and `follow` run beside it for as long
-    as it is in use. `changed` is called when the CA went away or came back, and when it denies something else; what it
-    denies is `denied`, kept in `memory`."""
+    as it is in use. `changed` is called when the CA went away or came back, and when there is something else to believe
+    (`trust`, kept in `memory`): the roots, and what is denied."""
 
     def __init__(
         self,
@@ -47,11 +48,11 @@ class Signer:
         trust_bundle_pem: str,
         name: str,
         clock: Callable[[], float] = time.time,
-        memory: DenialsFile | None = None,
+        memory: TrustFile | None = None,
     ) -> None:
         """Problem when what is remembered cannot be read."""
         self._clock, self._memory = clock, memory
-        self.denied = memory.recall() if memory is not None else Denials()
+        self.trust = memory.recall() if memory is not None else Trust()
         self._clock_trouble = ""
         self._away = self._unknown = ""
         self._health = Health(name, healthy=True)
@@ -59,11 +60,15 @@ class Signer:
         self._fell_ill = asyncio.Event()
         self.use(source, trust_bundle_pem)
 
-    def use(self, source: CertificateSource, trust_bundle_pem: str) -> None:
-        """Sign through source from now on, for proxies that believe the roots of trust_bundle_pem. ValueError when
-        that is no bundle."""
-        self._trust_period = TrustPeriod(trust_bundle_pem)
-        self._source, self.trust_bundle_pem = source, trust_bundle_pem
+    def use(self, source: CertificateSource, pinned_pem: str) -> None:
+        """Sign through source from now on, for proxies that believe the roots of pinned_pem, or those that the CA told
+        of since it was first trusted by those. ValueError when that is no bundle."""
+        trust = self.trust.since(pinned_pem)
+        bundle_pem = trust.bundle_pem or pinned_pem
+        self._trust_period = TrustPeriod(bundle_pem)
+        if trust.bundle_pem:
+            source.trust(bundle_pem)
+        self.trust, self._source, self.trust_bundle_pem = trust, source, bundle_pem
         self._unknown = ""  # who asks may be another now
 
     def health(self) -> Health:
@@ -110,31 +115,43 @@ class Signer:
             await asyncio.sleep(backoff.next_s())
 
     async def follow(self) -> None:
-        """Keep up with what the CA denies; to be run beside `watch`. `changed` is called with each change of it."""
+        """Keep up with the CA's roots and with what it denies; to be run beside `watch`. `changed` is called with each
+        change of either."""
         backoff = Backoff(LOOK_AGAIN_S, LOOK_EVERY_S)
         while True:
             asked_at = time.monotonic()
             try:
-                news = await self._source.news(self.denied.sequence)
+                news = await self._source.news(self.trust.sequence)
             except (Unreachable, Refusal):  # which `watch` finds too, and says
                 await asyncio.sleep(backoff.next_s())
                 continue
-            if news.sequence != self.denied.sequence:
-                self._deny(Denials.of(news))
-            elif time.monotonic() - asked_at < LOOK_AGAIN_S:  # the CA has no place for one who waits
+            has_learnt = news.sequence > self.trust.sequence and self._learn(news)
+            if not has_learnt and time.monotonic() - asked_at < LOOK_AGAIN_S:  # the CA has no place for one who waits
                 await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
+            else:
+                backoff.reset()
 
-    def _deny(self, denied: Denials) -> None:
-        self.denied = denied
-        log.info("the CA denies %d certificates, workloads and nodes", len(denied.records))
+    def _learn(self, news: Bundle) -> bool:
+        """Believe what is news, which came over TLS that the bundle until now verified; whether it could be."""
+        try:
+            trust_period = TrustPeriod(news.bundle_pem)
+            self._source.trust(news.bundle_pem)
+        except (ValueError, Misuse) as error:
+            log.error("CA %s says what is no trust bundle, and is not followed: %s", self._health.name, error)
+            return False
+        if news.bundle_pem.strip() != self.trust_bundle_pem.strip():
+            log.info("the trust bundle is another now: %s", trust_period)
+        if news.denied != self.trust.denied:
+            log.info("the CA denies %d certificates, workloads and nodes", len(news.denied))
+        self.trust, self._trust_period = self.trust.followed_by(news), trust_period
+        self.trust_bundle_pem = news.bundle_pem
         if self._memory is not None:
             try:
-                self._memory.keep(denied)
+                self._memory.keep(self.trust)
             except Problem as problem:
-                log.error("what the CA denies is not kept for the next start: %s", problem)
+                log.error("what is to be believed is not kept for the next start: %s", problem)
         self.changed()
+        return True
 
     async def _look(self) -> None:
         try:

@@ -31,6 +31,11 @@ class TrustPeriod:
         roots = x509.load_pem_x509_certificates(bundle_pem.encode())
         self._from = min(root.not_valid_before_utc for root in roots)
         self._until = max(root.not_valid_after_utc for root in roots)
+        self._names = [f"{root.subject.rfc4514_string()} until {root.not_valid_after_utc:%Y-%m-%d}" for root in roots]
+
+    def __str__(self) -> str:
+        """Which roots, for the log."""
+        return "; ".join(self._names)
 
     def trouble(self, now: float) -> str:
         """What is wrong with the time `now` (seconds since the epoch); empty when nothing is."""

@@ -93,7 +93,7 @@ class Core:
             workers=instance.workers,
             detection=self.detection,
             max_connections=self.max_connections,
-            denied=self.signer.denied.peers,
+            denied=self.signer.trust.denied_peers,
         )
 
     def may_attach_host(self) -> bool:

@@ -11,12 +11,12 @@ from discovery.overlap import overlaps
 from meshd.agent.agent import Agent
 from meshd.agent.certificates import Signer
 from meshd.agent.daemon import heed_signals, serve
-from meshd.agent.denials import FILE_NAME, DenialsFile
 from meshd.agent.lock import StateLock
 from meshd.agent.node import NodeSource
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
+from meshd.agent.trust import FILE_NAME, TrustFile
 from meshd.api.loading import ConfigurationError
 from meshd.ca.client import CaClient
 from meshd.ca.failover import Failover
@@ -67,7 +67,7 @@ async def run_host(file: Path) -> None:
     ca = _Ca.of(settings, file)
     lock = StateLock(Path(settings.state_dir))
     try:
-        denials = DenialsFile(Path(settings.state_dir, FILE_NAME))
+        trust = TrustFile(Path(settings.state_dir, FILE_NAME))
         agent = Agent(
             node=settings.node_name,
             zone=settings.zone,
@@ -76,7 +76,7 @@ async def run_host(file: Path) -> None:
             socket=Path(settings.socket),
             state_dir=Path(settings.state_dir),
             access=Access.of(settings.control.users, str(file))[0],
-            signer=Signer(ca.source(), ca.bundle, ", ".join(ca.urls), memory=denials),
+            signer=Signer(ca.source(), ca.bundle, ", ".join(ca.urls), memory=trust),
             files=sources(file, settings),
             proxy=settings.proxy,
         )

@@ -103,6 +103,9 @@ class NodeSource:
         self._check()
         return await self._source.news(after)
 
+    def trust(self, bundle_pem: str) -> None:
+        self._source.trust(bundle_pem)
+
     async def health(self) -> None:
         self._check()
         await self._source.health()

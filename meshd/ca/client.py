@@ -29,22 +29,26 @@ class CaClient:
         holds no certificate, or the file none that is good with its key."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._tls.verify_flags |= ssl.VERIFY_X509_STRICT
+        self._certificate = certificate
+        self.trust(bundle_pem)
+
+    def trust(self, bundle_pem: str) -> None:
+        """Calls begun from now on believe servers below these roots and no others. Misuse as of the constructor."""
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        tls.verify_flags |= ssl.VERIFY_X509_STRICT
         try:
-            self._tls.load_verify_locations(cadata=bundle_pem)
+            tls.load_verify_locations(cadata=bundle_pem)
         except (ssl.SSLError, ValueError) as error:
             raise Misuse("the CA's trust bundle holds no certificate (PEM): copy bundle.pem of the CA") from error
-        if certificate is not None:
-            self.present(certificate)
+        if self._certificate is not None:
+            _present(tls, self._certificate)
+        self._tls = tls
 
     def present(self, certificate: Path) -> None:
         """Show this node's certificate in the calls from now on. Misuse when there is none in the file."""
-        try:
-            self._tls.load_cert_chain(certificate)
-        except (OSError, ssl.SSLError) as error:
-            raise Misuse(f"{certificate}: holds no key with its certificate (PEM): join this host again") from error
+        _present(self._tls, certificate)
+        self._certificate = certificate
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         request = msgspec.json.encode(SignRequest(csr_pem, str(identity)))
@@ -67,3 +71,10 @@ class CaClient:
 
     async def _call(self, method: str, path: str, answer: type[T], body: bytes | None = None) -> T:
         return await call(self._tls, method, self.url, path, answer, self._headers, body)
+
+
+def _present(tls: ssl.SSLContext, certificate: Path) -> None:
+    try:
+        tls.load_cert_chain(certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise Misuse(f"{certificate}: holds no key with its certificate (PEM): join this host again") from error

@@ -29,6 +29,10 @@ class Failover:
     async def news(self, after: int) -> Bundle:
         return await self._any(lambda client: client.news(after))
 
+    def trust(self, bundle_pem: str) -> None:
+        for client in self._clients:
+            client.trust(bundle_pem)
+
     async def health(self) -> None:
         await self._any(CaClient.health)
 

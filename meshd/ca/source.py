@@ -42,5 +42,8 @@ class CertificateSource(Protocol):
         """The trust bundle and what is denied: once its sequence number is another than `after`, or after some seconds.
         Errors as of `sign`."""
 
+    def trust(self, bundle_pem: str) -> None:
+        """Believe no CA but one that these roots vouch for from now on. Misuse when there is no certificate in it."""
+
     async def health(self) -> None:
         """Returns when the CA answers and would look at a request; Refusal or Unreachable when not."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshd.agent.certificates import NotSigned, Signer
-from meshd.agent.denials import Denials, DenialsFile
+from meshd.agent.trust import TrustFile
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
@@ -16,7 +16,6 @@ from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
 from meshd.ca.wire import Bundle, Denial
 from tests.support import aio
 from tests.support.bundles import root
-from tests.support.waiting import eventually
 
 WEB = Identity.of("mesh.local", WorkloadName("default", "web"))
 BUNDLE = root()
@@ -30,6 +29,7 @@ class Source:
         self.fails: Exception | None = None
         self.is_away = False
         self.bundle = Bundle("mesh.local", BUNDLE)
+        self.trusts = ""
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         await self.health()
@@ -42,6 +42,9 @@ class Source:
         if self.bundle.sequence == after:
             await asyncio.Event().wait()
         return self.bundle
+
+    def trust(self, bundle_pem: str) -> None:
+        self.trusts = bundle_pem
 
     async def health(self) -> None:
         if self.is_away:
@@ -169,24 +172,76 @@ def test_clocks_that_differ_are_said_once_and_until_they_agree(caplog: pytest.Lo
     assert len(caplog.records) == 1
 
 
+async def followed(signer: Signer, source: Source, news: Bundle) -> None:
+    """Returns when the signer has followed the CA's news, or asked for what is after it."""
+    source.bundle = news
+    told = asyncio.Event()
+    signer.changed = told.set
+    following = asyncio.get_running_loop().create_task(signer.follow())
+    try:
+        async with asyncio.timeout(5.0):
+            await told.wait()
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 def test_what_the_ca_denies_is_followed_and_outlasts_the_agent(tmp_path: Path) -> None:
-    file = DenialsFile(tmp_path / "denied.json")
+    file = TrustFile(tmp_path / "trust.json")
     denial = Denial("node", "vm1")
 
     async def main() -> None:
         mesh = Mesh()
         mesh.signer = Signer(mesh.source, BUNDLE, "https://ca", lambda: mesh.now, file)
-        told: list[Denials] = []
-        mesh.signer.changed = lambda: told.append(mesh.signer.denied)
-        mesh.source.bundle = Bundle("mesh.local", BUNDLE, 3, (denial,))
-        following = asyncio.get_running_loop().create_task(mesh.signer.follow())
-        await eventually(lambda: told, "the signer hears of it")
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        assert told == [Denials(3, (denial,))]
+        await followed(mesh.signer, mesh.source, Bundle("mesh.local", BUNDLE, 3, (denial,)))
+        assert (mesh.signer.trust.sequence, mesh.signer.trust.denied) == (3, (denial,))
 
     run(main())
-    assert Signer(Source(), BUNDLE, "https://ca", memory=file).denied == Denials(3, (denial,))
-    (tmp_path / "denied.json").write_text("{")
-    with pytest.raises(Problem, match=r"denied\.json: what the CA denies cannot be read"):
+    again = Signer(Source(), BUNDLE, "https://ca", memory=file).trust
+    assert (again.sequence, again.denied) == (3, (denial,))
+    (tmp_path / "trust.json").write_text("{")
+    with pytest.raises(Problem, match=r"trust\.json: what the CA said of roots and denials cannot be read"):
         Signer(Source(), BUNDLE, "https://ca", memory=file)
+
+
+def test_a_bundle_that_the_ca_tells_of_is_in_force_and_kept(tmp_path: Path) -> None:
+    file, both = TrustFile(tmp_path / "trust.json"), BUNDLE + root()
+
+    async def main() -> None:
+        mesh = Mesh()
+        mesh.signer = Signer(mesh.source, BUNDLE, "https://ca", lambda: mesh.now, file)
+        assert mesh.source.trusts == ""
+        await followed(mesh.signer, mesh.source, Bundle("mesh.local", both, 3))
+        assert (mesh.signer.trust_bundle_pem, mesh.source.trusts) == (both, both)
+
+    run(main())
+    source = Source()
+    signer = Signer(source, BUNDLE, "https://ca", memory=file)
+    assert (signer.trust_bundle_pem, source.trusts) == (both, both)
+
+
+def test_another_bundle_of_the_operators_begins_anew_and_what_is_denied_stays(tmp_path: Path) -> None:
+    file, denial, other = TrustFile(tmp_path / "trust.json"), Denial("node", "vm1"), root()
+
+    async def main() -> None:
+        source = Source()
+        signer = Signer(source, BUNDLE, "https://ca", memory=file)
+        await followed(signer, source, Bundle("mesh.local", BUNDLE + root(), 3, (denial,)))
+
+    run(main())
+    signer = Signer(Source(), other, "https://ca", memory=file)
+    assert (signer.trust_bundle_pem, signer.trust.sequence, signer.trust.denied) == (other, 0, (denial,))
+
+
+@pytest.mark.parametrize("news", [Bundle("mesh.local", BUNDLE, 2), Bundle("mesh.local", "nothing", 4)])
+def test_what_is_old_or_no_bundle_is_not_believed(news: Bundle) -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        both = BUNDLE + root()
+        await followed(mesh.signer, mesh.source, Bundle("mesh.local", both, 3))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await followed(mesh.signer, mesh.source, news)
+        assert (mesh.signer.trust_bundle_pem, mesh.source.trusts, mesh.signer.trust.sequence) == (both, both, 3)
+
+    run(main())
