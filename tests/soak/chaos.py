@@ -16,6 +16,8 @@ from tests.soak.verdict import Damage
 from tests.soak.world import ENDPOINTS, Endpoint, Process, World
 
 SETTLED_S: Final = 1.0
+CUT_S: Final = 0.5
+"""Before a proxy that drained is seen to be gone: it cuts what is left, and then ends."""
 RELOADED_S: Final = 1.0
 """Between a reload and the next thing: a removed endpoint's connections are let go of."""
 
@@ -40,15 +42,21 @@ class Chaos:
 
     async def run(self) -> None:
         """Until cancelled. SoakFailed."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await asyncio.sleep(self._pause_s * self._chance.uniform(0.5, 1.5))
-                if self._chance.random() < 0.25:
-                    await self._reload()
-                elif len(self._away) < len(ENDPOINTS) - 1:
-                    name = self._chance.choice([name for name in ENDPOINTS if name not in self._away])
-                    self._away.add(name)
-                    group.create_task(self._strike(self._world.endpoints[name]), name=f"striking {name}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._next(group)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+
+    async def _next(self, group: asyncio.TaskGroup) -> None:
+        await asyncio.sleep(self._pause_s * self._chance.uniform(0.5, 1.5))
+        if self._chance.random() < 0.25:
+            await self._reload()
+        elif len(self._away) < len(ENDPOINTS) - 1:
+            name = self._chance.choice([name for name in ENDPOINTS if name not in self._away])
+            self._away.add(name)
+            group.create_task(self._strike(self._world.endpoints[name]), name=f"striking {name}")
 
     async def _strike(self, endpoint: Endpoint) -> None:
         """End the application, the proxy, or both at once; start them again a little later."""
@@ -76,7 +84,7 @@ class Chaos:
         await process.end(number)
         gone = monotonic()
         if drains:
-            damage = Damage(endpoint.name, part, how, gone - 0.3, gone, far)
+            damage = Damage(endpoint.name, part, how, gone - CUT_S, gone, far)
             self._under_way.append(damage)
         await asyncio.sleep(self._chance.uniform(0.1, 2.5))
         await process.start()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,8 @@ START_WITHIN_S: Final = 20.0
 LOOK_AGAIN_S: Final = 0.02
 
 _PROXY: Final = (sys.executable, "-m", "proxy.main", "--drain-timeout", f"{DRAIN_S:g}")
+_DIES_WITH_US: Final = (_SETPRIV, "--pdeathsig", "KILL", "--") if (_SETPRIV := shutil.which("setpriv")) else ()
+"""Even when the soak itself is killed; without util-linux' setpriv, when it ends in any other way."""
 _APPLICATION: Final = (sys.executable, "-m", "tests.soak.application")
 _LOWEST_PORT, _HIGHEST_PORT = 21_000, 31_000
 """Below those that the kernel gives to outgoing connections: a port must be free still when its process comes back."""
@@ -66,7 +69,7 @@ class Process:
         with self.log.open("ab") as output:
             # In a group of its own, so that a Ctrl-C is the soak's to answer.
             self.running = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+                (*_DIES_WITH_US, *self.argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
             )
         self.expected = True
         self.starts += 1
