@@ -17,6 +17,12 @@ from meshd.ca.wire import MAX_ANSWER_BYTES, Error
 T = TypeVar("T")
 
 WITHIN_S: Final = 10.0
+
+
+class BrokenOff(Unreachable):
+    """There was no connection, or it ended before its answer."""
+
+
 CONNECT_WITHIN_S: Final = 5.0
 
 _REFUSALS: Final = {400: Refusal, 401: NotAuthenticated, 403: Forbidden, 404: Refusal, 405: Refusal, 413: Refusal}
@@ -46,10 +52,10 @@ async def call(
             status, content = response.status, await bounded(response.content)
     except aiohttp.ClientConnectorCertificateError as error:
         raise Unreachable(f"{url}: {_doubt(error.certificate_error)}") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Unreachable(f"{url}: {reason_of(error)}") from error
-    except TimeoutError as error:
+    except TimeoutError as error:  # before OSError, which it is
         raise Unreachable(f"{url}: no answer within {within_s:g} s") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise BrokenOff(f"{url}: {reason_of(error)}") from error
     if status != 200:
         raise _REFUSALS.get(status, Unreachable)(f"{_error(content)} (status {status})")
     try:

@@ -211,11 +211,8 @@ def _certificate(
 
 
 def _sign(builder: x509.CertificateBuilder, by: Issuer | KeyPair) -> x509.Certificate:
-    try:
-        identifier = by.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-    except x509.ExtensionNotFound:  # of an issuer that was made elsewhere
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.key.public_key())
+    identifier = by.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
     return builder.add_extension(authority, critical=False).sign(by.key, hashes.SHA256())
 
 

@@ -13,8 +13,9 @@ import msgspec
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse
-from meshd.ca.calls import call
+from meshd.ca.calls import WITHIN_S, BrokenOff, call
 from meshd.ca.following import LONGEST_WAIT_S
+from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
 from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, SignRequest
 
 T = TypeVar("T")
@@ -34,16 +35,10 @@ class CaClient:
 
     def trust(self, bundle_pem: str) -> None:
         """Calls begun from now on believe servers below these roots and no others. Misuse as of the constructor."""
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        tls.minimum_version = ssl.TLSVersion.TLSv1_3
-        tls.verify_flags |= ssl.VERIFY_X509_STRICT
-        try:
-            tls.load_verify_locations(cadata=bundle_pem)
-        except (ssl.SSLError, ValueError) as error:
-            raise Misuse("the CA's trust bundle holds no certificate (PEM): copy bundle.pem of the CA") from error
+        tls = _trusting(bundle_pem)
         if self._certificate is not None:
             _present(tls, self._certificate)
-        self._tls = tls
+        self._tls, self._bundle_pem = tls, bundle_pem
 
     def present(self, certificate: Path) -> None:
         """Show this node's certificate in the calls from now on. Misuse when there is none in the file."""
@@ -60,7 +55,7 @@ class CaClient:
 
     async def news(self, after: int) -> Bundle:
         path = f"/v1/bundle?after={after}&wait={LONGEST_WAIT_S:.0f}"
-        return await call(self._tls, "GET", self.url, path, Bundle, self._headers, within_s=LONGEST_WAIT_S + 8.0)
+        return await self._call("GET", path, Bundle, within_s=LONGEST_WAIT_S + 8.0)
 
     async def health(self) -> None:
         await self.hello()
@@ -69,8 +64,38 @@ class CaClient:
         """What the CA says of itself: its trust domain, its clock; errors as of `health`."""
         return await self._call("GET", "/v1/health", Health)
 
-    async def _call(self, method: str, path: str, answer: type[T], body: bytes | None = None) -> T:
-        return await call(self._tls, method, self.url, path, answer, self._headers, body)
+    async def _call(
+        self, method: str, path: str, answer: type[T], body: bytes | None = None, within_s: float = WITHIN_S
+    ) -> T:
+        try:
+            return await call(self._tls, method, self.url, path, answer, self._headers, body, within_s)
+        except BrokenOff:
+            if self._certificate is None or not await self._answers():
+                raise
+        raise NotAuthenticated(
+            f"{self.url}: the CA answers, but not to who shows this node's certificate: it is another CA's, or expired "
+            "by the CA's clock: join this host again"
+        )
+
+    async def _answers(self) -> bool:
+        """Whether the CA does, to one without a certificate. TLS 1.3 tells a client that its certificate is not
+        believed after the handshake, and what it hears is often no more than the end of the connection."""
+        try:
+            await call(_trusting(self._bundle_pem), "GET", self.url, "/v1/health", Health, {})
+        except (Unreachable, Refusal):
+            return False
+        return True
+
+
+def _trusting(bundle_pem: str) -> ssl.SSLContext:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_3
+    tls.verify_flags |= ssl.VERIFY_X509_STRICT
+    try:
+        tls.load_verify_locations(cadata=bundle_pem)
+    except (ssl.SSLError, ValueError) as error:
+        raise Misuse("the CA's trust bundle holds no certificate (PEM): copy bundle.pem of the CA") from error
+    return tls
 
 
 def _present(tls: ssl.SSLContext, certificate: Path) -> None:

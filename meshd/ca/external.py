@@ -10,13 +10,14 @@ when it is time. The chain begins with the issuer's own certificate and may end 
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import ExtensionOID
 
 from meshd.api.names import is_trust_domain
 from meshd.api.problems import Problem
@@ -27,6 +28,13 @@ from meshd.ca.material import Material, when
 
 MOST_CERTIFICATES = 8
 """In a chain: all of it goes to every peer in every handshake."""
+
+
+_IDENTIFIERS: Final = {
+    ExtensionOID.SUBJECT_KEY_IDENTIFIER: "subject",
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER: "authority",
+}
+"""What RFC 5280, sections 4.2.1.1 and 4.2.1.2, asks of a CA's certificate; a root need not have the latter."""
 
 
 class IssuerFiles(NamedTuple):
@@ -76,7 +84,10 @@ def load(paths: CaFiles, where: IssuerFiles, now: float) -> Material:
         _check_issuer(certificate, where.chain, now)
     if (other := certificates.trust_domain_in(chain[0])) not in {"", trust_domain}:
         raise Problem(f"{where.chain}: the issuer is of {other}, and this CA of {trust_domain}")
+    roots.sort(key=lambda each: each != root)  # stable: the one in use goes first, by which join tokens name the CA
     bundle_pem = b"".join(map(certificates.pem, roots)).decode()
+    if files.read(paths.bundle).decode("ascii", "replace") != bundle_pem:
+        files.write(paths.bundle, bundle_pem.encode(), mode=0o644)
     return Material(trust_domain, root, Issuer(chain[0], key, above), bundle_pem)
 
 
@@ -117,14 +128,21 @@ def _check_issuer(certificate: x509.Certificate, file: Path, now: float) -> None
     name = certificate.subject.rfc4514_string() or "a certificate"
     try:
         is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        may_sign = is_ca and certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
     except x509.ExtensionNotFound:
-        is_ca, usage = False, None
-    if not is_ca or usage is None or not usage.key_cert_sign:
+        may_sign = False
+    if not may_sign:
         raise Problem(f"{file}: {name} may not sign certificates (basicConstraints CA, keyUsage keyCertSign)")
+    for needed, its_name in _IDENTIFIERS.items():
+        if not _has(certificate, needed) and (certificate.issuer != certificate.subject or its_name == "subject"):
+            raise Problem(f"{file}: {name} has no {its_name} key identifier, and strict verifiers refuse all below it")
     life = Life.of(certificate)
     if not life.not_before <= now < life.not_after:
         raise Problem(f"{file}: {name} is good from {when(life.not_before)} to {when(life.not_after)}, not now")
+
+
+def _has(certificate: x509.Certificate, extension: x509.ObjectIdentifier) -> bool:
+    return any(each.oid == extension for each in certificate.extensions)
 
 
 def _certificates(content: bytes, what: str) -> list[x509.Certificate]:

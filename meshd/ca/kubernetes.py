@@ -107,12 +107,12 @@ class ByServiceAccount:
         except aiohttp.ClientConnectorCertificateError as error:
             why = f"its certificate is not good: {error.certificate_error}: see kubernetes.ca"
             raise Unreachable(f"{self._url}: {why}") from error
+        except TimeoutError as error:  # before OSError, which it is
+            raise Unreachable(f"{self._url}: no answer within {TIMEOUT.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError, msgspec.DecodeError) as error:
             raise Unreachable(
                 f"{self._url}: the service account's token is not reviewed: {reason_of(error)}"
             ) from error
-        except TimeoutError as error:
-            raise Unreachable(f"{self._url}: no answer within {TIMEOUT.total:g} s") from error
         if review.kind != "TokenReview":
             raise Unreachable(f"{self._url}: answers with a {review.kind[:50]}, which is no TokenReview")
         return review.status

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -25,7 +26,7 @@ from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
 from meshd.ca.authority import Authority
 from meshd.ca.kubernetes import ByServiceAccount
-from meshd.ca.limits import HANDSHAKE_S, Limited
+from meshd.ca.limits import HANDSHAKE_S, MAX_CONNECTIONS, Limited
 from meshd.ca.settings import CaDaemonSettings
 from meshd.ca.source import Unreachable
 
@@ -121,8 +122,19 @@ class CaServer:
         _load(self._tls, pem)
 
 
+def allow_connections() -> None:
+    """Let this process have as many open files as it takes connections, and some for the rest of it, as far as the
+    system lets it: usual is 1,024, to be raised by who needs more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 async def serve(server: CaServer, trust_domain: str) -> None:
     """Run until SIGTERM or SIGINT, and end in order."""
+    allow_connections()
     ended = asyncio.Event()
 
     def terminate(number: signal.Signals) -> None:

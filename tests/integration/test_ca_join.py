@@ -342,8 +342,11 @@ def test_a_certificate_of_another_mesh_is_not_a_nodes_here(mesh: Mesh, tmp_path:
                 "",
                 theirs.directory / "vm1" / "state" / "node.key",
             )
-            with pytest.raises(Unreachable):
-                await stranger.sign(csr(), WEB)
+            for ask in (stranger.health(), stranger.sign(csr(), WEB), stranger.news(0)):
+                with pytest.raises(NotAuthenticated, match="not to who shows this node's certificate: it is another"):
+                    await ask
+        with pytest.raises(Unreachable, match="Connection refused"):
+            await stranger.health()
 
     aio.run(main())
     assert recorded(mesh.directory / "ca") == []

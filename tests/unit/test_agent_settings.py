@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from meshd.agent import node
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.agent.settings_page import settings_page
 from meshd.api.detection import Detection
 from meshd.api.loading import ConfigurationError
+from meshd.ca import certificates
 
+NOW = 1.8e9
 ROOT = Path(__file__).resolve().parents[2]
 
 EXAMPLE = """\
@@ -81,6 +84,11 @@ def test_how_many_connections_a_proxy_may_have(tmp_path: Path) -> None:
         ("trustDomain: x\nsockets: /run/x", "unknown field `sockets`"),
         ("trustDomain: x\nnode: a.b", "the node name 'a.b' is not a DNS label"),
         ("trustDomain: x\nca: {url: 'http://ca'}", "ca: url: 'http://ca' is not an https URL"),
+        (
+            "trustDomain: x\nca: {url: 'https://a', urls: ['https://b']}",
+            "ca: url and urls are both given: put all of them into urls",
+        ),
+        ("trustDomain: x\nca: {urls: ['https://a', 'http://b']}", "ca: urls[1]: 'http://b' is not an https URL"),
         ("trustDomain: x\nca: {url: 1}", "ca.url: expected `str`, got `int`"),
         ("trustDomain: x\nproxy: {workers: 0}", "proxy: workers: expected a number from 1 to 64 or `auto`, found 0"),
         ("trustDomain: x\nproxy: {opaquePorts: [25, 0]}", "proxy.opaquePorts[1]: expected `int` >= 1"),
@@ -143,3 +151,42 @@ def test_the_page_says_what_the_types_say() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), (
         "docs/settings.md differs from the types: python -m meshd.agent.settings_page > docs/settings.md"
     )
+
+
+def joined(directory: Path, identity: str) -> None:
+    """What `meshd join` left there, for a node of that identity; for none when it is empty."""
+    key = certificates.new_key()
+    life = certificates.Life(NOW, NOW + 86400)
+    root = certificates.make_root("prod.example", life)
+    leaf = certificates.make_leaf(identity, key.public_key(), root, life)
+    node.write(directory / "node.key", key, certificates.pem(leaf).decode() if identity else "")
+
+
+def test_a_host_that_joined_proves_itself_by_its_certificate(tmp_path: Path) -> None:
+    settings = load(tmp_path, f"trustDomain: prod.example\nnode: vm1\nstateDir: {tmp_path}")
+    (tmp_path / "ca.token").write_text("shared")
+    joined(tmp_path, "spiffe://prod.example/node/vm1")
+    proof = read_proof(settings, "meshd.yaml")
+    assert (proof.token, proof.node) == ("", tmp_path / "node.key")
+    explicit = load(
+        tmp_path, f"trustDomain: prod.example\nnode: vm1\nstateDir: {tmp_path}\nca: {{tokenFile: {tmp_path}/ca.token}}"
+    )
+    assert read_proof(explicit, "meshd.yaml") == Proof("shared")
+
+
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        ("", r"stateDir: .*node\.key: holds no certificate yet: joining was interrupted: run `meshd join` again"),
+        (
+            "spiffe://prod.example/node/vm2",
+            r"node: .*joined as spiffe://prod\.example/node/vm2, and the settings make it",
+        ),
+        ("spiffe://b.example/node/vm1", r"node: .*joined as spiffe://b\.example/node/vm1"),
+    ],
+)
+def test_what_a_host_joined_as_is_what_its_settings_say(tmp_path: Path, identity: str, said: str) -> None:
+    settings = load(tmp_path, f"trustDomain: prod.example\nnode: vm1\nstateDir: {tmp_path}")
+    joined(tmp_path, identity)
+    with pytest.raises(ConfigurationError, match=said):
+        read_proof(settings, "meshd.yaml")

@@ -1,6 +1,7 @@
 """An issuer below a root that is elsewhere: signed offline, or another system's, replaced while the CA runs."""
 
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from meshd.ca.authority import Authority, create_root
 from meshd.ca.certificates import ISSUER_LIFE_S, LEAF_LIFE_S, Life
 from meshd.ca.external import IssuerFiles
 from meshd.ca.files import CaFiles
+from tests.support import peers
 from tests.support.authorities import AGENT, TRUST_DOMAIN, WEB
 from tests.support.csr import csr
 
@@ -139,7 +141,7 @@ def test_a_ca_with_a_root_of_its_own_takes_no_other_issuer(tmp_path: Path) -> No
 
 
 class Theirs(NamedTuple):
-    """One CA of another system: no SPIFFE ID, no key identifier."""
+    """One CA of another system: without a SPIFFE ID."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -152,6 +154,7 @@ def theirs(
     is_ca: bool = True,
     ends: float = NOW + 300 * DAY_S,
     rsa_bits: int = 0,
+    names_keys: bool = True,
 ) -> Theirs:
     key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -162,7 +165,7 @@ def theirs(
         ),
         digital_signature=not is_ca, key_cert_sign=is_ca, crl_sign=is_ca,
     )  # fmt: skip
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(above.certificate.subject if above else subject)
@@ -172,9 +175,12 @@ def theirs(
         .not_valid_after(datetime.fromtimestamp(ends, UTC))
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         .add_extension(usage, critical=True)
-        .sign(above.key if above else key, hashes.SHA256())
     )
-    return Theirs(certificate, key)
+    if names_keys:
+        by = (above.key if above else key).public_key()
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by), critical=False)
+    return Theirs(builder.sign(above.key if above else key, hashes.SHA256()), key)
 
 
 ROOT = theirs("root", None)
@@ -182,6 +188,7 @@ MIDDLE = theirs("middle", ROOT)
 ISSUER = theirs("issuer", MIDDLE, ends=NOW + DAY_S / 2, rsa_bits=2048)
 STRANGER = theirs("stranger", None)
 NO_CA = theirs("leaf", MIDDLE, is_ca=False)
+NAMELESS = theirs("nameless", MIDDLE, names_keys=False)
 EXPIRED = theirs("expired", MIDDLE, ends=NOW - 1)
 
 
@@ -216,6 +223,27 @@ def test_another_systems_issuer_signs_with_all_that_is_above_it(where: IssuerFil
         assert Life.of(signed[0]).not_after == NOW + DAY_S / 2 < NOW + LEAF_LIFE_S
 
 
+@pytest.mark.peer("openssl")
+def test_openssl_believes_what_is_signed_below_another_systems_root(where: IssuerFiles, tmp_path: Path) -> None:
+    with closing(open_at(where)) as authority:
+        signed = chain(authority)
+    (tmp_path / "leaf.pem").write_bytes(certificates.pem(signed[0]))
+    (tmp_path / "above.pem").write_bytes(b"".join(map(certificates.pem, signed[1:])))
+    (tmp_path / "root.pem").write_text(authority.bundle_pem)
+    argv = [peers.path("openssl"), "verify", "-x509_strict", "-attime", f"{NOW:.0f}", "-CAfile", "root.pem"]
+    done = subprocess.run(
+        [*argv, "-untrusted", "above.pem", "leaf.pem"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "leaf.pem: OK\n", done.stderr
+
+
+def test_of_several_roots_the_one_in_use_goes_first_for_tokens_name_it(tmp_path: Path, where: IssuerFiles) -> None:
+    (tmp_path / "ca" / "bundle.pem").write_bytes(pem(STRANGER, ROOT))
+    with closing(open_at(where)) as authority:
+        assert authority.bundle_pem.encode() == pem(ROOT, STRANGER) == (tmp_path / "ca" / "bundle.pem").read_bytes()
+        assert len(authority.root_hashes()) == 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -231,6 +259,10 @@ def test_another_systems_issuer_signs_with_all_that_is_above_it(where: IssuerFil
         (
             lambda where: (where.chain.write_bytes(pem(NO_CA, MIDDLE)), where.key.write_bytes(key_pem(NO_CA))),
             r"CN=leaf may not sign certificates",
+        ),
+        (
+            lambda where: (where.chain.write_bytes(pem(NAMELESS, MIDDLE)), where.key.write_bytes(key_pem(NAMELESS))),
+            r"CN=nameless has no subject key identifier",
         ),
         (
             lambda where: (where.chain.write_bytes(pem(EXPIRED, MIDDLE)), where.key.write_bytes(key_pem(EXPIRED))),
