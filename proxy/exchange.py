@@ -27,7 +27,7 @@ from proxy.errors import Failure
 from proxy.http1.heads import RequestHead, ResponseHead
 from proxy.rules import IDEMPOTENT, MAX_KEPT_BYTES, Rules
 from proxy.seams import Caller, Client, Connector, End
-from proxy.stats import HttpTraffic, Labels, Stats, is_success
+from proxy.stats import GRPC_FAILURES, HttpTraffic, Labels, Stats
 from proxy.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -83,17 +83,12 @@ class Exchange:
         self.client: Client | None = None
         self.live: LiveEndpoint | None = None
         self.replayable = True  # nothing of the body is gone from here
-        self._body: bytes | bytearray = b""
-        self._body_ended = True
-        self._trailers = b""
         self._interims = 0
         self.responding = False  # an answer has begun to be passed on
         self._counted: HttpTraffic | None = None
         self._tries = 0
         self._retries = 0  # of those, for what was answered
-        self._asked_at = 0.0  # when the present endpoint was picked
         self._deadline = 0.0
-        self._moved_at = 0.0  # when a piece of the answer last came
         self._timer: asyncio.TimerHandle | None = None  # of the wait for an endpoint
         self._timeout: asyncio.TimerHandle | None = None  # of the policy
         self._over = False
@@ -102,8 +97,8 @@ class Exchange:
     # --- towards the endpoint
 
     def start(self, payload: bytes, ended: bool, trailers: bytes) -> None:
-        """Begin, with what has come of the body."""
-        self._body = payload
+        """Begin, with what has come of the body. Once, and before anything else."""
+        self._body: bytes | bytearray = payload
         self._body_ended = ended
         self._trailers = trailers
         destination, rules = self.route.destination, self.rules
@@ -123,7 +118,7 @@ class Exchange:
             self._wait(now)
             return
         self.live = live
-        self._asked_at = now
+        self._asked_at = now  # when the present endpoint was picked
         self._tries += 1
         live.ewma.pending += 1
         self.route.connector.connect(self, live)
@@ -250,7 +245,7 @@ class Exchange:
         if done:
             self._finish(head.status, now, head.forward if self.head.grpc else b"")
         else:
-            self._moved_at = now
+            self._moved_at = now  # when a piece of the answer last came
         self.caller.respond(head, length, payload, done, whole)
 
     def _ask_elsewhere(self, now: float) -> None:
@@ -277,11 +272,19 @@ class Exchange:
         assert live is not None  # an answer comes from an endpoint
         assert self._counted is not None  # counted when it was sent
         self._counted.record(status, now - self.started, grpc)
-        self._end()
-        well = is_success(status, grpc)
-        if not well or live.accrual.failures or live.accrual.probing_now or self.rules.success_threshold:
+        self._over = True  # as `_end` and `_leave_endpoint` do, which are two calls
+        destination.in_flight -= 1
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+        accrual = live.accrual
+        well = status < 500 and grpc not in GRPC_FAILURES
+        if not well or accrual.failures or accrual.probing_now or self.rules.success_threshold:
             destination.answered(live, well, now)
-        self._leave_endpoint()
+            if accrual.probing_now:
+                destination.inconclusive(live)
+        live.ewma.pending -= 1
+        self.live = None
 
     def _end(self) -> None:
         """Nothing more is to happen."""

@@ -61,18 +61,21 @@ def is_success(status: int, grpc_status: str) -> bool:
 class HttpTraffic:
     """Requests and responses of one label set, the responses by status and, of gRPC, by its status too ("" else)."""
 
-    __slots__ = ("labels", "requests", "responses")
+    __slots__ = ("_usual", "labels", "requests", "responses")
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.requests = 0
         self.responses: dict[tuple[int, str], Responses] = {}
+        self._usual: Responses | None = None  # those of 200 that are not gRPC's
 
     def record(self, status: int, seconds: float, grpc_status: str = "") -> None:
         """Count a response that ended `seconds` after its request began."""
-        responses = self.responses.get((status, grpc_status))
+        responses = self._usual if status == 200 and not grpc_status else self.responses.get((status, grpc_status))
         if responses is None:
             responses = self.responses[status, grpc_status] = Responses()
+            if status == 200 and not grpc_status:
+                self._usual = responses
         latency_ms = seconds * 1000.0
         responses.buckets[bisect_left(LATENCY_BOUNDS_MS, latency_ms)] += 1
         responses.sum_ms += latency_ms

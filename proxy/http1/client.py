@@ -5,7 +5,6 @@ a connection on which anything was out of order is never used again, nor one tha
 """
 
 import asyncio
-from time import monotonic
 from typing import Final, cast
 
 from proxy.endpoint import LiveEndpoint
@@ -19,7 +18,8 @@ from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
 
 IDLE_S: Final = 3.0
-"""How long a connection to an application is kept idle: less than the 5 s after which common servers close theirs."""
+"""How long a connection to an application is kept idle, a second more at worst: less than the 5 s after which common
+servers close theirs."""
 MAX_IDLE: Final = 1000
 """Idle connections kept to one endpoint."""
 
@@ -146,7 +146,7 @@ class ClientConnection(asyncio.Protocol):
         self._buffer = b""
         self._scanned = 0
         self._keep = head.keep_alive
-        length = head.body_length(exchange.head.method)
+        length = 0 if exchange.head.method == b"HEAD" else head.usual_length
         if length == len(data) - end:
             # All of it at once, which is the usual case.
             self._done()
@@ -220,9 +220,10 @@ class ClientConnection(asyncio.Protocol):
 
     def park(self) -> None:
         """Wait in the endpoint's pool."""
-        self.release()
+        if self._held:
+            self.release()
         self.reused = True
-        self.idle_since = monotonic()
+        self.idle_since = 0.0  # from the next look at the clock on
         self.live.idle.append(self)
 
     def _leave_pool(self) -> None:
@@ -265,6 +266,9 @@ class ClientConnection(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         if self._outflow.stuck(self._transport.get_write_buffer_size(), now):
             self._broken("nothing of the request has been read for a while", Failure.UNREAD)
-        elif self._exchange is None and self.reused and now - self.idle_since > IDLE_S:
-            self._leave_pool()
-            self._transport.close()
+        elif self._exchange is None and self.reused:
+            if not self.idle_since:
+                self.idle_since = now
+            elif now - self.idle_since > IDLE_S:
+                self._leave_pool()
+                self._transport.close()

@@ -109,14 +109,16 @@ class RequestHead:
 class ResponseHead:
     """A response's head.
 
-    `length` is what its fields say: a count, `CHUNKED` or `UNTIL_CLOSE`; the request's method and the status
-    overrule it (`body_length`). `forward` is the head as it goes on, without the empty line. `verbatim`: nothing was
-    dropped or changed, so the bytes as they came may go on as they are. `unsent`: a proxy of the mesh answers
-    that the request never reached the application. `upgrade`: what follows the head is this protocol, and no HTTP
-    any more; the status is 101 then, but that of an answer from HTTP/1.1 may be 101 and name none.
+    `length` is what its fields say: a count, `CHUNKED` or `UNTIL_CLOSE`; the status overrules it (`usual_length`), and
+    the request's method (`body_length`). `forward` is the head as it goes on, without the empty line. `verbatim`:
+    nothing was dropped or changed, so the bytes as they came may go on as they are. `unsent`: a proxy of the mesh
+    answers that the request never reached the application. `upgrade`: what follows the head is this protocol, and no
+    HTTP any more; the status is 101 then, but that of an answer from HTTP/1.1 may be 101 and name none.
     """
 
-    __slots__ = ("block", "forward", "keep_alive", "length", "minor", "status", "unsent", "upgrade", "verbatim")
+    __slots__ = (
+        "block", "forward", "keep_alive", "length", "minor", "status", "unsent", "upgrade", "usual_length", "verbatim"
+    )  # fmt: skip
 
     def __init__(
         self, status: int, minor: int, length: int, keep_alive: bool, forward: bytes, verbatim: bool, unsent: bool,
@@ -125,6 +127,7 @@ class ResponseHead:
         self.status = status
         self.minor = minor
         self.length = length
+        self.usual_length = 0 if status in (204, 304) or status < 200 else length
         self.keep_alive = keep_alive
         self.forward = forward
         self.verbatim = verbatim
@@ -138,9 +141,7 @@ class ResponseHead:
 
     def body_length(self, method: bytes) -> int:
         """The length of the body that follows, as the answer to `method` (RFC 9112, section 6.3, rules 1 and 2)."""
-        if method == b"HEAD" or self.status in (204, 304) or self.status < 200:
-            return 0
-        return self.length
+        return 0 if method == b"HEAD" else self.usual_length
 
 
 class _Fields:

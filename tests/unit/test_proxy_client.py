@@ -119,6 +119,7 @@ def test_a_connection_that_closes_is_out_of_the_pool_at_once() -> None:
         endpoint.says(OK)
         assert rig.idle == 1
         if ending == "idle":
+            rig.tick(0.0)  # it is idle from here on
             rig.tick(IDLE_S + 1)
             assert endpoint.is_closing()
             assert not endpoint.lost
