@@ -6,17 +6,20 @@ A file is good or refused as a whole. What concerns several files at once (the s
 `discovery.ledger`'s to see, by the claims that `claims` lists.
 """
 
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from discovery.names import Authority
-from meshd.api.documents import Document, Service, Workload
+from meshd.api.documents import Document, Selector, Service, Workload
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
 from meshd.api.names import Address, InvalidName, WorkloadName, canonical_address
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@*-]{1,247}\.(?:service|scope|socket|mount|swap)")
+_USER = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,254}\$?")
 
 
 class Claim(NamedTuple):
@@ -107,6 +110,22 @@ def _wrong_workload(workload: Workload) -> Iterator[tuple[str, str]]:
         for name, file in upstream.tls.files if upstream.tls else ():
             if not file.startswith("/"):
                 yield f"{path}.tls.{name}", f"{file!r} is relative: the proxy reads it, so it must begin with /"
+    for number, selector in enumerate(workload.spec.selectors):
+        yield from ((f"spec.selectors[{number}].{field}", message) for field, message in _wrong_selector(selector))
+
+
+def _wrong_selector(selector: Selector) -> Iterator[tuple[str, str]]:
+    if selector.unit is not None and not _UNIT.fullmatch(selector.unit):
+        yield "unit", f"{selector.unit!r} is not the name of a unit that has processes, as in web.service"
+    if selector.user is not None and not _USER.fullmatch(selector.user):
+        yield "user", f"{selector.user!r} is neither a user's name nor a uid"
+    for field, path in (("cgroup", selector.cgroup), ("executable", selector.executable)):
+        if path is not None and not (path.startswith("/") and path == posixpath.normpath(path)):
+            yield field, f"{path!r} is not an absolute path in its shortest form, as in /meshed.slice or /usr/bin/web"
+    if selector.cgroup is not None and not selector.cgroup.strip("/*"):
+        yield "cgroup", f"{selector.cgroup!r} is where every process of this host is: name a slice or a unit"
+    if selector.executable is not None and "*" in selector.executable:
+        yield "executable", f"{selector.executable!r}: an executable is one file, and not a pattern"
 
 
 def _wrong_service(service: Service) -> Iterator[tuple[str, str]]:

@@ -86,12 +86,39 @@ class Upstream(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         Address.parse(self.listen)
 
 
+class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Which processes of this host are the workload, by what the kernel says of them; all that is given must hold.
+
+    unit         systemd's name of the system unit, as in web.service; `*` is any part of it
+    user         a user's name, or a uid in digits
+    cgroup       a path, as in /meshed.slice/*; `*` is any part of a name; what is below belongs to it
+    executable   the file that runs, with links resolved; never alone, for anybody may run it, with code of their own
+    """
+
+    unit: str | None = None
+    user: str | None = None
+    cgroup: str | None = None
+    executable: str | None = None
+
+    def __post_init__(self) -> None:
+        others = (self.unit, self.user, self.cgroup)
+        if self.executable is not None and all(each is None for each in others):
+            raise ValueError(
+                "`executable` alone says too little: any user may run that file, with code of their own in it "
+                "(LD_PRELOAD): add `unit`, `user` or `cgroup`"
+            )
+        if self.executable is None and all(each is None for each in others):
+            raise ValueError("a selector has at least one of `unit`, `user` and `cgroup`")
+
+
 class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """`opaquePorts`: those of its ports of protocol `auto` that are opaque, whatever the proxies' own lists say."""
+    """`opaquePorts`: those of its ports of protocol `auto` that are opaque, whatever the proxies' own lists say.
+    `selectors`: a process for which one of them holds gets this identity from the Workload API."""
 
     ports: tuple[WorkloadPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
     opaque_ports: OpaquePorts | None = None
+    selectors: tuple[Selector, ...] = ()
 
 
 class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
