@@ -7,9 +7,9 @@ embedded    what `meshd run` starts for its user: nothing to set, a CA of its ow
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from discovery.chain import Chain
 from discovery.file import FileSource
@@ -24,6 +24,7 @@ from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
 from meshd.agent.settings import ProxySettings
 from meshd.api.control import ProxyWorkload
+from meshd.api.documents import Selector
 from meshd.api.loading import Finding
 from meshd.api.names import WorkloadName
 from meshd.api.tasks import Tasks
@@ -34,11 +35,20 @@ BACK_WITHIN_S = 10.0
 """How long the workloads of before a restart have for coming back: their back-off is 5 s at most."""
 
 
+class Service(Protocol):
+    """What the agent serves beside the control API, for as long as it runs. `close` gives up its socket first."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Agent:
     """An agent at `socket`, which it takes at once: what cannot be had is a Problem from the constructor.
 
     `files` are the document sources in the order in which they are believed; this host's own workloads come after
     them. What it remembers is in `state_dir`. `proxy` is the host's proxy, None when this agent has none.
+    `workload_api` makes the Workload API, which not every agent has.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class Agent:
         files: Sequence[FileSource],
         proxy: ProxySettings | None,
         zone: str = "",
+        workload_api: "Callable[[Core], Service] | None" = None,
     ) -> None:
         self.registry = Registry()
         self._files, self._proxy = files, proxy
@@ -76,6 +87,7 @@ class Agent:
         )
         signer.changed = self.core.changed
         self._server = ControlServer(self.core, ControlSocket(socket))
+        self._workload_api = None if workload_api is None else workload_api(self.core)
         self._socket = socket
         self._tasks = Tasks("agent")
 
@@ -94,6 +106,8 @@ class Agent:
         self._tasks.start(self.core.signer.watch(), "watch CA")
         self._tasks.start(self.core.signer.follow(), "follow CA")
         await self._server.start()
+        if self._workload_api is not None:
+            await self._workload_api.start()
         log.info(
             "agent of %s in %s answers at %s (%s)", self.core.node, self.core.trust_domain, self._socket, self.core.mode
         )
@@ -105,6 +119,8 @@ class Agent:
         if self._settling is not None:
             self._settling.cancel()
         await self._server.close()
+        if self._workload_api is not None:
+            await self._workload_api.close()
         await self._tasks.cancel()
         for source in self._files:
             source.close()
@@ -132,6 +148,10 @@ class Agent:
             if finding not in self._overlaps:
                 log.error("%s", finding)
         self._overlaps = found
+        selectors = self._selectors()
+        if selectors != self.core.selectors:
+            self.core.selectors = selectors
+            self.core.changed()
         if self._proxy is not None:
             self.core.detection = self._proxy.detection
             self.core.max_connections = self._proxy.max_connections
@@ -155,6 +175,14 @@ class Agent:
             admin=proxy.admin,
             workers=proxy.workers,
         )
+
+    def _selectors(self) -> dict[WorkloadName, tuple[Selector, ...]]:
+        """Which processes are which workload, as the first source has it that declares the workload."""
+        found: dict[WorkloadName, tuple[Selector, ...]] = {}
+        for source in self._files:
+            for document in source.workloads:
+                found.setdefault(document.metadata.workload, document.spec.selectors)
+        return {name: selectors for name, selectors in found.items() if selectors}
 
     def _troubles(self) -> tuple[str, ...]:
         findings = (str(finding) for source in self._files for finding in source.findings)

@@ -10,7 +10,7 @@ Times: `clock` is the wall's, for what people read; `monotonic` is for windows a
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +21,7 @@ from meshd.agent.registry import HOST, Registry
 from meshd.agent.traffic import Account
 from meshd.api.control import ProxyConfiguration
 from meshd.api.detection import Detection
+from meshd.api.documents import Selector
 from meshd.api.names import Identity, WorkloadName
 
 Changed = Callable[[], None]
@@ -28,7 +29,8 @@ Changed = Callable[[], None]
 
 @dataclass(slots=True, eq=False)
 class Core:
-    """`troubles` gives what is wrong with the configuration, a line each."""
+    """`troubles` gives what is wrong with the configuration, a line each; `selectors`, by which
+    processes are told, is another object with each change."""
 
     node: str
     trust_domain: str
@@ -41,6 +43,7 @@ class Core:
     zone: str = ""
     detection: Detection = field(default_factory=Detection)
     max_connections: int = 0
+    selectors: Mapping[WorkloadName, tuple[Selector, ...]] = field(default_factory=dict)
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     pid: int = field(default_factory=os.getpid)

@@ -1,6 +1,7 @@
 """The host's agent: everything from `meshd.yaml`, certificates from the mesh's CA."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -8,8 +9,9 @@ from msgspec.structs import replace
 
 from discovery.file import FileSource
 from discovery.overlap import overlaps
-from meshd.agent.agent import Agent
+from meshd.agent.agent import Agent, Service
 from meshd.agent.certificates import Signer
+from meshd.agent.core import Core
 from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.lock import StateLock
 from meshd.agent.node import NodeSource
@@ -17,6 +19,7 @@ from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.agent.trust import FILE_NAME, TrustFile
+from meshd.agent.workload.server import WorkloadServer
 from meshd.api.loading import ConfigurationError
 from meshd.ca.client import CaClient
 from meshd.ca.failover import Failover
@@ -24,7 +27,7 @@ from meshd.ca.source import CertificateSource
 
 log = logging.getLogger(__name__)
 
-FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery")
+FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery", "workload_api")
 """What an agent is for as long as it runs."""
 
 
@@ -79,10 +82,16 @@ async def run_host(file: Path) -> None:
             signer=Signer(ca.source(), ca.bundle, ", ".join(ca.urls), memory=trust),
             files=sources(file, settings),
             proxy=settings.proxy,
+            workload_api=_workload_api(settings),
         )
         await serve(agent, _Reload(file, settings, ca, agent).reload, ended)
     finally:
         lock.release()
+
+
+def _workload_api(settings: Settings) -> Callable[[Core], Service] | None:
+    path = settings.workload_socket
+    return None if path is None else lambda core: WorkloadServer(core, path)
 
 
 class _Ca(NamedTuple):

@@ -19,25 +19,26 @@ BACKLOG = 128
 
 
 class ControlSocket:
-    """A listening Unix socket at `path`; `close` removes the file, unless it is no longer the one made here."""
+    """A listening Unix socket at `path`; `close` removes the file, unless it is no longer the one made here. `name` is
+    what a person calls it, `setting` where its path comes from."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str = "the control socket", setting: str = "socket") -> None:
         """Misuse when the path is too long; Problem when it cannot be had, or an agent answers there."""
         self.path = path
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise Misuse(
-                f"{path}: a Unix socket's path has at most {MAX_PATH_BYTES} bytes: choose a shorter `socket` or "
+                f"{path}: a Unix socket's path has at most {MAX_PATH_BYTES} bytes: choose a shorter `{setting}` or "
                 "state directory"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_dead(path)
+            _remove_dead(path, setting)
             self.socket = _listen(path)
             self._inode = path.stat().st_ino
         except OSError as error:
             raise Problem(
-                f"{path}: the control socket cannot be made: {error.strerror}: check the directory's owner and mode, "
-                "or choose another `socket`"
+                f"{path}: {name} cannot be made: {error.strerror}: check the directory's owner and mode, "
+                f"or choose another `{setting}`"
             ) from error
 
     def close(self) -> None:
@@ -49,16 +50,16 @@ class ControlSocket:
         self.socket.close()
 
 
-def _remove_dead(path: Path) -> None:
+def _remove_dead(path: Path, setting: str) -> None:
     """Remove what an agent that died left at path; Problem when an agent lives there, or it is no socket."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise Problem(f"{path}: is in the way, and is not a socket: move it, or choose another `socket`")
+        raise Problem(f"{path}: is in the way, and is not a socket: move it, or choose another `{setting}`")
     if answers(path):
-        raise Problem(f"{path}: an agent is already running there: stop it first, or choose another `socket`")
+        raise Problem(f"{path}: an agent is already running there: stop it first, or choose another `{setting}`")
     path.unlink(missing_ok=True)
 
 

@@ -9,6 +9,7 @@ Every field has a type, a default, a unit where it is a quantity, and a sentence
 """
 
 import socket
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -154,6 +155,26 @@ class ControlSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="c
     ] = ()
 
 
+class WorkloadApiSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The SPIFFE Workload API on a Unix socket of its own."""
+
+    enabled: Annotated[bool, Meta(description="Whether processes can get their identities from it.")] = True
+    socket: Annotated[
+        str,
+        Meta(
+            description="Its Unix socket, a path of at most 107 bytes; when empty, `workload.sock` beside `socket`: "
+            "`/run/meshd/workload.sock`."
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.socket and not self.socket.startswith("/"):
+            raise ValueError(
+                f"socket: {self.socket!r} is not a path that begins with /; a socket with an abstract name could be "
+                "taken by any user while the agent is away"
+            )
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The whole file."""
 
@@ -179,6 +200,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     ] = (Discovery(FileDiscovery()),)
     proxy: Annotated[ProxySettings, Meta(description="The host's proxy.")] = ProxySettings()
     control: Annotated[ControlSettings, Meta(description="Who may use the control API.")] = ControlSettings()
+    workload_api: Annotated[
+        WorkloadApiSettings, Meta(description="The SPIFFE Workload API, for processes that have no proxy.")
+    ] = WorkloadApiSettings()
 
     def __post_init__(self) -> None:
         if not is_trust_domain(self.trust_domain):
@@ -190,6 +214,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     def node_name(self) -> str:
         """`node`, or what stands for it when it is not set."""
         return self.node or host_label()
+
+    @property
+    def workload_socket(self) -> Path | None:
+        """Where the Workload API is served; None when it is not."""
+        if not self.workload_api.enabled:
+            return None
+        return Path(self.workload_api.socket or Path(self.socket).with_name("workload.sock"))
 
 
 def host_label() -> str:

@@ -81,6 +81,7 @@ def _type_name(kind: inspect.Type) -> str:
         inspect.StrType: "text",
         inspect.IntType: "whole number",
         inspect.FloatType: "number",
+        inspect.BoolType: "`true` or `false`",
     }
     if isinstance(kind, inspect.VarTupleType):
         return f"list of {names[type(kind.item_type)]}s"

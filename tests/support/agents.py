@@ -1,12 +1,13 @@
 """An agent inside the test, with a certificate authority of its own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from discovery.file import FileSource
-from meshd.agent.agent import Agent
+from meshd.agent.agent import Agent, Service
 from meshd.agent.certificates import Signer
+from meshd.agent.core import Core
 from meshd.agent.peer import Access
 from meshd.agent.settings import ProxySettings
 from meshd.ca.local import LocalCa
@@ -14,7 +15,10 @@ from meshd.ca.local import LocalCa
 
 @asynccontextmanager
 async def local_agent(
-    directory: Path, proxy: ProxySettings | None = None, access: Access | None = None
+    directory: Path,
+    proxy: ProxySettings | None = None,
+    access: Access | None = None,
+    workload_api: Callable[[Core], Service] | None = None,
 ) -> AsyncIterator[Agent]:
     """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's. Only root and
     the test's own user may use it, unless `access` says otherwise."""
@@ -31,6 +35,7 @@ async def local_agent(
         signer=Signer(ca, ca.bundle, "embedded"),
         files=[FileSource(documents, "mesh.local")],
         proxy=proxy,
+        workload_api=workload_api,
     )
     await agent.start()
     try:

@@ -1,0 +1,124 @@
+"""The X.509-SVIDs that processes get from the Workload API: one for each workload, shared by its processes.
+
+The key is made in the agent's process, and is in no file: it has to go through the agent in any case, since a process
+that speaks the Workload API is handed its key by it, so that a child as the proxies have would keep it from nobody. It
+is kept until a successor is due, at two thirds of its life give or take, so that a process that asks again costs the CA
+nothing. There are as many as there are workloads with selectors.
+"""
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from meshd.agent.certificates import NotSigned
+from meshd.agent.core import Core
+from meshd.agent.node import JITTER, request
+from meshd.api.names import Identity, WorkloadName
+from meshd.ca import certificates
+from meshd.ca.material import when
+from meshd.client.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN_S: Final = 1.0
+RETRY_MAX_S: Final = 60.0
+
+
+class Svid(NamedTuple):
+    """An identity with the key that proves it; DER, the chain's leaf first. `serial` as the CA's deny list has it."""
+
+    identity: Identity
+    chain: bytes
+    key: bytes
+    serial: str
+    not_before: float
+    not_after: float
+
+
+@dataclass(slots=True)
+class _Held:
+    """What there is for one workload: until `due_at` nothing else is asked for, be it an SVID or why there is none."""
+
+    svid: Svid | None = None
+    error: NotSigned | None = None
+    due_at: float = 0.0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_MIN_S, RETRY_MAX_S))
+
+
+class Svids:
+    """Gets them from the CA through the agent's signer."""
+
+    def __init__(self, core: Core, draw: Callable[[float, float], float] = random.uniform) -> None:
+        self._core, self._clock, self._draw = core, core.clock, draw
+        self._held: defaultdict[WorkloadName, _Held] = defaultdict(_Held)
+
+    async def get(self, workload: WorkloadName) -> Svid:
+        """The one to use now; NotSigned when there is none. A CA that is away is asked again after a pause, and until
+        it answers what there is is used for as long as it is good."""
+        held = self._held[workload]
+        async with held.lock:  # of many processes that ask at once, one has the CA sign
+            if held.svid is not None and self._is_denied(held.svid):
+                log.warning("the CA denies the SVID %s of %s", held.svid.serial, held.svid.identity)
+                held.svid, held.due_at = None, 0.0
+            if self._clock() >= held.due_at:
+                await self._renew(workload, held)
+        if held.svid is not None and self._clock() < held.svid.not_after:
+            return held.svid
+        raise held.error or NotSigned("the certificate has expired", retry=True)
+
+    def due_in_s(self, workload: WorkloadName) -> float:
+        """How long what `get` gave is good for asking."""
+        return max(self._held[workload].due_at - self._clock(), RETRY_MIN_S)
+
+    def keep(self, workloads: frozenset[WorkloadName]) -> None:
+        """Forget the keys of all others."""
+        for workload in self._held.keys() - workloads:
+            del self._held[workload]
+
+    async def _renew(self, workload: WorkloadName, held: _Held) -> None:
+        identity = self._core.identity(workload)
+        try:
+            held.svid = await self._sign(identity)
+        except NotSigned as error:
+            held.error = error
+            held.due_at = self._clock() + held.backoff.next_s()
+            return
+        held.error = None
+        held.backoff.reset()
+        life_s = held.svid.not_after - held.svid.not_before
+        held.due_at = held.svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
+        log.info("%s: SVID for its processes, until %s", identity, when(held.svid.not_after))
+
+    async def _sign(self, identity: Identity) -> Svid:
+        key = certificates.new_key()
+        signed = await self._core.signer.sign(request(key), identity)
+        try:
+            chain = x509.load_pem_x509_certificates(signed.chain_pem.encode())
+        except ValueError as error:
+            raise NotSigned("what the CA signed is no certificate", retry=True) from error
+        form = (serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return Svid(
+            identity,
+            ders(chain),
+            key.private_bytes(*form),
+            certificates.serial(chain[0]),
+            signed.not_before,
+            signed.not_after,
+        )
+
+    def _is_denied(self, svid: Svid) -> bool:
+        peers = self._core.signer.trust.denied_peers
+        return svid.serial in peers or str(svid.identity) in peers
+
+
+def ders(found: list[x509.Certificate]) -> bytes:
+    """Certificates in DER, one after the other, as the Workload API has them."""
+    return b"".join(each.public_bytes(serialization.Encoding.DER) for each in found)
