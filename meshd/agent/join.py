@@ -78,7 +78,7 @@ async def join(
         _compare_clocks(url, ca.now, clock())
         identity = Identity.of_host(ca.trust_domain, host.name)
         held = node.read(host.key)
-        if (not_after := _member_until(held, identity, clock())) and host.bundle.exists():
+        if (not_after := _member_until(held, identity, root, clock())) and host.trusts(printed.root_hash):
             return Membership(identity, not_after, is_new=False, written=host.keep(settings))
         key = host.new_key() if held is None else held.key
         joined = await client.join(node.request(key), host.name)
@@ -156,13 +156,17 @@ class _Host:
 
     def check_bundle(self, root_hash: bytes, force: bool) -> None:
         """Problem when this host trusts another mesh's roots already, and may not be made to trust this one's."""
-        if force or not self.bundle.exists():
-            return
-        if find_root(self.bundle.read_text(encoding="utf-8", errors="replace"), root_hash) is None:
+        if not force and self.bundle.exists() and not self.trusts(root_hash):
             raise Problem(
                 f"{self.bundle}: this host trusts another CA's root: leave that mesh by removing the file, or override "
                 "it with --force"
             )
+
+    def trusts(self, root_hash: bytes) -> bool:
+        """Whether the root with that key is in this host's bundle."""
+        if not self.bundle.exists():
+            return False
+        return find_root(self.bundle.read_text(encoding="utf-8", errors="replace"), root_hash) is not None
 
     def keep(self, settings: Merged) -> tuple[Path, ...]:
         """Write the settings, if they differ from what is there: the paths written."""
@@ -205,9 +209,11 @@ def _compare_clocks(url: str, theirs: float, ours: float) -> None:
         raise Problem(f"this host's clock is {abs(ours - theirs):.0f} s {which} the one of {url}: set the clock")
 
 
-def _member_until(held: node.Node | None, identity: Identity, now: float) -> float:
-    """Until when what is held is a good certificate of that identity; 0 when it is none."""
+def _member_until(held: node.Node | None, identity: Identity, root: x509.Certificate, now: float) -> float:
+    """Until when what is held is a good certificate of that identity below that root; 0 when it is none."""
     if held is None or held.certificate is None or node.identity_of(held.certificate) != identity:
+        return 0.0
+    if not held.is_below(root):
         return 0.0
     not_after = Life.of(held.certificate).not_after
     return not_after if now < not_after else 0.0

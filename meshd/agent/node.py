@@ -10,11 +10,12 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -37,10 +38,23 @@ JITTER: Final = 0.05
 
 
 class Node(NamedTuple):
-    """`certificate` is None after a join that was interrupted."""
+    """`chain` begins with the node's certificate; it is empty after a join that was interrupted."""
 
     key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate | None
+    chain: tuple[x509.Certificate, ...]
+
+    @property
+    def certificate(self) -> x509.Certificate | None:
+        return self.chain[0] if self.chain else None
+
+    def is_below(self, root: x509.Certificate) -> bool:
+        """Whether its chain leads to that root."""
+        try:
+            for certificate, above in pairwise((*self.chain, root)):
+                certificate.verify_directly_issued_by(above)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return bool(self.chain)
 
 
 def read(file: Path) -> Node | None:
@@ -51,7 +65,7 @@ def read(file: Path) -> Node | None:
     try:
         key = serialization.load_pem_private_key(content, password=None)
         found = x509.load_pem_x509_certificates(content) if b"BEGIN CERTIFICATE" in content else []
-        node = Node(_checked(key, found), found[0] if found else None)
+        node = Node(_checked(key, found), tuple(found))
         if node.certificate is not None:
             identity_of(node.certificate)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:

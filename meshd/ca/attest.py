@@ -12,7 +12,7 @@ refused, and no other is tried in its place. What comes of it is a `Requester`, 
 import asyncio
 import hmac
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -67,9 +67,9 @@ class Attestors:
 
 
 class ByJoinToken:
-    """Join tokens of this CA, which has roots of these hashes."""
+    """Join tokens of this CA, which has roots of these hashes now."""
 
-    def __init__(self, store: Store, root_hashes: Collection[bytes]) -> None:
+    def __init__(self, store: Store, root_hashes: Callable[[], Collection[bytes]]) -> None:
         self._store, self._root_hashes = store, root_hashes
 
     async def attest(self, evidence: Evidence) -> Requester | None:
@@ -79,7 +79,7 @@ class ByJoinToken:
             printed = PrintedToken.parse(evidence.credential)
         except MalformedToken as error:
             raise NotAuthenticated(f"the join token is malformed: {error}") from error
-        if printed.root_hash not in self._root_hashes:
+        if printed.root_hash not in self._root_hashes():
             raise NotAuthenticated(f"the join token {printed.id} is of another CA")
         known = await asyncio.to_thread(self._store.join_token, printed.id)
         expected = known.secret_hash if known is not None else ""

@@ -487,6 +487,26 @@ def test_a_bundle_of_another_mesh_is_kept_unless_forced(mesh: Mesh, tmp_path: Pa
     aio.run(main())
 
 
+def test_a_ca_that_was_made_anew_is_joined_anew_by_force(mesh: Mesh, tmp_path: Path) -> None:
+    """The same trust domain and the same name: what the host holds is good by its dates, and worth nothing there."""
+
+    async def main() -> None:
+        with closing(Authority.create(tmp_path / "before", TRUST_DOMAIN, time.time())) as before:
+            with Registrar.at(tmp_path / "before") as registrar:
+                token = registrar.create_token("*", ["*/*"], 1, 60.0)[0]
+            async with served(before) as server:
+                await mesh.join(server, token)
+        async with mesh.serves() as server:
+            token = mesh.token()
+            with pytest.raises(Problem, match="--force"):
+                await mesh.join(server, token)
+            assert (await mesh.join(server, token, force=True)).is_new
+            assert not (await mesh.join(server, token)).is_new
+            await mesh.as_node(server).sign(csr(), WEB)
+
+    aio.run(main())
+
+
 def test_settings_that_are_bad_are_said_so_before_anything(mesh: Mesh) -> None:
     file = mesh.places("vm1").settings
     file.parent.mkdir(parents=True)

@@ -113,6 +113,7 @@ def test_a_machine_becomes_a_member_by_one_command(mesh: Mesh) -> None:
     assert status.ca.healthy
     listed = says("ca", "token", "list", "--state-dir", mesh.ca)
     assert re.search(r"used-up +\* +1/1 .* default/web", listed)
+    assert re.search(r"vm1 +good +\d+s +\d+s +6d23h +token:", says("ca", "node", "list", "--state-dir", mesh.ca))
     assert re.search(r"vm1 +default/web +token:", says("ca", "entry", "list", "--state-dir", mesh.ca))
     assert re.search(r"ns/default/sa/web +vm1 .* denied", says("ca", "issued", "list", "--state-dir", mesh.ca))
     assert re.search(

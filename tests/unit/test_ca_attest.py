@@ -47,7 +47,7 @@ def server() -> bytes:
 
 
 def attest(store: SqliteStore, credential: str = "", certificate: bytes = b"") -> Requester:
-    attestors = Attestors((ByNodeCertificate(store), ByJoinToken(store, {ROOT_HASH}), BySharedToken(store)))
+    attestors = Attestors((ByNodeCertificate(store), ByJoinToken(store, lambda: {ROOT_HASH}), BySharedToken(store)))
     return aio.run(attestors.attest(Evidence(credential, certificate, "192.0.2.7")))
 
 
