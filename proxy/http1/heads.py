@@ -353,7 +353,7 @@ def _forwarded_request(
     elif fields.authority is None and method != b"CONNECT":
         kept = [b"Host:", *kept]  # HTTP/1.0 may be without one, HTTP/1.1 may not (RFC 9110, section 7.2)
     if upgrade:
-        kept = _without_length(kept)  # a length of 0: in HTTP/2 the bytes of the other protocol would contradict it
+        kept = without_length(kept)  # a length of 0: in HTTP/2 the bytes of the other protocol would contradict it
     lines = [b"%b %b HTTP/1.1" % (method, form), *kept]
     if fields.length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
@@ -361,7 +361,8 @@ def _forwarded_request(
     return b"\r\n".join(lines) + b"\r\n"
 
 
-def _without_length(lines: list[bytes]) -> list[bytes]:
+def without_length(lines: list[bytes]) -> list[bytes]:
+    """The lines without one that promises content, where there is none."""
     return [line for line in lines if line[:15].lower() != b"content-length:"]
 
 
@@ -379,18 +380,20 @@ def parse_response(head: bytes, from_proxy: bool = False) -> ResponseHead:
     if status == 101:
         return _switching(lines[0], fields, minor)
     length = UNTIL_CLOSE if fields.length is None else fields.length
-    verbatim = minor == 1 and not fields.dropped
-    forward = (head if verbatim else b"\r\n".join([b"HTTP/1.1 " + lines[0][9:], *fields.kept])) + b"\r\n"
     alive = fields.keeps_alive(minor) and length != UNTIL_CLOSE
     if status in (204, 304) or status < 200:
         alive = fields.keeps_alive(minor)
+        if status != 304 and fields.length is not None:  # a caller might wait for what it promises
+            fields.dropped, fields.kept = True, without_length(fields.kept)
+    verbatim = minor == 1 and not fields.dropped
+    forward = (head if verbatim else b"\r\n".join([b"HTTP/1.1 " + lines[0][9:], *fields.kept])) + b"\r\n"
     return ResponseHead(status, minor, length, alive, forward, verbatim, False)
 
 
 def _switching(status_line: bytes, fields: _Fields, minor: int) -> ResponseHead:
     """A 101. It has no content, whatever it says (RFC 9110, sections 6.4.1 and 8.6)."""
     upgrade = fields.upgrade(minor)
-    lines = [b"HTTP/1.1 " + status_line[9:], *_without_length(fields.kept), *connection_lines(False, upgrade)]
+    lines = [b"HTTP/1.1 " + status_line[9:], *without_length(fields.kept), *connection_lines(False, upgrade)]
     return ResponseHead(101, minor, 0, False, b"\r\n".join(lines) + b"\r\n", False, False, upgrade)
 
 

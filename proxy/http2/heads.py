@@ -268,7 +268,7 @@ def response(fields: list[Field], from_proxy: bool) -> ResponseHead:
     if len(status) != 3 or not status.isdigit() or status < b"100":
         raise BadHead("no :status, or one that is not three digits")
     lines = [b"HTTP/1.1 %b %b" % (status, _REASONS.get(status, b"")), *found.lines]
-    if found.length is not None:
+    if found.length is not None and status[:1] != b"1" and status != b"204":  # which have none (RFC 9110, section 8.6)
         lines.append(b"content-length: %d" % found.length)
     upgrade = found.upgraded(from_proxy) if status == b"200" else b""
     if upgrade:

@@ -308,6 +308,8 @@ def test_responses_that_are_refused(head: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", CHUNKED, True, False, b"HTTP/1.1 200 OK\r\n"),
         (b"HTTP/1.1 204 No Content", UNTIL_CLOSE, True, True, b"HTTP/1.1 204 No Content\r\n"),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9", 9, True, True, None),
+        (b"HTTP/1.1 204 None\r\nContent-Length: 9\r\nX: y", 9, True, False, b"HTTP/1.1 204 None\r\nX: y\r\n"),
+        (b"HTTP/1.1 103 Hints\r\nContent-Length: 0", 0, True, False, b"HTTP/1.1 103 Hints\r\n"),
         (b"HTTP/1.1 200 OK\r\nConnection: X\r\nX: 1\r\nContent-Length: 0", 0, True, False, None),
     ],
 )
