@@ -116,7 +116,6 @@ class Http2Connection(Engine, asyncio.Protocol):
     def _send_gathered(self) -> None:
         """Send what is in `out`: what is small together, what is large as it is."""
         self.large = False
-        pieces: list[bytes | memoryview] = []
         small: list[bytes | memoryview] = []
         for data in self.out:
             self._tcp.written_bytes += len(data)
@@ -124,12 +123,11 @@ class Http2Connection(Engine, asyncio.Protocol):
                 small.append(data)
                 continue
             if small:
-                pieces.append(b"".join(small))
+                self.transport.write(b"".join(small))
                 small.clear()
-            pieces.append(data)
+            self.transport.write(data)  # by itself: TLS keeps a buffer as large as what it was given at once
         if small:
-            pieces.append(b"".join(small))
-        self.transport.writelines(pieces)
+            self.transport.write(b"".join(small))
 
     def sweep(self, now: float) -> None:
         """See `proxy.sweep.Swept`."""
