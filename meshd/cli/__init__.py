@@ -14,6 +14,7 @@ VERBS = {
     "ca": "meshd.cli.ca",
     "completion": "meshd.cli.completion",
     "demo": "meshd.cli.demo",
+    "identity": "meshd.cli.identity",
     "join": "meshd.cli.join",
     "run": "meshd.cli.run",
     "status": "meshd.cli.status",
