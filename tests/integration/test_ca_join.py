@@ -500,6 +500,7 @@ def test_a_ca_that_was_made_anew_is_joined_anew_by_force(mesh: Mesh, tmp_path: P
             token = mesh.token()
             with pytest.raises(Problem, match="--force"):
                 await mesh.join(server, token)
+            (mesh.directory / "vm1" / "etc" / "bundle.pem").write_text(mesh.authority.bundle_pem)  # as someone may have
             assert (await mesh.join(server, token, force=True)).is_new
             assert not (await mesh.join(server, token)).is_new
             await mesh.as_node(server).sign(csr(), WEB)
@@ -537,3 +538,77 @@ def test_when_one_ca_is_away_another_is_asked(mesh: Mesh) -> None:
             await both.sign(csr(), WEB)  # the one that answered last is asked first
 
     aio.run(main())
+
+
+# --- over the life of a node ---------------------------------------------------------------------------------------
+
+
+def test_a_node_renews_itself_and_goes_on_with_the_new_certificate(mesh: Mesh) -> None:
+    async def main() -> None:
+        async with mesh.serves() as server:
+            await mesh.join(server, mesh.token())
+            file = mesh.directory / "vm1" / "state" / "node.key"
+            before = node.read(file)
+            later = 0.0
+            source = node.NodeSource(Failover([mesh.as_node(server)]), file, lambda: time.time() + later)
+            await source.health()
+            assert (found := node.read(file)) is not None
+            assert before is not None
+            assert found.chain == before.chain
+            later = 5 * 86400.0
+            await source.health()
+            after = node.read(file)
+            assert after is not None
+            assert after.chain[0] != before.chain[0]
+            with Registrar.at(mesh.directory / "ca") as registrar:  # so that it is known which of them is shown
+                registrar.deny_serial(certificates.serial(before.chain[0]), "replaced")
+                (known,) = registrar.store.nodes()
+            await source.sign(csr(), WEB)
+            assert known.key_hash == certificates.key_hash(after.chain[0].public_key()).hex()
+
+    aio.run(main())
+    assert [line["action"] for line in mesh.audited()[-3:]] == ["renew", "revoke", "sign"]
+
+
+def test_a_denied_node_gets_nothing_more(mesh: Mesh) -> None:
+    async def main() -> None:
+        async with mesh.serves() as server:
+            await mesh.join(server, mesh.token())
+            vm1 = mesh.as_node(server)
+            await vm1.sign(csr(), WEB)
+            with Registrar.at(mesh.directory / "ca") as registrar:
+                assert registrar.deny_node("vm1", "stolen") == 2
+            for identity in (WEB, VM1):
+                with pytest.raises(Forbidden, match="the node vm1 is denied: stolen"):
+                    await vm1.sign(csr(), identity)
+            again = CaClient(f"https://{server.address}", mesh.authority.bundle_pem, mesh.token("vm1"))
+            with pytest.raises(Forbidden, match="the node vm1 is denied: stolen"):
+                await again.join(csr(), "vm1")
+
+    aio.run(main())
+    assert [line["decision"] for line in mesh.audited() if line["action"] in {"sign", "join"}][-3:] == ["refused"] * 3
+
+
+def test_what_cannot_be_audited_does_not_leave_the_ca(mesh: Mesh) -> None:
+    """Neither a certificate nor a refusal; a token that was used meanwhile is good again for the same key."""
+    log, aside = mesh.directory / "ca" / "audit.log", mesh.directory / "aside"
+
+    async def main() -> None:
+        async with mesh.serves() as server:
+            token = mesh.token()
+            agent = CaClient(f"https://{server.address}", mesh.authority.bundle_pem, TOKEN)
+            log.rename(aside)
+            log.mkdir()
+            for ask in (agent.sign(csr(), WEB), agent.sign("no CSR", WEB)):
+                with pytest.raises(Unreachable, match="the CA cannot sign now"):
+                    await ask
+            with pytest.raises(Problem, match="the CA cannot sign now"):
+                await mesh.join(server, token)
+            assert mesh.tokens()[0].used == 1
+            log.rmdir()
+            aside.rename(log)
+            await agent.sign(csr(), WEB)
+            assert (await mesh.join(server, token)).is_new
+
+    aio.run(main())
+    assert mesh.tokens()[0].used == 1

@@ -345,6 +345,29 @@ def test_a_database_that_another_program_holds_may_be_had_again_later(
         store.add(issued("01"))
 
 
+def test_two_that_write_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    """Each looks before it writes: without the write lock from the beginning one of them would be told to go away."""
+    SqliteStore.create(tmp_path / "ca.db").close()
+    failed: list[Exception] = []
+
+    def write(name: str) -> None:
+        try:
+            with closing(SqliteStore.open(tmp_path / "ca.db")) as store:
+                for number in range(30):
+                    store.add_entry(Entry(f"{name}{number}", name, f"default/w{number}", "operator", NOW))
+        except (Unreachable, Conflict) as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("vm1", "vm2", "vm3")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    with closing(SqliteStore.open(tmp_path / "ca.db")) as store:
+        assert len(store.entries()) == 90
+
+
 def test_a_full_disk_loses_nothing_and_may_pass(tmp_path: Path) -> None:
     file = tmp_path / "ca.db"
     SqliteStore.create(file).close()
