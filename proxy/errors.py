@@ -28,6 +28,9 @@ class Bound(StrEnum):
     WINDOW_STALL = "window stall"
     COMPRESSION = "compression"
     DISGUISED = "http as opaque"
+    ANSWER = "malformed answer"
+    ANSWER_SIZE = "answer head too large"
+    ENDPOINT = "endpoint protocol error"
     DENIED = "denied"
 
 
@@ -56,7 +59,10 @@ class Failure(Enum):
     CLOSED = ProxyError(502, "i/o", "the service closed the connection before it answered")
     TIMED_OUT = ProxyError(504, "response timeout", "the service did not answer in time")
     UNREAD = ProxyError(504, Bound.UNREAD, "the service did not read the request in time")
-    BAD_RESPONSE = ProxyError(502, "unexpected", "the service's answer is not HTTP/1.1")
+    BAD_RESPONSE = ProxyError(502, Bound.ANSWER, "the service's answer is not well-formed HTTP")
+    LARGE_RESPONSE = ProxyError(502, Bound.ANSWER_SIZE, "the head of the service's answer is too large")
+    BAD_ENDPOINT = ProxyError(502, Bound.ENDPOINT, "the service does not keep to HTTP/2")
+    SILENT = ProxyError(504, Bound.SILENT, "the service's proxy has gone silent")
     LOOP = ProxyError(508, "gateway loop", "the address is this proxy's own")
     NO_CALLER = ProxyError(
         403, "identity required", "the proxy serves several workloads and cannot tell which is calling"
@@ -84,3 +90,12 @@ def response(status: int, text: str, *, close: bool, unsent: bool = False, head_
         b"connection: close\r\n" if close else b"",
         b"" if head_only else body,
     )
+
+
+CONNECTION_LOST = frozenset((Failure.CLOSED, Failure.BAD_ENDPOINT, Failure.SILENT))
+"""Those that end a connection with all that is under way on it, whatever each request was."""
+
+
+def of_answer(status: int) -> Failure:
+    """Why an answer whose head is refused, with what a request would be answered, is none."""
+    return Failure.LARGE_RESPONSE if status == 431 else Failure.BAD_RESPONSE

@@ -23,7 +23,7 @@ from typing import Final
 
 from proxy.destination import Destination
 from proxy.endpoint import LiveEndpoint
-from proxy.errors import Failure
+from proxy.errors import CONNECTION_LOST, Failure
 from proxy.http1.heads import RequestHead, ResponseHead
 from proxy.rules import IDEMPOTENT, MAX_KEPT_BYTES, Rules
 from proxy.seams import Caller, Client, Connector, End
@@ -428,7 +428,7 @@ class Exchange:
             log.debug("%s: %s", self.route.destination.name, error)
         client, self.client = self.client, None
         now = monotonic()
-        again = not self.responding and client is not None and failure is Failure.CLOSED
+        again = not self.responding and client is not None and failure in CONNECTION_LOST
         again = again and client is not None and self._may_replay(client, unsent or self._unsent)
         self._unsent = False
         if not again and self.live is not None:

@@ -8,7 +8,7 @@ import asyncio
 from typing import Final, cast
 
 from proxy.endpoint import LiveEndpoint
-from proxy.errors import Failure
+from proxy.errors import Failure, of_answer
 from proxy.exchange import Exchange
 from proxy.http1.bodies import BadBody, BodyReader, ChunkedReader, LengthReader, UntilCloseReader, chunk, last_chunk
 from proxy.http1.heads import CHUNKED, MAX_HEAD_BYTES, UNTIL_CLOSE, BadHead, HeadTable, ResponseHead, parse_response
@@ -123,7 +123,7 @@ class ClientConnection(asyncio.Protocol):
                 self._buffer = data
                 self._scanned = max(0, len(data) - 3)
                 if len(data) > MAX_HEAD_BYTES:
-                    self._broken(f"a response head of more than {MAX_HEAD_BYTES} bytes")
+                    self._broken(f"a response head of more than {MAX_HEAD_BYTES} bytes", Failure.LARGE_RESPONSE)
                 return
             raw = data[:end]
             head = responses.get(raw)
@@ -131,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
                 try:
                     head = responses.parse(raw)
                 except BadHead as error:
-                    self._broken(error.reason)
+                    self._broken(error.reason, of_answer(error.status))
                     return
             if head.status >= 200:
                 break

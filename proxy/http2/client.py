@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from proxy.endpoint import LiveEndpoint
-from proxy.errors import Bound, Failure
+from proxy.errors import Bound, Failure, of_answer
 from proxy.exchange import Exchange
 from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, ResponseHead
 from proxy.http2 import heads
@@ -89,7 +89,7 @@ class Http2Client(Http2Connection):
         except CompressionError as error:
             raise ProtocolError(Code.COMPRESSION_ERROR, str(error), Bound.COMPRESSION) from error
         except FieldsTooLarge as error:
-            raise BadHead("a head that is too large") from error
+            raise BadHead("a head that is too large", 431) from error
 
     def trailers(self, block: bytes) -> bytes:
         """The lines of the trailer section that block holds. BadHead; ProtocolError."""
@@ -116,11 +116,37 @@ class Http2Client(Http2Connection):
         if self.going_away:
             self._close_if_idle()
 
+    def broken(self, error: ProtocolError) -> None:
+        endpoint = self._live.endpoint
+        log.warning(
+            "%s:%d does not keep to HTTP/2: its connection is ended: %s", endpoint.address, endpoint.port, error
+        )
+        self._lose(Failure.BAD_ENDPOINT, str(error))
+
+    def break_off(self, stream: Stream, code: Code) -> None:
+        """See `Engine.break_off`."""
+        if isinstance(stream, ClientStream):
+            stream.give_up(code, Failure.BAD_ENDPOINT, f"a stream that ended with {code.name}")
+        else:
+            super().break_off(stream, code)
+
+    def unread(self) -> None:
+        self._lose(Failure.UNREAD, "nothing of what was sent has been read for a while")
+
     def lost(self) -> None:
+        self._lose(Failure.CLOSED, "the connection was lost")
+
+    def _lose(self, failure: Failure, reason: str) -> None:
+        """It is over, or will be at once, and with it what is under way."""
         self._live.unshare(self)
-        for stream in tuple(self.streams.values()):
-            stream.on_reset(Code.CONNECT_ERROR, False)
+        streams = tuple(self.streams.values())
         self.streams.clear()
+        self._waiting.clear()
+        for stream in streams:
+            if isinstance(stream, ClientStream):
+                stream.on_lost(failure, reason)
+            else:
+                stream.on_reset(Code.CONNECT_ERROR, False)
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
@@ -128,6 +154,7 @@ class Http2Client(Http2Connection):
         if self.proxy and self.vanished(now, SILENT_S, ANSWER_S):
             endpoint = self._live.endpoint
             log.warning("%s at %s has gone silent: its connection is given up", endpoint.identity, endpoint.address)
+            self._lose(Failure.SILENT, "the other proxy has gone silent")
             self.transport.abort()
         if self.streams or not self._idle_since:
             self._idle_since = now
@@ -191,6 +218,13 @@ class ClientStream(Stream):
     # --- from the engine
 
     def on_headers(self, block: bytes, ended: bool) -> None:
+        try:
+            self._take_block(block, ended)
+        except ProtocolError:
+            self.engine.open(self)  # it may have ended with this, and is to hear with the others what becomes of them
+            raise
+
+    def _take_block(self, block: bytes, ended: bool) -> None:
         connection = self.engine
         assert isinstance(connection, Http2Client)
         exchange = self._exchange
@@ -198,7 +232,7 @@ class ClientStream(Stream):
             try:
                 lines = connection.trailers(block)
             except BadHead as error:
-                self._broken(error.reason)
+                self._refused(error)
                 return
             if not ended or self._left > 0:
                 self._broken("trailers that do not end the message, or come before its end")
@@ -208,7 +242,7 @@ class ClientStream(Stream):
         try:
             head = connection.read(block)
         except BadHead as error:
-            self._broken(error.reason)
+            self._refused(error)
             return
         if exchange is None:
             return
@@ -273,14 +307,22 @@ class ClientStream(Stream):
             self.reset(Code.NO_ERROR)
 
     def _broken(self, reason: str) -> None:
-        self._give_up(Code.PROTOCOL_ERROR, Failure.BAD_RESPONSE, reason)
+        self.give_up(Code.PROTOCOL_ERROR, Failure.BAD_RESPONSE, reason)
+
+    def _refused(self, error: BadHead) -> None:
+        self.give_up(Code.PROTOCOL_ERROR, of_answer(error.status), error.reason)
 
     def on_shut(self) -> None:
-        self._give_up(Code.CANCEL, Failure.UNREAD, "the window stays shut")
+        self.give_up(Code.CANCEL, Failure.UNREAD, "the window stays shut")
 
-    def _give_up(self, code: Code, failure: Failure, reason: str) -> None:
-        exchange, self._exchange = self._exchange, None
+    def give_up(self, code: Code, failure: Failure, reason: str) -> None:
+        """Reset it, and tell the exchange why."""
         self.reset(code)
+        self.on_lost(failure, reason)
+
+    def on_lost(self, failure: Failure, reason: str) -> None:
+        """There is no stream any more."""
+        exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.lost(failure, ConnectionError(reason))
 

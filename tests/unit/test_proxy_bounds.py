@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from proxy.errors import Bound
-from proxy.http1.heads import MAX_HEAD_BYTES
+from proxy.exchange import MAX_INTERIM
+from proxy.http1.heads import MAX_FIELDS, MAX_HEAD_BYTES
 from proxy.http1.server import HEAD_S
 from proxy.http2 import frames
 from proxy.http2.engine import MAX_CONTINUATIONS, MAX_IDLE_FRAMES, MAX_RESETS, MAX_SETTINGS, MAX_STREAMS, STREAM_WINDOW
@@ -108,3 +109,58 @@ def test_of_http1_in_the_midst_of_an_answer() -> None:
     caller.says(b"x\r\n")
     assert caller.aborted
     assert [found for found, _ in rig.refusals] == [Bound.MALFORMED]
+
+
+# --- what endpoints do
+
+OF_HTTP1 = {
+    "no HTTP": (Bound.ANSWER, b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    "two framings": (Bound.ANSWER, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    "interim answers without end": (Bound.ANSWER, b"HTTP/1.1 103 Hints\r\n\r\n" * (MAX_INTERIM + 1)),
+    "an endless head": (Bound.ANSWER_SIZE, b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD_BYTES),
+    "many fields": (Bound.ANSWER_SIZE, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * (MAX_FIELDS + 1) + b"\r\n"),
+}
+
+
+@pytest.mark.parametrize(("bound", "answer"), OF_HTTP1.values(), ids=OF_HTTP1.keys())
+def test_of_an_endpoint_of_http1(bound: Bound, answer: bytes) -> None:
+    rig = Rig()
+    caller = rig.call()
+    caller.says(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n")
+    rig.open().says(answer)
+    assert b"HTTP/1.1 502 " in caller.heard()
+    assert rig.stats.errors == {("outbound", "http", bound): 1}
+    assert rig.refusals == [], "the caller did nothing"
+
+
+ANSWERED = frames.headers(1, encode([(b":status", b"200")]), False)
+OF_HTTP2 = {
+    "no status": (Bound.ANSWER, frames.headers(1, encode([(b"a", b"b")]), True)),
+    "a large head": (
+        Bound.ANSWER_SIZE,
+        frames.headers(1, encode([(b":status", b"200"), *[(b"x", b"y" * 100)] * 600]), True),
+    ),
+    "PING": (Bound.ENDPOINT, frame(PING, 0, 0, bytes(8)) * (MAX_IDLE_FRAMES + 1)),
+    "a broken block": (Bound.ENDPOINT, frames.headers(1, b"\x80", True)),
+    "a window beyond all bounds": (Bound.ENDPOINT, window_update(0, 2**31 - 1)),
+    "a stream's window beyond all bounds": (Bound.ENDPOINT, window_update(1, 2**31 - 1)),
+    "more than it may send": (Bound.ENDPOINT, ANSWERED + data(1, b"x" * (2 * STREAM_WINDOW))),
+    "a stream that it opens": (Bound.ENDPOINT, frames.headers(2, encode([(b":status", b"200")]), True)),
+}
+
+
+@pytest.mark.parametrize(("bound", "answer"), OF_HTTP2.values(), ids=OF_HTTP2.keys())
+def test_of_an_endpoint_of_http2(bound: Bound, answer: bytes) -> None:
+    async def conversation() -> None:
+        rig = H2Rig()
+        caller = await rig.caller(initial_window_size=0)
+        caller.says(request(1))
+        endpoint = await rig.open_h2()
+        endpoint.says(answer)
+        fields, _, _, code = await caller.hears_on(1)
+        assert code is not None or dict(fields)[b":status"] == b"502"
+        assert rig.stats.errors == {("outbound", "http", bound): 1}
+        assert rig.refusals == []
+        assert rig.pending == 0
+
+    run(conversation())

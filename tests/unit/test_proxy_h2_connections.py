@@ -454,7 +454,8 @@ async def test_a_proxy_that_says_nothing_is_asked_whether_it_is_there_and_left_i
     rig.tick(14.0)
     assert endpoint.wire.is_closing()
     endpoint.wire.settle()
-    assert dict((await caller.hears_on(1))[0])[b":status"] == b"502"
+    assert dict((await caller.hears_on(1))[0])[b":status"] == b"504"
+    assert rig.stats.errors == {("outbound", "http", Bound.SILENT): 1}
     assert rig.pending == 0
 
 
