@@ -12,6 +12,7 @@ from meshd.api.problems import Misuse, Problem
 VERBS = {
     "agent": "meshd.cli.agent",
     "ca": "meshd.cli.ca",
+    "check": "meshd.cli.check",
     "completion": "meshd.cli.completion",
     "demo": "meshd.cli.demo",
     "identity": "meshd.cli.identity",

@@ -1,0 +1,82 @@
+"""`meshd check`: whether this host can take part in its mesh, and what is going to be wrong soon."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import uvloop
+
+from meshd.agent.settings import SETTINGS_FILE
+from meshd.agent.settings_file import load_settings
+from meshd.api.control import GetStatus, Status
+from meshd.api.loading import ConfigurationError
+from meshd.api.problems import Problem
+from meshd.client import sockets
+from meshd.client.connection import ControlConnection
+
+if TYPE_CHECKING:
+    from meshd.agent.checks import Check
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help=f"The agent's settings file. Default: {SETTINGS_FILE}")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it."
+)
+def command(config: Path | None, output: str) -> None:
+    """Check this host: its configuration, the agent, roots, issuer and certificates, and the CA.
+
+    Run it as the agent's user, which can read what only that may. Where there are no settings, the agent of `meshd run`
+    is looked at, and nothing else. Nothing is changed.
+
+    Exit status: 0 when nothing is wrong (warnings, ‼, are what will be), 1 when something is (×).
+    """
+    from meshd.view.check import as_data, as_text, is_well  # noqa: PLC0415 - other verbs need no X.509
+
+    logging.disable()  # what is wrong is printed
+    file = config or Path(SETTINGS_FILE)
+    found = uvloop.run(_embedded() if config is None and not file.exists() else _host(file.absolute()))
+    click.echo(json.dumps(as_data(found), indent=2) + "\n" if output == "json" else as_text(found), nl=False)
+    if not is_well(found):
+        raise SystemExit(Problem.exit_status)
+
+
+async def _host(file: Path) -> "list[Check]":
+    from meshd.agent import checks  # noqa: PLC0415
+
+    found = [*checks.configuration(file)]
+    try:
+        settings = load_settings(file)
+        found += checks.agent(await _status(Path(settings.socket)), time.time())
+        bundle_pem = checks.bundle_in_force(settings, file)
+    except ConfigurationError:  # the first check has said so
+        return found
+    except Problem as problem:
+        what = "meshd-identity", "what the CA said last of its roots can be read"
+        return [*found, checks.Check(*what, "error", str(problem))]
+    found += checks.identity(settings, bundle_pem, time.time())
+    found += await checks.authority(settings, bundle_pem)
+    return found
+
+
+async def _embedded() -> "list[Check]":
+    from meshd.agent import checks  # noqa: PLC0415
+
+    return [*checks.agent(await _status(None), time.time())]
+
+
+async def _status(socket: Path | None) -> Status | Problem:
+    try:
+        connection = await ControlConnection.connect(sockets.find(socket, os.environ))
+    except Problem as problem:
+        return problem
+    try:
+        return await connection.call(GetStatus(), Status)
+    except Problem as problem:
+        return problem
+    finally:
+        await connection.close()

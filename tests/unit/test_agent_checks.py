@@ -1,0 +1,140 @@
+"""`meshd check`: what is an error, what a warning, and how both are laid out."""
+
+from datetime import timedelta
+
+import pytest
+
+from meshd.agent.checks import Check, agent, clocks, identity
+from meshd.agent.settings import Settings
+from meshd.api.control import Golden, Health, Status, WorkloadStatus
+from meshd.api.problems import Problem
+from meshd.view.check import as_data, as_text, is_well
+from tests.support.bundles import MADE, root
+
+NOW = MADE.timestamp() + 3600
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("ca_now", "result", "message"),
+    [
+        (100.0, "success", ""),
+        (102.0, "success", ""),  # it may have been asked at any time between
+        (98.0, "success", ""),
+        (70.0, "success", ""),
+        (69.0, "warning", "this host's clock is 31 s ahead of the CA's"),
+        (135.0, "warning", "this host's clock is 31 s behind the CA's"),
+        (39.0, "error", "this host's clock is 61 s ahead of the CA's"),
+        (3704.0, "error", "this host's clock is 3600 s behind the CA's"),
+    ],
+)
+def test_clocks(ca_now: float, result: str, message: str) -> None:
+    found = clocks(ca_now, before=100.0, after=104.0, url="https://ca")
+    assert (found.result, found.message) == (result, message)
+
+
+@pytest.mark.parametrize(
+    ("life_days", "results"),
+    [
+        (3650, ["success", "success"]),
+        (61, ["success", "success"]),
+        (59, ["success", "warning"]),
+        (0, ["error", "success"]),
+    ],
+)
+def test_roots_that_expire(life_days: int, results: list[str]) -> None:
+    settings = Settings(trust_domain="prod.example", node="vm1", state_dir="/nowhere")
+    found = list(identity(settings, root(life=timedelta(days=life_days, seconds=60)), NOW))
+    assert [each.result for each in found] == results
+
+
+def test_one_root_of_two_that_expires_is_named() -> None:
+    settings = Settings(trust_domain="prod.example", node="vm1", state_dir="/nowhere")
+    bundle = root() + root(life=timedelta(days=30))
+    _, soon = identity(settings, bundle, NOW)
+    assert soon.result == "warning"
+    assert soon.message.count("expires at 2026-03-31 12:00:00Z") == 1
+
+
+def workload(not_after: float, error: str = "") -> WorkloadStatus:
+    return WorkloadStatus(
+        "default", "web", "spiffe://x/ns/default/sa/web", (), 1, "", "", "", (), not_after, error, Golden()
+    )
+
+
+def status(*workloads: WorkloadStatus, configuration: tuple[str, ...] = ()) -> Status:
+    return Status(
+        node="vm1",
+        trust_domain="x",
+        version="0",
+        mode="host",
+        pid=1,
+        started_at=0.0,
+        ca=Health("ca", healthy=True),
+        discovery=(),
+        configuration=configuration,
+        workloads=workloads,
+        edges=(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "results"),
+    [
+        (Problem("no agent answers"), ["error"]),
+        (status(), ["success", "success", "success"]),
+        (status(workload(NOW + 1)), ["success", "success", "success"]),
+        (status(workload(NOW + 1, "the CA is away")), ["success", "success", "warning"]),
+        (status(workload(NOW - 1, "the CA is away")), ["success", "success", "error"]),
+        (status(workload(0.0)), ["success", "success", "error"]),
+        (status(configuration=("web.yaml: bad",)), ["success", "warning", "success"]),
+    ],
+)
+def test_the_agent(seen: Status | Problem, results: list[str]) -> None:
+    assert [each.result for each in agent(seen, NOW)] == results
+
+
+FOUND = [
+    Check("meshd-agent", "the agent answers"),
+    Check("meshd-agent", "it has nothing to complain of", "warning", "a: bad\nb: bad", "correct them"),
+    Check("meshd-ca", "the CA answers", "error", "it is away"),
+]
+
+
+def test_it_looks_as_linkerd_check_does() -> None:
+    assert (
+        as_text(FOUND)
+        == """\
+meshd-agent
+-----------
+√ the agent answers
+‼ it has nothing to complain of
+    a: bad
+    b: bad
+    hint: correct them
+
+meshd-ca
+--------
+× the CA answers
+    it is away
+
+Status check results are ×
+"""
+    )
+    assert as_text(FOUND[:2]).endswith("\nStatus check results are √\n")
+    assert is_well(FOUND[:2])
+
+
+def test_it_is_data_with_the_keys_of_linkerd_check() -> None:
+    data = as_data(FOUND)
+    assert data["success"] is False
+    assert [each["categoryName"] for each in data["categories"]] == ["meshd-agent", "meshd-ca"]
+    assert data["categories"][0]["checks"] == [
+        {"description": "the agent answers", "result": "success"},
+        {
+            "description": "it has nothing to complain of",
+            "hint": "correct them",
+            "error": "a: bad\nb: bad",
+            "result": "warning",
+        },
+    ]
