@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from fuzz import http1, http2, mesh
+from fuzz import ca, http1, http2, mesh
 
 
 class Target(NamedTuple):
@@ -30,4 +30,6 @@ TARGETS: Final = {
     "mesh_records": Target(mesh.records, mesh.RECORDS),
     "first_bytes": Target(mesh.first_bytes, mesh.FIRST_BYTES),
     "client_hello": Target(mesh.client_hellos, mesh.HELLOS),
+    "ca_token": Target(ca.token, ca.TOKENS),
+    "ca_request": Target(ca.request, ca.REQUESTS),
 }
