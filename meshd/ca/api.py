@@ -90,7 +90,7 @@ class Api:
         )
         self._mesh = Attestors((ByNodeCertificate(store), BySharedToken(store)))
         """Those who may wait for news; of these the CA knows itself whether it knows them."""
-        self.following = Following(store)
+        self.following = Following(store, limits.waiting)
         self._requests = 0
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         self.application.add_routes(

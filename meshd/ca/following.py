@@ -18,14 +18,11 @@ LOOK_EVERY_S: Final = 1.0
 LONGEST_WAIT_S: Final = 20.0
 """Below what a connection may live (`meshd.ca.limits`), with time for its handshake and its answer."""
 
-MAX_WAITING: Final = 2048
-"""Each holds a connection. Above it answers come at once, and agents ask now and then."""
-
 
 class Following:
     """The store's sequence number, followed. `run` is to run for as long as anyone may wait."""
 
-    def __init__(self, store: Store, look_every_s: float = LOOK_EVERY_S, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, store: Store, max_waiting: int, look_every_s: float = LOOK_EVERY_S) -> None:
         self._store, self._look_every_s, self._max = store, look_every_s, max_waiting
         self._sequence = 0
         self._waiting: set[asyncio.Event] = set()

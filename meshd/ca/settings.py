@@ -34,6 +34,14 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
         float, Meta(gt=0, description="Requests per second of one address that prove nothing, in the long run.")
     ] = 0.5
     failure_burst: Annotated[int, Meta(ge=1, description="As many at once.")] = 30
+    waiting: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Agents that wait for news of denials at once. Each takes some 60 KB of the CA's memory; those "
+            "above it ask every 10 to 20 seconds instead.",
+        ),
+    ] = 2048
 
 
 _MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -10,11 +10,14 @@ import aiohttp
 import pytest
 from cryptography import x509
 
+from meshd.api.names import Address
 from meshd.ca import certificates
 from meshd.ca.authority import Authority
 from meshd.ca.following import Following
 from meshd.ca.local import LocalCa
 from meshd.ca.registrar import Registrar
+from meshd.ca.server import CaServer
+from meshd.ca.settings import CaDaemonSettings, LimitSettings
 from meshd.ca.source import Forbidden
 from meshd.ca.wire import Denial
 from tests.support import aio
@@ -107,6 +110,20 @@ def test_above_its_bound_no_one_more_waits(authority: Authority) -> None:
         await asyncio.gather(first, return_exceptions=True)
         async with asyncio.timeout(5):
             await following.newer(now, 0.01)  # its place is free again
+
+    aio.run(main())
+
+
+def test_how_many_may_wait_is_a_setting(authority: Authority) -> None:
+    async def main() -> None:
+        none = CaDaemonSettings(LimitSettings(waiting=0))
+        server = CaServer(authority, Address("127.0.0.1", 0), settings=none)
+        await server.start()
+        try:
+            async with asyncio.timeout(10):
+                await client(server, authority.bundle_pem).news(authority.store.sequence())
+        finally:
+            await server.stop()
 
     aio.run(main())
 
