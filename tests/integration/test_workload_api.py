@@ -18,7 +18,7 @@ import pytest
 from meshd.agent.agent import Agent
 from meshd.agent.core import Core
 from meshd.agent.trust import Trust
-from meshd.agent.workload.server import WorkloadServer
+from meshd.agent.workload.server import MAX_CONNECTIONS_OF_A_USER, WorkloadServer
 from meshd.agent.workload.svids import Svids
 from meshd.api.names import WorkloadName
 from meshd.ca.wire import Denial
@@ -63,6 +63,24 @@ with WorkloadApiClient('unix://' + socket, default_timeout=10) as client:
         following = client.stream_x509_contexts(said, failed, retry_connect=False)
         sys.stdin.read()
         following.cancel()
+"""
+
+
+MANY = """
+import os, socket, sys
+os.setuid(65534)
+opened = []
+for _ in range(int(sys.argv[2])):
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(sys.argv[1])
+    connection.settimeout(10)
+    opened.append(connection)
+def is_served(connection):
+    try:
+        return connection.recv(9) != b''
+    except ConnectionResetError:
+        return False
+print(sum(map(is_served, opened)))
 """
 
 
@@ -207,6 +225,17 @@ def test_a_stream_ends_when_documents_select_its_process_no_more(directory: Path
             declare(directory, workload("web", "[{unit: web.service}]"))
             await eventually(lambda: agent.core.selectors[WorkloadName("default", "web")][0].unit, "it is read")
             assert "PERMISSION_DENIED" in (await said())["error"]
+
+    aio.run(main())
+
+
+@root
+def test_one_user_s_connections_leave_room_for_others(directory: Path) -> None:
+    async def main() -> None:
+        async with serving(directory, workload("web", f'[{{user: "{os.geteuid()}"}}]')) as (_, path):
+            argv = [sys.executable, "-c", MANY, str(path), str(MAX_CONNECTIONS_OF_A_USER + 10)]
+            assert int(await aio.output(*argv)) == MAX_CONNECTIONS_OF_A_USER
+            assert "ids" in await client(path, "fetch")
 
     aio.run(main())
 

@@ -97,6 +97,14 @@ def test_a_stranger_is_told_what_it_is_seen_as() -> None:
         attest(WEB, {A: [Selector(user="root")], B: []})
 
 
+def test_a_path_that_its_owner_chose_puts_nothing_into_the_log() -> None:
+    evil = "/tmp/\n2026 error: all is lost\udcff\x1b[2J/" + "x" * 4000
+    said = str(Facts(7, 33, "", evil, evil))
+    assert said.isascii() is False  # the sign that it was cut
+    assert said.isprintable()
+    assert len(said.encode()) < 600
+
+
 def test_two_workloads_at_once_are_none_and_only_the_log_names_them() -> None:
     with pytest.raises(NotAttested) as refused:
         attest(WEB, {A: [Selector(user="33")], B: [Selector(unit="web.service")]})

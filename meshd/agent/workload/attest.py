@@ -17,6 +17,9 @@ from meshd.api.names import WorkloadName
 _UNIT_TYPES = (".service", ".scope", ".socket", ".mount", ".swap")
 """Units that have processes (systemd.unit(5)); a slice only has units."""
 
+MAX_SHOWN = 200
+"""Characters of a path that are logged, or told to its process."""
+
 
 class NotAttested(Exception):
     """A process that gets no identity. The message is for the process, `detail` for the log alone."""
@@ -42,8 +45,14 @@ class Facts(NamedTuple):
 
     def __str__(self) -> str:
         user = f"user {self.user}" if self.user else f"uid {self.uid}"
-        where = f"unit {self.unit}" if self.unit else f"cgroup {self.cgroup or 'unknown'}"
-        return f"pid {self.pid} ({user}, {where}, executable {self.executable or 'unknown'})"
+        where = f"unit {_shown(self.unit)}" if self.unit else f"cgroup {_shown(self.cgroup)}"
+        return f"pid {self.pid} ({user}, {where}, executable {_shown(self.executable)})"
+
+
+def _shown(path: str) -> str:
+    """A path for the log: whoever made it may have put line ends into it, bytes that are no text, or 4,000 of them."""
+    text = path.encode("unicode_escape").decode()
+    return f"{text[:MAX_SHOWN]}…" if len(text) > MAX_SHOWN else text or "unknown"
 
 
 def cgroup_of(listing: str) -> str:

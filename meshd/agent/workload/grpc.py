@@ -41,7 +41,20 @@ MAX_STREAMS: Final = 16
 MAX_REQUEST_BYTES: Final = 64 << 10
 """The longest asks whether a token is good."""
 
+MAX_CALLS: Final = 4096
+"""Of one connection in its life: h2 remembers each for some hundred bytes. Clients of gRPC connect again."""
+
 MAX_HEADER_LIST_BYTES: Final = 16 << 10
+
+MAX_FRAME_BYTES: Final = 16 << 10
+"""SETTINGS_MAX_FRAME_SIZE as it is at first (RFC 9113, section 6.5.2), and stays."""
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+MAX_BLOCK_BYTES: Final = 2 * MAX_FRAME_BYTES
+
+_FRAME_HEADER_BYTES: Final = 9
+_CONTINUATION: Final = 9
 
 _PREFIX: Final = struct.Struct(">?I")
 
@@ -86,6 +99,35 @@ class _Stream:
         self.task: asyncio.Task[None] | None = None
 
 
+class _FrameLengths:
+    """The lengths of the frames that a peer sends, and of the field blocks that several make. h2 looks at a frame's
+    when it has all of it, up to 16 MiB, and takes 64 frames to a block."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._block = 0
+        self._skip = len(PREFACE)
+
+    def are_good(self, data: bytes) -> bool:
+        """Whether the frames that are in the next of the peer's bytes, or begin there, are of a length that may be."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - at)
+                self._skip -= step
+            else:
+                step = min(_FRAME_HEADER_BYTES - len(self._header), len(data) - at)
+                self._header += data[at : at + step]
+                if len(self._header) == _FRAME_HEADER_BYTES:
+                    self._skip, kind = int.from_bytes(self._header[:3]), self._header[3]
+                    self._header = b""
+                    self._block = self._skip + (self._block if kind == _CONTINUATION else 0)
+                    if self._skip > MAX_FRAME_BYTES or self._block > MAX_BLOCK_BYTES:
+                        return False
+            at += step
+        return True
+
+
 class GrpcConnection(asyncio.Protocol, Generic[Peer]):
     """The server's end of one connection. `accept` says who is there, or None: then the connection is closed. Every
     call must bear `required`, a name and a value of its metadata."""
@@ -97,11 +139,14 @@ class GrpcConnection(asyncio.Protocol, Generic[Peer]):
         accept: Callable[["GrpcConnection[Peer]", asyncio.Transport], Peer | None],
         closed: Callable[["GrpcConnection[Peer]"], None],
         tasks: Tasks,
+        max_calls: int = MAX_CALLS,
     ) -> None:
-        self._methods, self._required = methods, required
+        self._methods, self._required, self._max_calls = methods, required, max_calls
         self._accept, self._closed, self._tasks = accept, closed, tasks
         self._streams: dict[int, _Stream] = {}
         self._full = False
+        self._calls = 0
+        self._lengths = _FrameLengths()
         self._peer: Peer | None = None
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self._h2.local_settings = Settings(
@@ -127,6 +172,10 @@ class GrpcConnection(asyncio.Protocol, Generic[Peer]):
 
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
+            return
+        if not self._lengths.are_good(data):
+            complaints.warning("workload API: %s: a frame that is longer than any should be", self._peer)
+            self.close()
             return
         try:
             for event in self._h2.receive_data(data):
@@ -165,7 +214,7 @@ class GrpcConnection(asyncio.Protocol, Generic[Peer]):
     def _handle(self, event: Event) -> None:
         match event:
             case RequestReceived():
-                self._streams[_of(event)] = _Stream({bytes(name): bytes(value) for name, value in event.headers or ()})
+                self._called(event)
             case DataReceived():
                 self._received(event)
             case StreamEnded():
@@ -176,6 +225,14 @@ class GrpcConnection(asyncio.Protocol, Generic[Peer]):
                 self._send_all()
             case ConnectionTerminated():
                 self.close()
+
+    def _called(self, event: RequestReceived) -> None:
+        self._calls += 1
+        if self._calls > self._max_calls:
+            complaints.warning("workload API: %s has made %d calls on one connection", self._peer, self._max_calls)
+            self.close()
+            return
+        self._streams[_of(event)] = _Stream({bytes(name): bytes(value) for name, value in event.headers or ()})
 
     def _received(self, event: DataReceived) -> None:
         self._h2.acknowledge_received_data(event.flow_controlled_length or 0, _of(event))

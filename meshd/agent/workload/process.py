@@ -68,6 +68,9 @@ class LocalProcess:
             if directory >= 0:
                 os.close(directory)
 
+    def __str__(self) -> str:
+        return str(self.peer)
+
     def has_ended(self) -> bool:
         return self._pidfd < 0 or bool(_poll(self._pidfd))
 
