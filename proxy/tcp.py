@@ -53,12 +53,10 @@ class RelayEnd(asyncio.Protocol):
         if (self.lost and not self._took_leave) or other.lost:
             (other if self.lost else self).abort(self.error or other.error)
             return
-        self._pass_on_early()
-        other._pass_on_early()
+        self._pass_on_early(other)
+        other._pass_on_early(self)
 
-    def _pass_on_early(self) -> None:
-        other = self._other
-        assert other is not None  # they have just been joined
+    def _pass_on_early(self, other: "RelayEnd") -> None:
         if self._early_bytes > MAX_EARLY_BYTES and not self.lost:
             self.transport.resume_reading()  # first: to pass it on may be to hold again
         for data in self._early:
@@ -178,13 +176,18 @@ class RelayEnd(asyncio.Protocol):
             self._end()  # TLS ends both directions at once
         elif not self.ended:
             self.transport.write_eof()
+        other = self._other  # which is forgotten where the connection is given back
         self._close_when_over()
-        if self._other is not None:
-            self._other._close_when_over()
+        if other is not None:
+            other._close_when_over()
 
     def _close_when_over(self) -> None:
         if self.ended and self.finished and not self.lost:
             if self._reader is not None and not self.broken_off and self.give_back(self._reader):
+                # The other may still be sending. How that goes is not to be felt by whom the connection is of use to.
+                other, self._other = self._other, None
+                if other is not None:
+                    other._other = None
                 self.connection_lost(None)  # for the relay it is
             else:
                 self.transport.close()

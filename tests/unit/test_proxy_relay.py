@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.mesh.records import END, as_record
+from proxy.mesh.records import END, RecordReader, as_record
 from proxy.stats import Labels, TcpTraffic
 from proxy.tcp import MAX_EARLY_BYTES, RelayEnd
 from tests.support.wire import HIGH_WATER_BYTES, READ_BYTES, Wire
 
 LABELS = Labels("outbound")
+TRAFFIC = TcpTraffic(LABELS, "dst", True)
 
 
 class End:
@@ -133,6 +134,40 @@ def test_who_does_not_read_holds_the_other_side(records: bool) -> None:
     caller.wire.settle()
     assert not caller.wire.held()
     assert len(endpoint.wire.heard()) >= 64 * READ_BYTES
+
+
+# --- a connection that is of use to others when the relay is over
+
+
+class GivenBack(RelayEnd):
+    def give_back(self, reader: RecordReader) -> bool:
+        return True
+
+
+def over_but_for_what_the_caller_has_not_read() -> tuple[Wire, Wire]:
+    caller, endpoint = RelayEnd(TcpTraffic(LABELS, "src", True), records=False), GivenBack(TRAFFIC, records=True)
+    wires = Wire(caller, clogged=True), Wire(endpoint, tls=True)
+    caller.join(endpoint)
+    wires[0].ends()
+    wires[1].says(record(b"x" * (2 * HIGH_WATER_BYTES)) + END)
+    assert endpoint.lost
+    assert not caller.lost
+    return wires
+
+
+def test_a_caller_that_breaks_after_its_relay_breaks_no_later_one() -> None:
+    caller, endpoint = over_but_for_what_the_caller_has_not_read()
+    caller.breaks(ConnectionResetError(104, "reset"))
+    caller.settle()
+    assert caller.lost
+    assert not endpoint.aborted
+
+
+def test_a_caller_that_reads_after_its_relay_lets_nothing_flow_in_a_later_one() -> None:
+    caller, endpoint = over_but_for_what_the_caller_has_not_read()
+    endpoint.pause_reading()  # as the later one may
+    caller.reads()
+    assert endpoint.held()
 
 
 # --- before the endpoint is there
