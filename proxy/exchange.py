@@ -69,9 +69,9 @@ class Exchange:
     """See the module. `started` and other times are the loop's clock, in seconds."""
 
     __slots__ = (
-        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_interims", "_moved_at", "_over", "_retries",
-        "_timeout", "_timer", "_trailers", "_tries", "_unsent", "caller", "client", "head", "live", "replayable",
-        "responding", "route", "rules", "started",
+        "_asked_at", "_body", "_body_ended", "_counted", "_deadline", "_held", "_interims", "_moved_at", "_over",
+        "_retries", "_timeout", "_timer", "_trailers", "_tries", "_unsent", "caller", "client", "head", "live",
+        "replayable", "responding", "route", "rules", "started",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, head: RequestHead, route: Route, now: float) -> None:
@@ -91,6 +91,7 @@ class Exchange:
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None  # of the wait for an endpoint
         self._timeout: asyncio.TimerHandle | None = None  # of the policy
+        self._held = False  # the caller has no room for more of the answer
         self._over = False
         self._unsent = False  # a proxy said that it sent nothing, and its answer is let pass
 
@@ -143,6 +144,8 @@ class Exchange:
                 self._body = b""
             self.caller.release()  # first: to send may be to hold again
         client.send(self, self.route.extra, bytes(body), self._body_ended, self._trailers)
+        if self._held:
+            client.hold()
         return True
 
     def not_connected(self, failure: Failure) -> None:
@@ -186,11 +189,13 @@ class Exchange:
 
     def hold(self) -> None:
         """The caller has no room for more of the answer."""
+        self._held = True
         if self.client is not None and not self._over:
             self.client.hold()
 
     def release(self) -> None:
         """The caller has room again."""
+        self._held = False
         if self.client is not None and not self._over:
             self.client.release()
 
@@ -410,7 +415,7 @@ class Exchange:
         live = self.live
         if live is None:
             self.route.destination.leave(self)
-        else:
+        elif not self._held:  # else it is the caller who lets nothing of the answer come
             self.route.destination.answered(live, False, now)
         if client is not None:
             client.cancel()

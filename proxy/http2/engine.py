@@ -57,6 +57,11 @@ SMALL_WINDOW: Final = DEFAULT_WINDOW
 MAX_HELD_BYTES: Final = 12 << 20
 """Held on streams of one connection: beyond it the peer may send no more than its connection's window, so that what one
 peer can have held is `MAX_HELD_BYTES + CONNECTION_WINDOW`."""
+MAX_QUEUED_BYTES: Final = 8 << 20
+"""Queued on streams of one connection for want of the peer's windows: beyond it nothing is to come that would only be
+queued too (`Engine.on_queued`)."""
+FEW_QUEUED_BYTES: Final = 4 << 20
+"""Below it, all may come again."""
 MAX_STREAMS: Final = 256
 """Streams a peer may have open at once."""
 MAX_BLOCK_BYTES: Final = 64 << 10
@@ -136,6 +141,9 @@ class Stream:
     def on_room(self) -> None:
         """All that waited has been sent."""
 
+    def on_window(self) -> None:
+        """Its window has become larger, nothing waits on it, and too much does on others (`Engine.full`)."""
+
     # --- for the owner
 
     def send_headers(self, block: bytes, ended: bool) -> None:
@@ -176,6 +184,8 @@ class Engine:
         self.going_away = False  # the peer takes no new streams, or we do not
         self.settled = False  # the peer's first SETTINGS have come
         self.paused = False  # the transport takes no more for now
+        self.queued = 0  # bytes that wait on streams for the peer's windows
+        self.full = False  # they are too many
         self._client = client
         self._rest = bytearray()  # the beginning of a frame, or of the preface
         self._need = 0  # how long it must be before it is worth a look
@@ -230,6 +240,13 @@ class Engine:
 
     def on_goaway(self, code: int) -> None:
         """The peer takes no new streams; those it did not process have been told."""
+
+    def on_queued(self) -> None:
+        """`full` has changed; or it is so, and there is more room to send, or less."""
+
+    def room_for(self, stream: Stream) -> int:
+        """How much of what comes for stream now would be sent, and not be queued."""
+        return 0 if stream.queue or self.paused else min(stream.send_window, self._send_window)
 
     def on_capacity(self) -> None:
         """The peer allows more streams than before, or one has ended."""
@@ -303,16 +320,29 @@ class Engine:
 
     def _send_some(self, stream: Stream, data: bytes, ended: bool) -> None:
         """Send what the windows allow, in frames of the peer's size, and queue the rest."""
-        full = bool(stream.queue)
+        waited = bool(stream.queue)
         if data:
             stream.queue.append(data)
+            self.queued += len(data)
         if ended:
             stream.tail = b""
-        if not full:
+        if not waited:
             self._drain(stream)
             if stream.queue:
                 self._waiting[stream] = None
                 stream.on_full()
+        more = bool(stream.queue) and not waited  # what room there was on the connection may be used up with this
+        if more or not self.full:
+            self.full = self.full or self.queued > MAX_QUEUED_BYTES
+            if self.full:
+                self.on_queued()
+
+    def _took(self, count: int) -> None:
+        """So many bytes wait no longer."""
+        self.queued -= count
+        if self.full and self.queued < FEW_QUEUED_BYTES:
+            self.full = False
+            self.on_queued()
 
     def _drain(self, stream: Stream) -> None:
         if not self.out:
@@ -330,6 +360,7 @@ class Engine:
             stream.send_window -= len(data)
             self._send_window -= len(data)
             stream.left = True
+            self._took(len(data))
             last = not queue and stream.tail == b""
             self._send_large(stream.number, data, last)
             if last:
@@ -365,6 +396,8 @@ class Engine:
         """The transport takes more."""
         self.paused = False
         self._resume()
+        if self.full:
+            self.on_queued()
 
     def acknowledge(self, stream: Stream) -> None:
         """Let the peer send as much on stream as it has sent, once that is worth a frame."""
@@ -477,11 +510,14 @@ class Engine:
 
     def _close(self, stream: Stream) -> None:
         stream.local_ended = stream.remote_ended = True
+        waited = sum(map(len, stream.queue))
         stream.queue.clear()
         self._waiting.pop(stream, None)
         if self.streams.pop(stream.number, None) is not None and self._client:
             self.on_capacity()
         self.made_room()
+        if waited:
+            self._took(waited)
 
     # --- what the peer does
 
@@ -697,6 +733,8 @@ class Engine:
                 raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a connection window beyond 2^31-1", Bound.WINDOW)
             if shut and self._waiting:
                 self._resume()
+            if self.full and self._send_window - increment < OUR_MAX_FRAME_BYTES <= self._send_window:
+                self.on_queued()
             return
         stream = self.streams.get(number)
         if stream is None:
@@ -709,6 +747,8 @@ class Engine:
             self.break_off(stream, Code.PROTOCOL_ERROR if increment == 0 else Code.FLOW_CONTROL_ERROR)
         elif stream in self._waiting and self._send_window > 0 and not self.paused:
             self._resume_one(stream)
+        elif self.full:
+            stream.on_window()
 
     def _settings(self, flags: int, number: int, payload: bytes) -> None:
         if number != 0:

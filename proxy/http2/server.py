@@ -15,7 +15,7 @@ from proxy.http1.heads import BadHead, RequestHead, ResponseHead, parse_response
 from proxy.http1.server import IDLE_S, Service
 from proxy.http2 import heads
 from proxy.http2.connection import Http2Connection
-from proxy.http2.engine import MAX_STREAMS, ProtocolError, Stream
+from proxy.http2.engine import MAX_STREAMS, OUR_MAX_FRAME_BYTES, ProtocolError, Stream
 from proxy.http2.fields import CompressionError, Field, FieldDecoder, FieldsTooLarge
 from proxy.http2.frames import Code
 from proxy.http2.memo import BlockReader, SharedHeads
@@ -27,6 +27,8 @@ SILENT_S: Final = 60.0
 """How long a caller may say nothing while it is being answered before it is asked whether it is there."""
 ANSWER_S: Final = 20.0
 """How long it may take to say so."""
+READ_BYTES: Final = OUR_MAX_FRAME_BYTES
+"""What one read of an endpoint's socket may bring."""
 DRAIN_S: Final = 1.0
 """Between the two GOAWAYs of a drain: requests that cross the first on their way are still served."""
 
@@ -66,6 +68,7 @@ class Http2Server(Http2Connection):
         self._trailers = BlockReader(self._decoder, _trailers, heads.trailers)
         self._since = monotonic()
         self._drain_at = 0.0
+        self._let_go = 0  # the stream that was last let go on though the connection was full
 
     # --- from the engine
 
@@ -122,6 +125,24 @@ class Http2Server(Http2Connection):
         except FieldsTooLarge as error:
             raise ProtocolError(Code.ENHANCE_YOUR_CALM, "trailers that are too large", Bound.HEAD_SIZE) from error
 
+    def on_queued(self) -> None:
+        for stream in tuple(self.streams.values()):
+            if isinstance(stream, ServerStream):
+                if self.full:
+                    stream.hold_answer()
+                else:
+                    stream.release_answer()
+
+    def _let_one_go(self) -> None:
+        """Let one answer come though the connection is full, the next of them each time: its caller may well read it,
+        and none is to wait for others that are not read."""
+        ready = [number for number, stream in self.streams.items() if not stream.queue]
+        if ready:
+            self._let_go = min((number for number in ready if number > self._let_go), default=min(ready))
+            stream = self.streams[self._let_go]
+            if isinstance(stream, ServerStream):
+                stream.release_answer()
+
     def on_goaway(self, code: int) -> None:
         """The caller will open no more; it is answered what it has asked."""
 
@@ -151,6 +172,8 @@ class Http2Server(Http2Connection):
 
     def sweep(self, now: float) -> None:
         super().sweep(now)
+        if self.full:
+            self._let_one_go()
         if self.vanished(now, SILENT_S, ANSWER_S):
             self._service.refused(Bound.SILENT, "the caller has gone silent")
             self.transport.abort()
@@ -185,6 +208,8 @@ class ServerStream(Stream):
             return
         exchange = self._exchange = Exchange(self, self._head, route, monotonic())
         exchange.start(b"", self.remote_ended, b"")
+        if self.engine.full:
+            self.hold_answer()
 
     # --- from the engine
 
@@ -254,10 +279,29 @@ class ServerStream(Stream):
             self._exchange.hold()
 
     def on_room(self) -> None:
-        if self._exchange is not None:
-            self._exchange.release()
-        else:
+        if self._exchange is None:
             self._done()
+        elif self.engine.full:
+            self.hold_answer()
+        else:
+            self._exchange.release()
+
+    def on_window(self) -> None:
+        self.hold_answer()
+
+    def hold_answer(self) -> None:
+        """Too much is queued on the connection: let nothing of the answer come that would wait here too, but all where
+        the caller has room for it."""
+        if self._exchange is not None:
+            if self.engine.room_for(self) < READ_BYTES:
+                self._exchange.hold()
+            else:
+                self._exchange.release()
+
+    def release_answer(self) -> None:
+        """Let it come, unless some of it waits here already."""
+        if self._exchange is not None and not self.queue:
+            self._exchange.release()
 
     # --- from the exchange
 

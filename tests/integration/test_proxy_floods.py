@@ -3,6 +3,7 @@
 import contextlib
 import re
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy.http2 import frames
-from proxy.http2.engine import MAX_STREAMS, OUR_MAX_FRAME_BYTES, STREAM_WINDOW
+from proxy.http2.engine import MAX_QUEUED_BYTES, MAX_STREAMS, OUR_MAX_FRAME_BYTES, STREAM_WINDOW
 from proxy.http2.fields import encode
 from proxy.http2.frames import (
     CONTINUATION,
@@ -29,6 +30,7 @@ from proxy.http2.frames import (
     rst_stream,
     window_update,
 )  # fmt: skip
+from tests.support import peers
 from tests.support.ports import free_ports
 from tests.support.processes import running
 from tests.support.waiting import wait_until
@@ -258,7 +260,7 @@ def _all_that_is_allowed(peer: socket.socket) -> int:
             rest = rest[end:]
 
 
-def test_answers_that_nobody_reads_fill_no_more_than_a_read_a_stream(tmp_path: Path) -> None:
+def test_answers_that_nobody_reads_fill_no_memory(tmp_path: Path) -> None:
     with program(tmp_path) as proxy:
         before = proxy.peak_bytes()
         peer = socket.create_connection(("127.0.0.1", proxy.upstream))
@@ -267,7 +269,19 @@ def test_answers_that_nobody_reads_fill_no_more_than_a_read_a_stream(tmp_path: P
             peer.sendall(b"".join(request(number, path=b"/large") for number in NUMBERS))
             wait_until(lambda: proxy.endpoint.asked >= MAX_STREAMS, "all are asked for")
             assert proxy.get(proxy.upstream, "/") == "ok"
-        assert proxy.peak_bytes() - before < MAX_STREAMS * (256 << 10) + GROWTH_BYTES
+        assert proxy.peak_bytes() - before < MAX_QUEUED_BYTES + GROWTH_BYTES
+
+
+@pytest.mark.peer("h2load")
+@pytest.mark.parametrize("bits", [14, 16, 20])
+def test_downloads_side_by_side_all_come_whatever_their_windows(bits: int, tmp_path: Path) -> None:
+    """A hundred at a time, each of more than is let wait for its window; windows of 16 KiB, 64 KiB and 1 MiB."""
+    with program(tmp_path) as proxy:
+        url = f"http://127.0.0.1:{proxy.upstream}/large"
+        argv = [peers.path("h2load"), "-n", "300", "-c", "1", "-m", "100", "-w", str(bits), "-W", "22", url]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        assert "300 succeeded, 0 failed, 0 errored" in done.stdout
+        assert "300 2xx" in done.stdout
 
 
 def test_as_many_connections_as_may_be_and_then_no_more_for_a_while(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from proxy.errors import Bound, Failure, bound_of
 from proxy.exchange import MAX_INTERIM
 from proxy.http1.server import IDLE_S
 from proxy.http2 import frames
-from proxy.http2.engine import MAX_STREAMS, STREAM_WINDOW
+from proxy.http2.engine import MAX_QUEUED_BYTES, MAX_STREAMS, STREAM_WINDOW
 from proxy.http2.fields import Field, encode
 from proxy.http2.frames import (
     ACK,
@@ -24,7 +24,7 @@ from proxy.http2.frames import (
     rst_stream,
     window_update,
 )
-from proxy.http2.server import Http2Server
+from proxy.http2.server import READ_BYTES, Http2Server
 from tests.support.aio import run
 from tests.support.h2 import ANSWER, REQUEST, Frame, data, request
 from tests.support.h2exchanges import H2Rig, Peer, on_loop
@@ -326,6 +326,97 @@ async def test_a_clogged_transport_holds_the_endpoints() -> None:
     caller.wire.reads()
     await caller.hears()
     assert [each for each in await endpoint.hears() if each.kind == WINDOW_UPDATE and each.stream == 1]
+
+
+@on_loop
+async def test_answers_that_are_not_read_are_not_fetched_either_beyond_so_much() -> None:
+    """From endpoints of HTTP/1.1, each of which would say more. Their caller lets one byte come of each."""
+    rig = H2Rig()
+    caller = await rig.caller(initial_window_size=1)
+    numbers = range(1, 96, 2)
+    caller.says(window_update(0, MAX_WINDOW // 2), *(request(number) for number in numbers))
+    size = 2 * READ_BYTES
+    endpoints = [rig.open() for _ in numbers]
+    for endpoint in endpoints:
+        endpoint.says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    server = caller.wire.get_protocol()
+    assert isinstance(server, Http2Server)
+    assert server.full
+    assert MAX_QUEUED_BYTES < server.queued <= MAX_QUEUED_BYTES + READ_BYTES
+    assert all(endpoint.held() for endpoint in endpoints)
+    rig.tick(1.0)
+    for endpoint in endpoints:
+        endpoint.settle()
+    assert server.queued <= MAX_QUEUED_BYTES + 2 * READ_BYTES
+    got = 0
+    for _ in range(len(numbers)):  # its caller lets all of the last come, whose turn will be
+        caller.says(window_update(numbers[-1], 1 << 16))
+        got += len((await caller.hears_on(numbers[-1]))[1])
+        rig.tick(1.0)
+        for endpoint in endpoints:
+            endpoint.settle()
+    assert got > READ_BYTES
+    for number in numbers:
+        caller.says(window_update(number, size))
+    for _ in range(4):
+        await caller.hears()
+        for endpoint in endpoints:
+            endpoint.settle()
+    assert (server.queued, server.full, rig.pending) == (0, False, 0)
+    assert rig.counted() == (len(numbers), {200: len(numbers)})
+
+
+@on_loop
+async def test_an_answer_with_a_large_window_is_not_held_for_others_that_are_not_read() -> None:
+    rig = H2Rig()
+    caller = await rig.caller(initial_window_size=1)
+    numbers = range(1, 96, 2)
+    caller.says(window_update(0, MAX_WINDOW // 2), *(request(number) for number in numbers))
+    endpoints = [rig.open() for _ in numbers]
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * READ_BYTES)
+    for endpoint in endpoints:
+        endpoint.says(head + bytes(READ_BYTES))
+    caller.says(request(97), window_update(97, 4 * READ_BYTES))
+    fast = rig.open()
+    fast.says(head + bytes(4 * READ_BYTES))
+    assert (await caller.hears_on(97))[1:3] == (bytes(4 * READ_BYTES), True)
+    server = caller.wire.get_protocol()
+    assert isinstance(server, Http2Server)
+    assert server.full
+
+
+@on_loop
+async def test_a_window_of_the_connection_is_not_counted_on_by_more_than_one_answer() -> None:
+    rig = H2Rig()
+    caller = await rig.caller(initial_window_size=1)
+    stuck, others = range(1, 69, 2), range(101, 141, 2)
+    caller.says(window_update(0, READ_BYTES), *(request(number) for number in stuck))
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * READ_BYTES)
+    for endpoint in [rig.open() for _ in stuck]:
+        endpoint.says(head + bytes(READ_BYTES))
+    server = caller.wire.get_protocol()
+    assert isinstance(server, Http2Server)
+    assert server.full
+    for number in others:
+        caller.says(request(number), window_update(number, MAX_WINDOW // 2))
+    for endpoint in [rig.open() for _ in others]:
+        endpoint.says(head + bytes(READ_BYTES))
+    assert server.queued <= MAX_QUEUED_BYTES + 3 * READ_BYTES
+
+
+@on_loop
+async def test_requests_that_end_unread_make_room() -> None:
+    rig = H2Rig()
+    caller = await rig.caller(initial_window_size=1)
+    numbers = range(1, 96, 2)
+    caller.says(window_update(0, MAX_WINDOW // 2), *(request(number) for number in numbers))
+    for _ in numbers:
+        rig.open().says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * READ_BYTES) + bytes(READ_BYTES))
+    server = caller.wire.get_protocol()
+    assert isinstance(server, Http2Server)
+    assert server.full
+    caller.says(*(rst_stream(number, Code.CANCEL) for number in numbers))
+    assert (server.queued, server.full) == (0, False)
 
 
 # --- the end of a connection
