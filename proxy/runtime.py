@@ -105,6 +105,7 @@ class Proxy:
                     served.identity.trust(wanted.trust_bundle_pem)
                     served.tasks.start(served.identity.renew_forever(signer(str(name))), "certificate")
             served.identity.trust(wanted.trust_bundle_pem)
+            served.identity.renew_older(wanted.renew_issued_before, wanted.renew_within_s)
             if held is not None and str(name) in held:
                 served.identity.install(held[str(name)])
             served.update(workload, wanted.detection)

@@ -71,7 +71,7 @@ class Agent:
         self._notices: tuple[str, ...] = ()
         self._overlaps: tuple[Finding, ...] = ()
         self._settling: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self._stopping = self._settled = False
         self._memory = Memory(state_dir / "announced.json")
         self._local = LocalSource(self.registry, trust_domain, time.time(), self._memory.recall())
         self.core = Core(
@@ -86,6 +86,7 @@ class Agent:
             zone=zone,
         )
         signer.changed = self.core.changed
+        signer.oldest = self._oldest_certificate
         self._server = ControlServer(self.core, ControlSocket(socket))
         self._workload_api = None if workload_api is None else workload_api(self.core)
         self._socket = socket
@@ -100,6 +101,7 @@ class Agent:
             source.subscribe(self._documents_changed)
         self._documents_changed()
         self.registry.subscribe(self._remember)
+        self.registry.subscribe(self.core.signer.renewed)
         self._settling = loop.call_later(BACK_WITHIN_S, self._settle)
         for trouble in self.core.signer.troubles():
             log.error("%s", trouble)
@@ -125,9 +127,17 @@ class Agent:
         for source in self._files:
             source.close()
 
+    def _oldest_certificate(self) -> float:
+        """0 for as long as proxies of before a restart may be about to come back."""
+        if not self._settled:
+            return 0.0
+        return min([self.registry.oldest_certificate(), *(oldest() for oldest in self.core.holds)])
+
     def _settle(self) -> None:
+        self._settled = True
         self._local.settle()
         self._remember()
+        self.core.signer.renewed()
 
     def _remember(self) -> None:
         if not self._stopping:

@@ -40,7 +40,8 @@ class NotSigned(Exception):
 class Signer:
     """Certificates from `source`, which is called `name` in the status. `watch` and `follow` run beside it for as long
     as it is in use. `changed` is called when the CA went away or came back, and when there is something else to believe
-    (`trust`, kept in `memory`): the roots, and what is denied."""
+    (`trust`, kept in `memory`): the roots, and what is denied. `oldest` says since when the oldest certificate of the
+    proxies here has been good, in seconds since the epoch; 0 when that is not known."""
 
     def __init__(
         self,
@@ -57,7 +58,10 @@ class Signer:
         self._away = self._unknown = ""
         self._health = Health(name, healthy=True)
         self.changed: Callable[[], None] = lambda: None
-        self._fell_ill = asyncio.Event()
+        self._woken = asyncio.Event()
+        self.oldest: Callable[[], float] = lambda: 0.0
+        self._said = 0.0
+        self._asking: asyncio.Timeout | None = None
         self.use(source, trust_bundle_pem)
 
     def use(self, source: CertificateSource, pinned_pem: str) -> None:
@@ -67,13 +71,20 @@ class Signer:
         bundle_pem = trust.bundle_pem or pinned_pem
         self._trust_period = TrustPeriod(bundle_pem)
         if trust.bundle_pem:
-            source.trust(bundle_pem)
+            source.trust(bundle_pem, trust.renewal)
         self.trust, self._source, self.trust_bundle_pem = trust, source, bundle_pem
         self._unknown = ""  # who asks may be another now
 
     def health(self) -> Health:
         """`since` is 0 until the CA was first heard from, or found to be away."""
-        return self._health
+        health, roots = self._health, self._trust_period.roots
+        if roots > 1 and health.healthy:
+            message = f"its root is being changed: {roots} roots are believed"
+            renewal = self.trust.renewal
+            if renewal is not None and self._oldest() < renewal.issued_before:
+                message += ", certificates are being renewed"
+            return Health(health.name, healthy=True, message=message, since=health.since)
+        return health
 
     def troubles(self) -> Iterator[str]:
         """What is wrong with this host's time, for as long as it is."""
@@ -110,9 +121,16 @@ class Signer:
             if self._health.healthy:
                 backoff.reset()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
-                        await self._fell_ill.wait()
+                    async with asyncio.timeout(self._pause_s()):
+                        await self._woken.wait()
+                self._woken.clear()
             await asyncio.sleep(backoff.next_s())
+
+    def _pause_s(self) -> float:
+        """Until the next look: a look also renews the host's own certificate, which may be asked for sooner."""
+        renewal = self.trust.renewal
+        is_due = renewal is not None and self._source.begun() < renewal.issued_before
+        return LOOK_AGAIN_S if is_due else LOOK_EVERY_S
 
     async def follow(self) -> None:
         """Keep up with the CA's roots and with what it denies; to be run beside `watch`. `changed` is called with each
@@ -120,22 +138,41 @@ class Signer:
         backoff = Backoff(LOOK_AGAIN_S, LOOK_EVERY_S)
         while True:
             asked_at = time.monotonic()
+            self._said = self._oldest()
             try:
-                news = await self._source.news(self.trust.sequence)
+                async with asyncio.timeout(None) as self._asking:
+                    news = await self._source.news(self.trust.sequence, self._said)
+            except TimeoutError:  # `renewed`: there is something to be said
+                continue
             except (Unreachable, Refusal):  # which `watch` finds too, and says
                 await asyncio.sleep(backoff.next_s())
                 continue
+            finally:
+                self._asking = None
             has_learnt = news.sequence > self.trust.sequence and self._learn(news)
             if not has_learnt and time.monotonic() - asked_at < LOOK_AGAIN_S:  # the CA has no place for one who waits
                 await asyncio.sleep(backoff.next_s())
             else:
                 backoff.reset()
 
+    def renewed(self) -> None:
+        """To be called when proxies may have other certificates: the CA waits to hear that none is left which is to be
+        renewed, and it hears at once."""
+        renewal, asking = self.trust.renewal, self._asking
+        if renewal is None or asking is None or asking.expired() or self._said >= renewal.issued_before:
+            return
+        if self._oldest() >= renewal.issued_before:
+            asking.reschedule(asyncio.get_running_loop().time())
+
+    def _oldest(self) -> float:
+        """Since when the oldest certificate in use on this host has been good, in whole seconds since the epoch."""
+        return float(int(min(self.oldest(), self._source.begun(), self._clock())))
+
     def _learn(self, news: Bundle) -> bool:
         """Believe what is news, which came over TLS that the bundle until now verified; whether it could be."""
         try:
             trust_period = TrustPeriod(news.bundle_pem)
-            self._source.trust(news.bundle_pem)
+            self._source.trust(news.bundle_pem, news.renewal)
         except (ValueError, Misuse) as error:
             log.error("CA %s says what is no trust bundle, and is not followed: %s", self._health.name, error)
             return False
@@ -145,6 +182,7 @@ class Signer:
             log.info("the CA denies %d certificates, workloads and nodes", len(news.denied))
         self.trust, self._trust_period = self.trust.followed_by(news), trust_period
         self.trust_bundle_pem = news.bundle_pem
+        self._woken.set()  # the host's own certificate may have to be renewed
         if self._memory is not None:
             try:
                 self._memory.keep(self.trust)
@@ -169,10 +207,10 @@ class Signer:
             log.error(
                 "CA %s: %s; certificates in use stay good until they expire, none is renewed", before.name, trouble
             )
-            self._fell_ill.set()
+            self._woken.set()
         elif not trouble and not before.healthy:
             log.info("CA %s is well again", before.name)
-            self._fell_ill.clear()
+            self._woken.clear()
         is_news = before.healthy == bool(trouble) or not before.since
         self._health = Health(before.name, not trouble, trouble, self._clock() if is_news else before.since)
         if before.healthy != self._health.healthy:

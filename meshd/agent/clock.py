@@ -33,6 +33,11 @@ class TrustPeriod:
         self._until = max(root.not_valid_after_utc for root in roots)
         self._names = [f"{root.subject.rfc4514_string()} until {root.not_valid_after_utc:%Y-%m-%d}" for root in roots]
 
+    @property
+    def roots(self) -> int:
+        """How many."""
+        return len(self._names)
+
     def __str__(self) -> str:
         """Which roots, for the log."""
         return "; ".join(self._names)

@@ -30,7 +30,8 @@ Changed = Callable[[], None]
 @dataclass(slots=True, eq=False)
 class Core:
     """`troubles` gives what is wrong with the configuration, a line each; `selectors`, by which
-    processes are told, is another object with each change."""
+    processes are told, is another object with each change. Each of `holds` says since when the oldest certificate has
+    been good that is held otherwise than by proxies, in seconds since the epoch; inf for none."""
 
     node: str
     trust_domain: str
@@ -49,6 +50,7 @@ class Core:
     pid: int = field(default_factory=os.getpid)
     started_at: float = 0.0
     accounts: dict[str, Account] = field(default_factory=dict)
+    holds: list[Callable[[], float]] = field(default_factory=list)
     _followers: dict[object, Changed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class Core:
         instance = self.registry.instance(key)
         if instance is None:
             return None
+        renewal = self.signer.trust.renewal
         return ProxyConfiguration(
             trust_domain=self.trust_domain,
             trust_bundle_pem=self.signer.trust_bundle_pem,
@@ -97,6 +100,8 @@ class Core:
             detection=self.detection,
             max_connections=self.max_connections,
             denied=self.signer.trust.denied_peers,
+            renew_issued_before=renewal.issued_before if renewal is not None else 0.0,
+            renew_within_s=renewal.within_s if renewal is not None else 0.0,
         )
 
     def may_attach_host(self) -> bool:

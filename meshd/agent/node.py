@@ -27,7 +27,7 @@ from meshd.ca.certificates import Life
 from meshd.ca.failover import Failover
 from meshd.ca.material import when
 from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle
+from meshd.ca.wire import Bundle, Renewal
 
 log = logging.getLogger(__name__)
 
@@ -107,18 +107,24 @@ class NodeSource:
         node = read(file)
         if node is None or node.certificate is None:
             raise Problem(f"{file}: this host has not joined: run `meshd join`")
+        self._renew_at = 0.0
         self._use(node.certificate)
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         self._check()
         return await self._source.sign(csr_pem, identity)
 
-    async def news(self, after: int) -> Bundle:
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         self._check()
-        return await self._source.news(after)
+        return await self._source.news(after, oldest)
 
-    def trust(self, bundle_pem: str) -> None:
-        self._source.trust(bundle_pem)
+    def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:
+        self._source.trust(bundle_pem, renewal)
+        if renewal is not None and self._life.not_before < renewal.issued_before:
+            self._renew_at = min(self._renew_at, self._clock() + self._draw(0.0, renewal.within_s))
+
+    def begun(self) -> float:
+        return self._life.not_before
 
     async def health(self) -> None:
         self._check()

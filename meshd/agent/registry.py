@@ -13,6 +13,7 @@ The instance "" is the host's own proxy: its workloads are declared by documents
 """
 
 import hmac
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -217,6 +218,18 @@ class Registry:
             if state.workload == name:
                 return state
         return CertificateState(name, 0.0)
+
+    def oldest_certificate(self) -> float:
+        """Since when the oldest certificate has been good that any proxy here presents, in seconds since the epoch; inf
+        when there is none, 0 when a proxy has not said."""
+        oldest = math.inf
+        for attachment in (each for attached in self._attachments.values() for each in attached):
+            if attachment.report is None:
+                return 0.0
+            for state in attachment.report.certificates:
+                if state.not_after:
+                    oldest = min(oldest, state.not_before)
+        return oldest
 
     def _known(self, key: str) -> Instance | None:
         """The instance of that key, found in a time that says nothing about any other's."""

@@ -15,7 +15,7 @@ import msgspec
 
 from meshd.api.problems import Problem
 from meshd.ca import files
-from meshd.ca.wire import Bundle, Denial
+from meshd.ca.wire import Bundle, Denial, Renewal
 
 FILE_NAME: Final = "trust.json"
 
@@ -28,10 +28,11 @@ class Trust(msgspec.Struct, frozen=True):
     bundle_pem: str = ""
     denied: tuple[Denial, ...] = ()
     pinned: str = ""
+    renewal: Renewal | None = None
 
     def followed_by(self, news: Bundle) -> "Trust":
         """What there is to believe after news."""
-        return Trust(news.sequence, news.bundle_pem, news.denied, self.pinned)
+        return Trust(news.sequence, news.bundle_pem, news.denied, self.pinned, news.renewal)
 
     def since(self, pinned_pem: str) -> "Trust":
         """The same, where it goes back to the operator's bundle pinned_pem; else only what is denied is left of it."""

@@ -96,6 +96,7 @@ class CertificateState(Struct, frozen=True):
     workload: str
     not_after: float
     error: str = ""
+    not_before: float = 0.0
 
 
 class ReportStats(Struct, frozen=True, tag="report-stats"):
@@ -191,7 +192,9 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics.
     `workers` is for a proxy whose command line does not say; None: nor does the agent. None of its processes has more
     connections than `max_connections`, of all kinds; 0: as many as its descriptors allow. `denied`: peers that are not
-    to be believed whatever their certificates say, by serial number (lower-case hexadecimal) or by SPIFFE ID."""
+    to be believed whatever their certificates say, by serial number (lower-case hexadecimal) or by SPIFFE ID.
+    Certificates that are good from before `renew_issued_before` on are to be renewed at some time within
+    `renew_within_s`: the CA is about to change its root."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -205,6 +208,8 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     workers: Workers | None = None
     max_connections: int = 0
     denied: tuple[str, ...] = ()
+    renew_issued_before: float = 0.0
+    renew_within_s: float = 0.0
 
 
 class Destination(Struct, frozen=True, tag="destination"):

@@ -8,6 +8,7 @@
     store         the seam to where it keeps the rest: records are what is kept, sqlite is an implementation
     api, server   the same over HTTPS; wire holds its messages, limits what a peer can make it hold
     client        its counterpart; calls, failover and first_contact are what it is made of
+    rotation      one issuer, and one root, after another: which stage follows which
     registrar     what an operator changes; audit is the log of that and of all that was asked for
 
 The counterpart is the agent (`meshd.agent.certificates`). Proxies never talk to the CA.

@@ -28,6 +28,7 @@ from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate,
 from meshd.ca.authority import Authority
 from meshd.ca.following import Following
 from meshd.ca.rates import Rate, Rates, TooOften
+from meshd.ca.records import Held
 from meshd.ca.requester import Requester
 from meshd.ca.settings import LimitSettings
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
@@ -91,6 +92,7 @@ class Api:
         self._mesh = Attestors((ByNodeCertificate(store), BySharedToken(store)))
         """Those who may wait for news; of these the CA knows itself whether it knows them."""
         self.following = Following(store, limits.waiting)
+        self._heard: dict[str, tuple[int, float]] = {}  # of those with a node's certificate: as many as there are nodes
         self._requests = 0
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         self.application.add_routes(
@@ -129,7 +131,9 @@ class Api:
 
     async def _bundle(self, request: web.Request) -> web.Response:
         after, wait_s = _number(request, "after"), _number(request, "wait")
-        if after is not None and wait_s and await self._may_wait(request):
+        requester = await self._member(request) if after is not None and wait_s else None
+        if requester is not None and after is not None and wait_s:
+            await self._hear(requester.node, after, float(_number(request, "oldest") or 0))
             self._requests -= 1  # who waits holds a connection, and no place of those who are served
             try:
                 await self.following.newer(after, wait_s)
@@ -137,13 +141,18 @@ class Api:
                 self._requests += 1
         return _answer(await asyncio.to_thread(self._authority.bundle))
 
-    async def _may_wait(self, request: web.Request) -> bool:
-        """Waiting is for the mesh's own: anyone else is answered at once."""
+    async def _member(self, request: web.Request) -> Requester | None:
+        """Who asks; None for strangers. Waiting is for the mesh's own: anyone else is answered at once."""
         try:
-            await self._mesh.attest(_evidence(request))
+            return await self._mesh.attest(_evidence(request))
         except Refusal:
-            return False
-        return True
+            return None
+
+    async def _hear(self, node: str, sequence: int, oldest: float) -> None:
+        """What a node says that it has, kept when it is another than before."""
+        if node and self._heard.get(node) != (sequence, oldest):
+            await asyncio.to_thread(self._authority.store.hear, Held(node, sequence, oldest, self._clock()))
+            self._heard[node] = (sequence, oldest)
 
     async def _health(self, _: web.Request) -> web.Response:
         now = self._clock()

@@ -29,12 +29,13 @@ from meshd.ca.files import CaFiles
 from meshd.ca.material import Material, when
 from meshd.ca.records import Entry, Issued, Node
 from meshd.ca.requester import ITSELF, Requester
+from meshd.ca.rotation import described, step
 from meshd.ca.rules import NOTHING_DENIED, Asked, Denials, Pipeline, read_csr, rules
 from meshd.ca.source import Forbidden, Unreachable
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
 from meshd.ca.tokens import new_id
-from meshd.ca.wire import Bundle, Denial
+from meshd.ca.wire import Bundle, Denial, Renewal
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,11 @@ class Authority:
         self._audit = audit
         self._denied: tuple[int, Denials] = (0, NOTHING_DENIED)
         self.trust_domain = own.trust_domain
-        self.bundle_pem = own.bundle_pem
         self._files = paths
+        self._state = paths.state() if external is None else ()
         self._external = external
         self._external_state = external.state() if external is not None else ()
-        self._maintained = float("-inf")
+        self._maintained = self._now = float("-inf")
         self._use(own)
 
     @classmethod
@@ -144,6 +145,16 @@ class Authority:
             raise Problem(f"{directory}: {error}") from error
         return authority
 
+    @property
+    def own(self) -> Material:
+        """What it signs with: another value after each change."""
+        return self._signing.own
+
+    @property
+    def bundle_pem(self) -> str:
+        """The roots that are believed now."""
+        return self._signing.own.bundle_pem
+
     def issue(self, csr_pem: str, identity: Identity, now: float, requester: Requester) -> Certificate:
         """A certificate of identity for the CSR's key, by the rules. Refusal or Unreachable when there is none."""
         signing = self._signing
@@ -180,9 +191,14 @@ class Authority:
 
     def bundle(self) -> Bundle:
         """What whoever verifies is to know. Unreachable when the deny list cannot be read."""
-        denied = self.store.denied()
+        denied, rotation = self.store.denied(), self.store.rotation()
+        if self._external is None and self._files.state() != self._state:
+            self._reread(self._now)  # another process has changed them, and then the number
         records = tuple(Denial(each.kind, each.value, each.expires_at) for each in denied.records)
-        return Bundle(self.trust_domain, self.bundle_pem, denied.sequence, records)
+        renewal = None
+        if rotation is not None and rotation.issued_before:
+            renewal = Renewal(rotation.issued_before, rotation.renew_within_s)
+        return Bundle(self.trust_domain, self.bundle_pem, denied.sequence, records, renewal)
 
     def refused(self, action: str, requester: str, peer: str, identity: str, reason: str, now: float) -> None:
         """Tell the audit log of a refusal; Unreachable when it cannot be told."""
@@ -214,6 +230,7 @@ class Authority:
     def maintain(self, now: float) -> None:
         """Renew the issuer when two thirds of its life are over, and forget what expired long ago. To be called often;
         what it cannot do it logs, and tries again an hour later. Unreachable when the database cannot be used."""
+        self._now = now
         if self._external is not None:
             self._reload_issuer(self._external, now)
         if abs(now - self._maintained) < MAINTAIN_EVERY_S:
@@ -229,13 +246,46 @@ class Authority:
                 log.warning("the issuer expires at %s: have it renewed where its root is", when(own.life().not_after))
         self.store.forget_expired(now)
 
+    def rotate(self, now: float) -> None:
+        """Bring a rotation of issuer or root as far as it may be now. To be called every second or so. Problem or
+        Unreachable when it cannot be."""
+        self._now = now
+        rotation = self.store.rotation()
+        if self._external is not None or rotation is None or rotation.is_over:
+            return
+        with self._files.changing():
+            self._reread(now)
+            rotation = self.store.rotation()
+            stepped = step(self._files, self.store, self.own, rotation, now) if rotation is not None else None
+            if stepped is None:
+                return
+            self._use(stepped.own)
+            self._state = self._files.state()
+            try:
+                made, sequence = self.store.rotate(rotation, stepped.rotation)
+            except Conflict:  # an operator was faster, and is heeded the next time
+                return
+        text = described(made, ())
+        log.info("rotation of the %s", text)
+        if self._audit is not None:
+            self._audit.write(now, sequence, "rotate", "changed", str(ITSELF), subject=text)
+
     def close(self) -> None:
         self.store.close()
+
+    def _reread(self, now: float) -> None:
+        """Sign with what is in the files."""
+        state = self._files.state()
+        if state != self._state:
+            self._use(material.load(self._files, now))
+            self._state = state
 
     def _renew_issuer(self, now: float) -> None:
         own = self._signing.own
         try:
-            self._use(material.renew_issuer(self._files, own, now))
+            with self._files.changing():
+                self._use(material.renew_issuer(self._files, own, now))
+                self._state = self._files.state()
         except Problem as problem:
             log.error("the issuer expires at %s and is not renewed: %s", _ends(own.issuer.certificate), problem)
         else:

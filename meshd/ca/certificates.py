@@ -1,6 +1,6 @@
 """The four kinds of certificate, field by field (RFC 5280; X509-SVID for the first three).
 
-    root     10 years   CA, pathlen 1    spiffe://TRUST-DOMAIN
+    root     10 years   CA, pathlen 2    spiffe://TRUST-DOMAIN
     issuer   1 year     CA, pathlen 0    spiffe://TRUST-DOMAIN
     leaf     24 hours   not CA           the SPIFFE ID and no other name; for both sides of TLS. A node's: 7 days
     server   24 hours   not CA           DNS names and addresses, no SPIFFE ID: for the CA's own HTTPS alone
@@ -32,6 +32,9 @@ ROOT_LIFE_S: Final = 3652 * 86400.0
 ISSUER_LIFE_S: Final = 365 * 86400.0
 LEAF_LIFE_S: Final = 86400.0
 NODE_LIFE_S: Final = 7 * 86400.0
+ROOT_PATH_LENGTH: Final = 2
+"""Below a root are issuers, and for a while the root that follows it, with issuers of its own (`certify_root`)."""
+
 BACKDATE_S: Final = 60.0
 """How far before now a certificate begins, for verifiers whose clocks are slow."""
 
@@ -79,7 +82,7 @@ def make_root(trust_domain: str, life: Life) -> KeyPair:
     """A root of trust_domain, signed by itself."""
     key = new_key()
     name = _ca_name("root", key.public_key())
-    certificate = _ca(trust_domain, name, name, key.public_key(), life, 1).sign(key, hashes.SHA256())
+    certificate = _ca(trust_domain, name, name, key.public_key(), life, ROOT_PATH_LENGTH).sign(key, hashes.SHA256())
     return KeyPair(certificate, key)
 
 
@@ -95,6 +98,17 @@ def certify_issuer(
     """The certificate of an issuer of trust_domain whose key is somewhere else."""
     name = _ca_name("issuer", public_key)
     return _sign(_ca(trust_domain, name, root.certificate.subject, public_key, life, 0), root)
+
+
+def certify_root(trust_domain: str, root: x509.Certificate, before: KeyPair, life: Life) -> x509.Certificate | None:
+    """The root that follows `before` as a certificate below that: who knows only the root before believes it too. None
+    where a root has not room for it: its path may be too short, or it was not made here."""
+    key = root.public_key()
+    constraints = before.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    has_room = constraints.path_length is None or constraints.path_length >= ROOT_PATH_LENGTH
+    if not has_room or not isinstance(key, ec.EllipticCurvePublicKey):
+        return None
+    return _sign(_ca(trust_domain, root.subject, before.certificate.subject, key, life, 1), before)
 
 
 def make_leaf(

@@ -4,6 +4,7 @@ The server is believed when its certificate chains to the pinned trust bundle an
 else vouches for it, and neither proxies nor redirects lead anywhere else.
 """
 
+import math
 import ssl
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from meshd.api.problems import Misuse
 from meshd.ca.calls import WITHIN_S, BrokenOff, call
 from meshd.ca.following import LONGEST_WAIT_S
 from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, SignRequest
+from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, Renewal, SignRequest
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class CaClient:
         self._certificate = certificate
         self.trust(bundle_pem)
 
-    def trust(self, bundle_pem: str) -> None:
+    def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:  # noqa: ARG002 - see `NodeSource`
         """Calls begun from now on believe servers below these roots and no others. Misuse as of the constructor."""
         tls = _trusting(bundle_pem)
         if self._certificate is not None:
@@ -53,9 +54,12 @@ class CaClient:
         """Become the node of that name; errors as of `sign`."""
         return await self._call("POST", "/v1/join", Joined, msgspec.json.encode(JoinRequest(csr_pem, node)))
 
-    async def news(self, after: int) -> Bundle:
-        path = f"/v1/bundle?after={after}&wait={LONGEST_WAIT_S:.0f}"
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:
+        path = f"/v1/bundle?after={after}&wait={LONGEST_WAIT_S:.0f}&oldest={oldest:.0f}"
         return await self._call("GET", path, Bundle, within_s=LONGEST_WAIT_S + 8.0)
+
+    def begun(self) -> float:
+        return math.inf
 
     async def health(self) -> None:
         await self.hello()

@@ -4,6 +4,7 @@ The one that answered last is asked first; when it is away the others are, in or
 refused: they have one store, and another would say the same.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.ca.client import CaClient
 from meshd.ca.source import Unreachable
-from meshd.ca.wire import Bundle
+from meshd.ca.wire import Bundle, Renewal
 
 T = TypeVar("T")
 
@@ -26,12 +27,15 @@ class Failover:
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         return await self._any(lambda client: client.sign(csr_pem, identity))
 
-    async def news(self, after: int) -> Bundle:
-        return await self._any(lambda client: client.news(after))
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:
+        return await self._any(lambda client: client.news(after, oldest))
 
-    def trust(self, bundle_pem: str) -> None:
+    def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:
         for client in self._clients:
-            client.trust(bundle_pem)
+            client.trust(bundle_pem, renewal)
+
+    def begun(self) -> float:
+        return math.inf
 
     async def health(self) -> None:
         await self._any(CaClient.health)

@@ -11,6 +11,7 @@ Where the root is elsewhere (`meshd.ca.external`) there is no root.key, and
 
 In either case
 
+    root.next     while roots change: the other root, with its key (`meshd.ca.material`)
     ca.db         what was issued (`meshd.ca.store`)
     agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
     audit.log     who asked for what (`meshd.ca.audit`)
@@ -37,6 +38,7 @@ class CaFiles:
     def __init__(self, directory: Path, passphrase: bytes | None = None) -> None:
         self.directory, self.passphrase = directory, passphrase
         self.root_key = directory / "root.key"
+        self.root_next = directory / "root.next"
         self.bundle = directory / "bundle.pem"
         self.issuer = directory / "issuer.key"
         self.database = directory / "ca.db"
@@ -90,6 +92,21 @@ class CaFiles:
                 os.fsync(lock)
             finally:
                 os.close(lock)
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Around a change of keys and roots: one process at a time. Problem when the directory cannot be read."""
+        with _problems(self.directory):
+            lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def state(self) -> tuple[tuple[int, int], ...]:
+        """What differs when the issuer or the roots were replaced."""
+        return tuple((found.st_ino, found.st_mtime_ns) for found in map(os.stat, (self.issuer, self.bundle)))
 
     def _clear(self) -> None:
         """Mark the directory, and remove what an interrupted making left: there was nothing in it when that began."""

@@ -1,6 +1,7 @@
 """A certificate source in the same process: the authority that an embedded agent holds for its user."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
 from meshd.ca.following import LONGEST_WAIT_S
 from meshd.ca.requester import LOCAL
-from meshd.ca.wire import Bundle
+from meshd.ca.wire import Bundle, Renewal
 
 
 class LocalCa:
@@ -45,13 +46,16 @@ class LocalCa:
         self._authority.maintain(self._clock())
         return self._authority.issue(csr_pem, identity, self._clock(), LOCAL)
 
-    async def news(self, after: int) -> Bundle:
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:  # noqa: ARG002 - it is for CAs of many hosts
         if self._authority.store.sequence() == after:
             await asyncio.sleep(LONGEST_WAIT_S)
         return self._authority.bundle()
 
-    def trust(self, bundle_pem: str) -> None:
+    def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:
         """It is in this process: there is nothing to be verified."""
+
+    def begun(self) -> float:
+        return math.inf
 
     async def health(self) -> None:
         self._authority.check(self._clock())

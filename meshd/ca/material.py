@@ -51,25 +51,19 @@ def load_root_pair(paths: CaFiles, now: float) -> KeyPair:
     """The root with its key; Problem when it is over, the key cannot be read, or is another's."""
     root = _load_certificate(paths.bundle)
     _check_life(root, paths, now)
-    key = _load_key(paths.root_key, paths.passphrase)
-    if key.public_key() != root.public_key():
-        raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
-    return KeyPair(root, key)
+    return _pair_of(paths, root)
 
 
 def load(paths: CaFiles, now: float) -> Material:
     """What is in the files. Problem when one is missing or not what it should be, others than its owner can read a key,
     they do not fit each other, or the root is not good now."""
-    root, issuer = _load_certificate(paths.bundle), _load_issuer(paths.issuer, paths.passphrase)
-    trust_domain = _trust_domain(root, paths.bundle)
-    try:
-        issuer.certificate.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise Problem(
-            f"{paths.issuer}: not signed by the root in {paths.bundle}: restore both from one copy"
-        ) from error
-    _check_life(root, paths, now)
-    return Material(trust_domain, root, issuer, certificates.pem(root).decode())
+    roots, issuer = _load_certificates(paths.bundle), _load_issuer(paths.issuer, paths.passphrase)
+    trust_domain = _trust_domain(roots[0], paths.bundle)
+    above = [root for root in roots if _is_below(issuer.certificate, root)]
+    if not above:
+        raise Problem(f"{paths.issuer}: not signed by the root in {paths.bundle}: restore both from one copy")
+    _check_life(above[0], paths, now)
+    return Material(trust_domain, above[0], issuer, b"".join(map(certificates.pem, roots)).decode())
 
 
 def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
@@ -77,6 +71,88 @@ def renew_issuer(paths: CaFiles, material: Material, now: float) -> Material:
     Problem when the root is over, its key cannot be read, or the file not be written."""
     root = load_root_pair(paths, now)
     return material._replace(issuer=_make_issuer(paths, material.trust_domain, root, now))
+
+
+# --- one root after another: each of these may be interrupted anywhere, and is then done again
+
+
+def prepare_root(paths: CaFiles, material: Material, now: float) -> Material:
+    """The same with another root, which is believed too and signs nothing yet."""
+    if not paths.root_next.exists():
+        made = certificates.make_root(material.trust_domain, Life.starting(now, certificates.ROOT_LIFE_S))
+        _write(paths, paths.root_next, certificates.key_pem(made.key, paths.passphrase), made.certificate)
+    _write_bundle(paths, material.root, _load_certificate(paths.root_next))
+    return load(paths, now)
+
+
+def change_root(paths: CaFiles, material: Material, now: float, *, back: bool = False) -> Material:
+    """The same with a new issuer: below the root in `root.next`, or back below that of `root.key`. Both are believed.
+    What is signed below the next one is believed by who knows only the one before, too, where that has a key here."""
+    other = _load_certificate(paths.root_next)
+    roots = _load_certificates(paths.bundle)
+    before = next((root for root in roots if root != other), None)
+    if before is None:
+        raise Problem(f"{paths.bundle}: holds one root alone, and another is in {paths.root_next}: restore a copy")
+    wanted, left = (before, other) if back else (other, before)
+    if material.root != wanted:
+        above = None if back else _certify_next(paths, material.trust_domain, wanted, left, now)
+        _make_issuer(paths, material.trust_domain, _pair_of(paths, wanted), now, above)
+    _write_bundle(paths, wanted, left)
+    return load(paths, now)
+
+
+def withdraw_root(paths: CaFiles, material: Material, now: float) -> Material:
+    """The same with the root that signs and no other."""
+    if paths.root_next.exists():
+        if _load_certificate(paths.root_next) == material.root:
+            pair = _pair_of(paths, material.root)
+            _write(paths, paths.root_key, certificates.key_pem(pair.key, paths.passphrase))
+        issuer = material.issuer
+        assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
+        _write(paths, paths.issuer, certificates.key_pem(issuer.key, paths.passphrase), issuer.certificate)
+    _write_bundle(paths, material.root)
+    paths.root_next.unlink(missing_ok=True)
+    return load(paths, now)
+
+
+def load_next(paths: CaFiles) -> x509.Certificate:
+    """The root in `root.next`; Problem when there is none."""
+    return _load_certificate(paths.root_next)
+
+
+def _certify_next(
+    paths: CaFiles, trust_domain: str, root: x509.Certificate, before: x509.Certificate, now: float
+) -> x509.Certificate | None:
+    """root, vouched for by the one before it; None where that is about to end, or its key is not here: then only who
+    has heard of the new root believes in it."""
+    life = Life(now - certificates.BACKDATE_S, min(Life.of(root).not_after, Life.of(before).not_after))
+    if life.not_after < now + certificates.ISSUER_LIFE_S:
+        return None
+    try:
+        return certificates.certify_root(trust_domain, root, _pair_of(paths, before), life)
+    except Problem:
+        return None
+
+
+def _pair_of(paths: CaFiles, root: x509.Certificate) -> KeyPair:
+    """root with its key; Problem when that is in neither file."""
+    for file in (paths.root_next, paths.root_key):
+        if file == paths.root_key or file.exists():
+            key = _load_key(file, paths.passphrase)
+            if key.public_key() == root.public_key():
+                return KeyPair(root, key)
+    raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
+
+
+def _write_bundle(paths: CaFiles, *roots: x509.Certificate) -> None:
+    """The one that signs comes first: it is what join tokens name the CA by."""
+    wanted = b"".join(map(certificates.pem, roots))
+    if files.read(paths.bundle) != wanted:
+        files.write(paths.bundle, wanted, mode=0o644, owner_of=paths.directory)
+
+
+def _write(paths: CaFiles, file: Path, key_pem: bytes, *chain: x509.Certificate) -> None:
+    files.write(file, key_pem + b"".join(map(certificates.pem, chain)), owner_of=paths.directory)
 
 
 def when(epoch_s: float) -> str:
@@ -95,28 +171,42 @@ def _check_life(root: x509.Certificate, paths: CaFiles, now: float) -> None:
         )
 
 
-def _make_issuer(paths: CaFiles, trust_domain: str, root: KeyPair, now: float) -> Issuer:
+def _make_issuer(
+    paths: CaFiles, trust_domain: str, root: KeyPair, now: float, above: x509.Certificate | None = None
+) -> Issuer:
     wanted = Life.starting(now, certificates.ISSUER_LIFE_S)
     life = Life(wanted.not_before, min(wanted.not_after, Life.of(root.certificate).not_after))
     issuer = certificates.make_issuer(trust_domain, root, life)
     assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
     key = certificates.key_pem(issuer.key, paths.passphrase)
-    files.write(paths.issuer, key + certificates.pem(issuer.certificate))
-    return issuer
+    _write(paths, paths.issuer, key, issuer.certificate, *((above,) if above is not None else ()))
+    return issuer._replace(above=(above,) if above is not None else ())
+
+
+def _is_below(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _load_certificate(file: Path) -> x509.Certificate:
+    return _load_certificates(file)[0]
+
+
+def _load_certificates(file: Path) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificate(files.read(file))
+        return x509.load_pem_x509_certificates(files.read(file))
     except ValueError as error:
         raise Problem(f"{file}: holds no certificate (PEM): restore it from a copy") from error
 
 
 def _load_issuer(file: Path, passphrase: bytes | None) -> Issuer:
-    key, certificate = _load_key(file, passphrase), _load_certificate(file)
+    key, (certificate, *above) = _load_key(file, passphrase), _load_certificates(file)
     if certificate.public_key() != key.public_key():
         raise Problem(f"{file}: its certificate is not of its key: restore it from a copy")
-    return Issuer(certificate, key)
+    return Issuer(certificate, key, tuple(above))
 
 
 def _load_key(file: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:

@@ -113,5 +113,39 @@ class DenyList(NamedTuple):
     records: tuple[Denied, ...]
 
 
+Stage = Literal["asked", "prepared", "active", "aborting", "reverting", "done", "aborted"]
+
+
+class Rotation(NamedTuple):
+    """The change of an issuer or of a root, as far as it has come (`meshd.ca.rotation`); the last one stays on record.
+    `sequence` is the bundle's number since this stage began. Certificates issued before `issued_before` are to be
+    renewed, within `renew_within_s`; 0 when there are none. A stage lasts `settle_s` at least; `force_after_s` is when
+    those that have not answered are waited for no longer, 0 for never."""
+
+    what: Literal["issuer", "root"]
+    stage: Stage
+    begun_at: float
+    stage_at: float
+    settle_s: float = 0.0
+    renew_within_s: float = 0.0
+    force_after_s: float = 0.0
+    sequence: int = 0
+    issued_before: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.stage in ("done", "aborted")
+
+
+class Held(NamedTuple):
+    """What a node said last of itself: it has the bundle of that number, and its oldest certificate in use, its
+    workloads' among them, was issued at `oldest`; 0 when it cannot tell."""
+
+    node: str
+    sequence: int
+    oldest: float
+    heard_at: float
+
+
 def hashed(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()

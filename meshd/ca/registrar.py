@@ -18,7 +18,7 @@ from meshd.ca import certificates, material
 from meshd.ca.audit import AuditLog
 from meshd.ca.files import CaFiles
 from meshd.ca.patterns import check_node, check_workload
-from meshd.ca.records import Denied, Entry, Issued, JoinToken, hashed
+from meshd.ca.records import Denied, Entry, Issued, JoinToken, Rotation, hashed
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
@@ -146,6 +146,28 @@ class Registrar:
                 for each in self.store.denied().records:
                     if each.kind == "serial" and each.value in mine and each.reason.startswith(f"node {value}: "):
                         self._changed("allow", self.store.allow("serial", each.value), f"serial {each.value}")
+
+    def rotate(
+        self, what: Literal["issuer", "root"], settle_s: float, renew_within_s: float, force_after_s: float
+    ) -> None:
+        """Ask the CA for a new issuer, or a new root; it does so when it runs."""
+        now = self._clock()
+        with _problems():
+            before = self.store.rotation()
+            if before is not None and not before.is_over:
+                raise Conflict(f"a rotation is under way already ({before.what}: {before.stage})")
+            asked = Rotation(what, "asked", now, now, settle_s, renew_within_s, force_after_s)
+            _, sequence = self.store.rotate(before, asked)
+            self._changed(f"rotate {what}", sequence, f"{what}: asked")
+
+    def abort_rotation(self) -> None:
+        """Ask the CA to go back to the root that there was before."""
+        with _problems():
+            before = self.store.rotation()
+            if before is None or before.is_over or before.stage in ("aborting", "reverting"):
+                raise Conflict("there is no rotation that could be aborted")
+            _, sequence = self.store.rotate(before, before._replace(stage="aborting", stage_at=self._clock()))
+            self._changed("rotate abort", sequence, f"{before.what}: {before.stage} → aborting")
 
     def _deny(self, records: Sequence[Denied], subject: str, reason: str, node: str = "") -> None:
         self._changed("revoke", self.store.deny(records), subject, node=node, reason=reason)

@@ -27,12 +27,16 @@ from meshd.ca.api import Api
 from meshd.ca.authority import Authority
 from meshd.ca.kubernetes import ByServiceAccount
 from meshd.ca.limits import HANDSHAKE_S, MAX_CONNECTIONS, Limited
+from meshd.ca.material import Material
 from meshd.ca.settings import CaDaemonSettings
 from meshd.ca.source import Unreachable
 
 log = logging.getLogger(__name__)
 
 MAINTAIN_EVERY_S: Final = 30.0
+ROTATE_EVERY_S: Final = 1.0
+"""Between looks at what an operator may have asked for, or nodes have done."""
+
 SHUTDOWN_S: Final = 2.0
 """For answers on their way. A request whose body has not arrived by then is cut off, and nothing was signed for it."""
 
@@ -52,12 +56,10 @@ class CaServer:
     ) -> None:
         self._authority, self._listen, self._clock = authority, listen, clock
         self.names = _all_names(listen, names)
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
-        self._tls.num_tickets = 0  # a connection is one call; there is nothing to resume
-        self._tls.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
-        self._tls.verify_flags |= ssl.VERIFY_X509_STRICT
-        self._tls.load_verify_locations(cadata=authority.bundle_pem)
+        self._tls = _context()
+        self._tls.sni_callback = self._choose
+        self._shown = self._tls
+        self._shows: Material | None = None
         clusters = (ByServiceAccount(settings.kubernetes),) if settings.kubernetes.url else ()
         self._api = Api(authority, clock, attestors=clusters, limits=settings.limits)
         self._runner = web.AppRunner(
@@ -94,6 +96,7 @@ class CaServer:
             raise Problem(f"{self._listen}: cannot listen: {_advice(error)}") from error
         self.address = Address(*self._server.sockets[0].getsockname()[:2])
         self._tasks.start(self._maintain(), "maintenance")
+        self._tasks.start(self._rotate(), "rotation")
         self._tasks.start(self._api.following.run(), "following")
 
     async def stop(self) -> None:
@@ -117,9 +120,32 @@ class CaServer:
         except Unreachable as error:
             log.error("the server's certificate is not renewed: %s", error)
 
+    async def _rotate(self) -> None:
+        trouble = ""
+        while True:
+            await asyncio.sleep(ROTATE_EVERY_S)
+            try:
+                await asyncio.to_thread(self._authority.rotate, self._clock())
+                if self._authority.own is not self._shows:
+                    self._renew(self._clock())
+            except (Problem, Unreachable) as error:
+                if str(error) != trouble:
+                    log.error("the rotation does not go on: %s", error)
+                trouble = str(error)
+            else:
+                trouble = ""
+
     def _renew(self, now: float) -> None:
+        """Handshakes begun from now on show a new certificate, and nodes are checked by the roots that there are."""
+        shows = self._authority.own
         pem, self._life = self._authority.issue_server(self.names, now)
-        _load(self._tls, pem)
+        shown = _context()
+        shown.load_verify_locations(cadata=shows.bundle_pem)
+        _load(shown, pem)
+        self._shown, self._shows = shown, shows
+
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
+        connection.context = self._shown
 
 
 def allow_connections() -> None:
@@ -167,6 +193,15 @@ def _is_name(name: str) -> bool:
     except ValueError:
         return is_trust_domain(name.lower())
     return True
+
+
+def _context() -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.num_tickets = 0  # a connection is one call; there is nothing to resume
+    made.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
+    made.verify_flags |= ssl.VERIFY_X509_STRICT
+    return made
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:

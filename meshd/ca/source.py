@@ -8,7 +8,7 @@ from typing import Protocol
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
-from meshd.ca.wire import Bundle
+from meshd.ca.wire import Bundle, Renewal
 
 
 class Refusal(Exception):
@@ -38,12 +38,17 @@ class CertificateSource(Protocol):
         """A certificate of `identity` for the key that signed the CSR, stored by the CA before it is returned.
         Refusal when it must not be had, Unreachable when it cannot be had now; no other error."""
 
-    async def news(self, after: int) -> Bundle:
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         """The trust bundle and what is denied: once its sequence number is another than `after`, or after some seconds.
-        Errors as of `sign`."""
+        The CA is told by it that this host has the bundle of that number, and that its oldest certificate in use is
+        good from then on (seconds since the epoch, 0: unknown). Errors as of `sign`."""
 
-    def trust(self, bundle_pem: str) -> None:
-        """Believe no CA but one that these roots vouch for from now on. Misuse when there is no certificate in it."""
+    def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:
+        """Believe no CA but one that these roots vouch for from now on, and renew what this host has itself, where it
+        is older than renewal says. Misuse when there is no certificate in the bundle."""
+
+    def begun(self) -> float:
+        """When the certificate begins that this host shows the CA (seconds since the epoch); inf when it has none."""
 
     async def health(self) -> None:
         """Returns when the CA answers and would look at a request; Refusal or Unreachable when not."""

@@ -14,9 +14,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
 
+import msgspec
+
 from meshd.api.problems import Problem
 from meshd.ca.patterns import matches_node
-from meshd.ca.records import NODE_ORIGIN, Denied, DenyList, Entry, Issued, JoinToken, Node, hashed
+from meshd.ca.records import NODE_ORIGIN, Denied, DenyList, Entry, Held, Issued, JoinToken, Node, Rotation, hashed
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, migrate
 from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, MAX_LISTED, Conflict
@@ -209,6 +211,36 @@ class SqliteStore:
         with self._used() as db:
             return _now_at(db, "denied")
 
+    # --- the change of issuer and root
+
+    def rotation(self) -> Rotation | None:
+        with self._used() as db:
+            return _rotation(db)
+
+    def rotate(self, before: Rotation | None, after: Rotation) -> tuple[Rotation, int]:
+        with self._writing() as db:
+            if _rotation(db) != before:
+                raise Conflict("the rotation is further than it was: look at `meshd ca rotate status`")
+            made = after._replace(sequence=_next(db, "denied"))
+            db.execute("INSERT OR REPLACE INTO rotation VALUES (1, ?)", (msgspec.json.encode(made).decode(),))
+            return made, _next(db, "audit")
+
+    def hear(self, held: Held) -> None:
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", held)
+
+    def held(self) -> list[Held]:
+        return [Held(*row) for row in self._read("SELECT * FROM held ORDER BY node")]
+
+    def holders(self, issued_before: float, now: float) -> list[str]:
+        rows = self._read(
+            "SELECT DISTINCT node FROM issued WHERE issued_at < ? AND not_after > ? AND requester != 'itself' "
+            "AND ('serial', serial) NOT IN (SELECT kind, value FROM denied) "
+            "AND ('identity', identity) NOT IN (SELECT kind, value FROM denied) ORDER BY node",
+            (issued_before, now),
+        )
+        return [row[0] for row in rows]
+
     # --- the audit log
 
     def next_audit(self) -> int:
@@ -269,8 +301,19 @@ def _node(db: sqlite3.Connection, name: str) -> Node | None:
     return None if row is None else Node(*row)
 
 
+def _rotation(db: sqlite3.Connection) -> Rotation | None:
+    row = db.execute("SELECT data FROM rotation").fetchone()
+    return None if row is None else msgspec.json.decode(row[0], type=Rotation)
+
+
 def _next(db: sqlite3.Connection, counter: str) -> int:
-    (value,) = db.execute("UPDATE counters SET value = value + 1 WHERE name = ? RETURNING value", (counter,)).fetchone()
+    """The counter's next value. What is denied is counted on from the time at least: when an older copy of the database
+    is restored, agents believe the next change all the same, though they were told more than the copy knows of."""
+    least = "CAST(strftime('%s', 'now') AS INTEGER)" if counter == "denied" else "0"
+    (value,) = db.execute(
+        f"UPDATE counters SET value = max(value + 1, {least}) WHERE name = ? RETURNING value",  # noqa: S608
+        (counter,),
+    ).fetchone()
     return int(value)
 
 

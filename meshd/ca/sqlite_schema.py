@@ -10,7 +10,7 @@ from typing import Final
 APPLICATION_ID: Final = 0x6D657368
 """'mesh': by this SQLite, and file(1), tell the database from any other."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _SINCE_2: Final = (
     """CREATE TABLE join_tokens (
@@ -54,6 +54,16 @@ _SINCE_2: Final = (
     "CREATE INDEX issued_identity ON issued (identity)",
 )
 
+_SINCE_3: Final = (
+    "CREATE TABLE rotation (id INTEGER PRIMARY KEY CHECK (id = 1), data TEXT NOT NULL) STRICT",  # JSON
+    """CREATE TABLE held (
+        node TEXT PRIMARY KEY,
+        sequence INTEGER NOT NULL,
+        oldest REAL NOT NULL,
+        heard_at REAL NOT NULL
+    ) STRICT""",
+)
+
 SCHEMA: Final = ";\n".join(
     (
         f"PRAGMA application_id = {APPLICATION_ID}",
@@ -71,6 +81,7 @@ SCHEMA: Final = ";\n".join(
         "CREATE INDEX issued_not_after ON issued (not_after)",
         "CREATE TABLE tokens (hash TEXT PRIMARY KEY, made_at REAL NOT NULL) STRICT",
         *_SINCE_2,
+        *_SINCE_3,
         f"PRAGMA user_version = {SCHEMA_VERSION}",
         "COMMIT;",
     )
@@ -85,7 +96,8 @@ _STEPS: Final = {
         "WHERE identity GLOB 'spiffe://*/ns/*/sa/*'",
         *_SINCE_2,
         "PRAGMA user_version = 2",
-    )
+    ),
+    2: (*_SINCE_3, "PRAGMA user_version = 3"),
 }
 """Version → the statements that make it the next."""
 

@@ -14,7 +14,7 @@ line that is missing there is missed.
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from meshd.ca.records import Denied, DenyList, Entry, Issued, JoinToken, Node
+from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, Node, Rotation
 
 KEEP_EXPIRED_S: Final = 30 * 86400.0
 """How long what has expired is still on record."""
@@ -101,6 +101,24 @@ class Store(Protocol):
 
     def sequence(self) -> int:
         """`denied().sequence`, at less cost."""
+
+    # --- the change of issuer and root
+
+    def rotation(self) -> Rotation | None:
+        """The last, under way or over."""
+
+    def rotate(self, before: Rotation | None, after: Rotation) -> tuple[Rotation, int]:
+        """Put `after` in the place of `before`: as it is on record, with the number that the bundle has from now on.
+        Conflict when what is on record is another than `before`."""
+
+    def hear(self, held: Held) -> None:
+        """What a node says of itself, in the place of what it said before."""
+
+    def held(self) -> list[Held]: ...
+
+    def holders(self, issued_before: float, now: float) -> list[str]:
+        """The nodes that may hold certificates issued before, and not expired or denied; "" for those who did not prove
+        which node they are on. The CA's own is not counted."""
 
     # --- the audit log
 

@@ -9,6 +9,7 @@ from meshd.api.problems import Problem
 from meshd.ca import certificates, files, material
 from meshd.ca.certificates import Life
 from meshd.ca.files import CaFiles
+from meshd.ca.rotation import described, waits_for
 from meshd.ca.store import Store
 
 
@@ -34,6 +35,7 @@ class Summary(Struct, frozen=True):
     certificates: int
     denied: int
     sequence: int
+    rotation: str
 
 
 def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Summary:
@@ -42,7 +44,7 @@ def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Sum
     trust_domain, root = material.load_root(paths)
     if chain is None:
         chain = paths.issuer_chain if paths.trust_domain.exists() else paths.issuer
-    denied = store.denied()
+    denied, rotation = store.denied(), store.rotation()
     return Summary(
         trust_domain,
         certificates.key_hash(root.public_key()).hex(),
@@ -55,6 +57,7 @@ def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Sum
         certificates=len(store.issued(until=now)),
         denied=len(denied.records),
         sequence=denied.sequence,
+        rotation="none" if rotation is None else described(rotation, waits_for(rotation, store, now)),
     )
 
 

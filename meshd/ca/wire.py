@@ -4,7 +4,11 @@
     POST /v1/join     JoinRequest, `Authorization: Bearer TOKEN`  →  Joined
     GET  /v1/bundle                                               →  Bundle
     GET  /v1/bundle?after=SEQUENCE&wait=SECONDS                   →  Bundle, when it is another, or after that time
+                   &oldest=SECONDS
     GET  /v1/health                                               →  Health
+
+With `after` a node says which bundle it has, and with `oldest` when its oldest certificate in use was issued (seconds
+since the epoch): a root is withdrawn when nobody needs it any more.
 
 Bodies are JSON. Who signs proves who it is by a certificate in TLS or by `Authorization: Bearer` (`meshd.ca.attest`),
 who joins by a join token there. A status other than 200 comes with an `Error`.
@@ -58,6 +62,14 @@ class Denial(Struct, frozen=True, omit_defaults=True):
     expires_at: float = 0.0
 
 
+class Renewal(Struct, frozen=True):
+    """Certificates that are good from before `issued_before` on (seconds since the epoch) are to be renewed: within so
+    many seconds, each at a time of its own."""
+
+    issued_before: float
+    within_s: float
+
+
 class Bundle(Struct, frozen=True):
     """The roots that everything in the trust domain chains to (PEM), and what is denied all the same. `sequence` is
     another with every change of either."""
@@ -66,6 +78,7 @@ class Bundle(Struct, frozen=True):
     bundle_pem: str
     sequence: int = 0
     denied: tuple[Denial, ...] = ()
+    renewal: Renewal | None = None
 
 
 class Health(Struct, frozen=True):

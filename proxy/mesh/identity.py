@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from meshd.api.control import Certificate, CertificateState
@@ -65,6 +66,8 @@ class WorkloadIdentity:
         self._client: ssl.SSLContext | None = None
         self._held: Held | None = None
         self._bundle_pem = ""
+        self._issued_before = self._renew_at = 0.0
+        self._told = asyncio.Event()
         self._error = ""
 
     def client_context(self) -> ssl.SSLContext:
@@ -78,8 +81,9 @@ class WorkloadIdentity:
         return self._held is not None
 
     def state(self) -> CertificateState:
-        not_after = 0.0 if self._held is None else self._held.certificate.not_after
-        return CertificateState(str(self.identity.workload), not_after, self._error)
+        certificate = None if self._held is None else self._held.certificate
+        not_before, not_after = (0.0, 0.0) if certificate is None else (certificate.not_before, certificate.not_after)
+        return CertificateState(str(self.identity.workload), not_after, self._error, not_before)
 
     def trust(self, bundle_pem: str) -> None:
         """Take the trust bundle (PEM) that peers are checked against from now on. ssl.SSLError where it is none."""
@@ -87,6 +91,14 @@ class WorkloadIdentity:
             self._bundle_pem = bundle_pem
             if self._held is not None:
                 self.install(self._held)
+
+    def renew_older(self, issued_before: float, within_s: float) -> None:
+        """Renew a certificate that is good from before `issued_before` (seconds since the epoch) on, within so many
+        seconds and at a time of its own: all the mesh is told at once."""
+        if issued_before > self._issued_before:
+            self._issued_before = issued_before
+            self._renew_at = time.time() + within_s * random.random()  # noqa: S311 - jitter
+            self._told.set()
 
     def install(self, held: Held) -> None:
         """Present this certificate from now on. ssl.SSLError where certificate and key do not fit."""
@@ -125,7 +137,20 @@ class WorkloadIdentity:
                 "%s: certificate until %s", self.identity, time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
             )
             due = renewal_at(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
-            await asyncio.sleep(max(due - time.time(), RETRY_MIN_S))
+            await asyncio.sleep(RETRY_MIN_S)
+            await self._wait_until(due, certificate)
+
+    async def _wait_until(self, due: float, certificate: Certificate) -> None:
+        """Returns when it is due, or asked for before (`renew_older`)."""
+        while True:
+            self._told.clear()
+            is_older = certificate.not_before < self._issued_before
+            left_s = (min(due, self._renew_at) if is_older else due) - time.time()
+            if left_s <= 0:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._told.wait()
 
     def _failed(self, error: BaseException) -> None:
         self.refreshes["error"] += 1

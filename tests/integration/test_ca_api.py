@@ -122,6 +122,7 @@ def test_bundle_and_health_are_for_everybody(authority: Authority) -> None:
                     "bundle_pem": authority.bundle_pem,
                     "sequence": 0,
                     "denied": [],
+                    "renewal": None,
                 }
             async with http.get("/v1/health") as response:
                 health = await response.json()

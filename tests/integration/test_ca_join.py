@@ -375,7 +375,7 @@ def test_a_server_that_adds_a_root_of_its_own_is_not_believed(mesh: Mesh, tmp_pa
 
     async def main() -> None:
         with closing(Authority.create(tmp_path / "other", TRUST_DOMAIN, time.time())) as other:
-            other.bundle_pem = mesh.authority.bundle_pem + other.bundle_pem
+            (tmp_path / "other" / "bundle.pem").write_text(mesh.authority.bundle_pem + other.bundle_pem)
             async with served(other) as between:
                 with pytest.raises(Problem, match="not the CA that the trust bundle is of"):
                     await mesh.join(between, mesh.token())

@@ -13,9 +13,10 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Denial
+from meshd.ca.wire import Bundle, Denial, Renewal
 from tests.support import aio
 from tests.support.bundles import root
+from tests.support.waiting import eventually
 
 WEB = Identity.of("mesh.local", WorkloadName("default", "web"))
 BUNDLE = root()
@@ -30,6 +31,7 @@ class Source:
         self.is_away = False
         self.bundle = Bundle("mesh.local", BUNDLE)
         self.trusts = ""
+        self.oldest = 0.0
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         await self.health()
@@ -37,14 +39,18 @@ class Source:
             raise self.fails
         return Certificate(f"for {identity}", not_before=NOW - 60, not_after=NOW + 86400)
 
-    async def news(self, after: int) -> Bundle:
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:
+        self.oldest = oldest
         await self.health()
         if self.bundle.sequence == after:
             await asyncio.Event().wait()
         return self.bundle
 
-    def trust(self, bundle_pem: str) -> None:
+    def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:
         self.trusts = bundle_pem
+
+    def begun(self) -> float:
+        return NOW
 
     async def health(self) -> None:
         if self.is_away:
@@ -243,5 +249,26 @@ def test_what_is_old_or_no_bundle_is_not_believed(news: Bundle) -> None:
             async with asyncio.timeout(0.02):
                 await followed(mesh.signer, mesh.source, news)
         assert (mesh.signer.trust_bundle_pem, mesh.source.trusts, mesh.signer.trust.sequence) == (both, both, 3)
+
+    run(main())
+
+
+def test_the_ca_hears_at_once_that_nothing_is_left_to_be_renewed() -> None:
+    """While it waits for what is next, which may take it 20 s."""
+
+    async def main() -> None:
+        mesh = Mesh()
+        oldest, mesh.signer.oldest = NOW - 100, lambda: oldest
+        mesh.source.bundle = Bundle("mesh.local", BUNDLE + root(), 3, renewal=Renewal(NOW - 50, 60.0))
+        following = asyncio.get_running_loop().create_task(mesh.signer.follow())
+        await eventually(lambda: mesh.signer.trust.sequence == 3 and mesh.source.oldest == NOW - 100, "it is told")
+        assert "certificates are being renewed" in mesh.signer.health().message
+        mesh.signer.renewed()
+        oldest = NOW - 10
+        mesh.signer.renewed()
+        await eventually(lambda: mesh.source.oldest == NOW - 10, "the CA is told")
+        assert mesh.signer.health().message == "its root is being changed: 2 roots are believed"
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
     run(main())

@@ -15,6 +15,7 @@ from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.failover import Failover
 from meshd.ca.source import Forbidden, NotAuthenticated, Unreachable
+from meshd.ca.wire import Renewal
 from tests.support import aio
 from tests.support.stores import DAY_S, NOW
 
@@ -164,3 +165,23 @@ def test_a_file_that_is_not_whole_or_not_safe_is_refused(file: Path, wrong: obje
     wrong(file)
     with pytest.raises(Problem, match=message):
         source(Cas(), file)
+
+
+def test_it_is_renewed_before_its_time_where_the_ca_asks_for_it(file: Path) -> None:
+    async def main() -> None:
+        cas = Cas()
+        cas.now = now = NOW + 100
+        source = NodeSource(cas, file, lambda: now, lambda low, high: (low + high) / 2)
+        source.trust("", Renewal(NOW - 60, 60.0))  # it is just not older
+        now += 3600
+        await source.health()
+        assert cas.asked == []
+        source.trust("", Renewal(NOW, 60.0))
+        await source.health()
+        assert cas.asked == []
+        now += 30
+        await source.health()
+        assert cas.asked == [VM1]
+        assert source.begun() == cas.now - 60
+
+    aio.run(main())

@@ -1,5 +1,7 @@
 """Workloads, their proxies, and the services that they make: conversations between connections and the registry."""
 
+import math
+
 import pytest
 from msgspec.structs import replace
 
@@ -299,3 +301,15 @@ def test_what_can_be_registered() -> None:
 def test_what_cannot_be_a_proxy_s_report(report: ReportState) -> None:
     with pytest.raises(Unacceptable, match="at most"):
         check_report(report)
+
+
+def test_the_oldest_certificate_is_known_once_every_proxy_has_said() -> None:
+    registry = Registry()
+    assert registry.oldest_certificate() == math.inf
+    registry.declare_host(Instance(HOST, 0, 0, (), "", "", ""))
+    for number, begun in enumerate((300.0, 200.0)):
+        registry.attach(HOST, 0, number)
+        assert registry.oldest_certificate() == 0.0
+        states = (CertificateState("default/web", 900.0, "", begun), CertificateState("default/none", 0.0))
+        registry.report(HOST, number, ReportState(1, (), states))
+        assert registry.oldest_certificate() == begun

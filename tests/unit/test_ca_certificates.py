@@ -60,7 +60,7 @@ def test_the_server_has_host_names_and_no_spiffe_id() -> None:
     assert list(extended) == [ExtendedKeyUsageOID.SERVER_AUTH]
 
 
-@pytest.mark.parametrize(("pair", "path_length"), [(ROOT, 1), (ISSUER, 0)], ids=["root", "issuer"])
+@pytest.mark.parametrize(("pair", "path_length"), [(ROOT, 2), (ISSUER, 0)], ids=["root", "issuer"])
 def test_authorities_are_bounded_in_depth_and_named_for_the_trust_domain(pair: KeyPair, path_length: int) -> None:
     constraints = pair.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert (constraints.critical, constraints.value.ca, constraints.value.path_length) == (True, True, path_length)

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshd.api.problems import Problem
-from meshd.ca.records import Denied, Entry, Issued, JoinToken, Node
+from meshd.ca.records import Denied, Entry, Held, Issued, JoinToken, Node, Rotation
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore, connect
 from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, Conflict, Store
@@ -160,6 +161,52 @@ def test_an_entry_is_there_once(store: Store) -> None:
         store.add_entry(entry(2, "vm1", "default/web"))
     with pytest.raises(Conflict, match="no entry e2"):
         store.remove_entry("e2")
+
+
+# --- the change of issuer and root
+
+
+def test_a_rotation_is_changed_by_who_knows_how_far_it_is(store: Store) -> None:
+    assert store.rotation() is None
+    before = store.sequence()
+    asked, first = store.rotate(None, Rotation("root", "asked", NOW, NOW, 10.0, 60.0, 0.0))
+    assert store.rotation() == asked
+    assert before < asked.sequence == store.sequence()
+    prepared, second = store.rotate(asked, asked._replace(stage="prepared", stage_at=NOW + 1))
+    assert store.rotation() == prepared
+    assert (prepared.sequence > asked.sequence, second) == (True, first + 1)
+    for other in (None, asked):
+        with pytest.raises(Conflict, match="is further than it was"):
+            store.rotate(other, asked)
+    assert store.rotation() == prepared
+
+
+def test_the_number_of_the_bundle_outlasts_a_store_that_is_restored(store: Store) -> None:
+    """Agents were told more than the copy knows of: its next change has to be news to them."""
+    store.deny([Denied("node", "vm1", "lost", NOW)])
+    assert store.sequence() > time.time() - 60
+
+
+def test_what_a_node_says_of_itself_is_what_it_said_last(store: Store) -> None:
+    store.hear(Held("vm1", 4, 0.0, NOW))
+    store.hear(Held("vm2", 4, 0.0, NOW))
+    store.hear(Held("vm1", 5, NOW, NOW + 1))
+    assert store.held() == [Held("vm1", 5, NOW, NOW + 1), Held("vm2", 4, 0.0, NOW)]
+
+
+def test_who_holds_certificates_of_before(store: Store) -> None:
+    store.add(issued("01", "vm1"))
+    store.add(issued("02", "vm2", at=NOW + 10))
+    store.add(issued("03", "vm3", at=NOW - 2 * DAY_S))
+    store.add(issued("04", "", "default/api"))
+    store.add(issued("05", "vm5", "default/api"))
+    store.add(issued("06", "vm6", "default/store"))
+    store.add(issued("07", "vm7")._replace(requester="itself"))
+    store.deny(
+        [Denied("serial", "05", "", NOW), Denied("identity", "spiffe://prod.example/ns/default/sa/store", "", NOW)]
+    )
+    assert store.holders(NOW + 5, NOW + 20) == ["", "vm1"]
+    assert store.holders(NOW + 50, NOW + 20) == ["", "vm1", "vm2"]
 
 
 # --- the deny list
@@ -324,7 +371,7 @@ def test_a_migrated_database_has_the_tables_of_a_new_one(tmp_path: Path) -> None
 def test_a_later_versions_database_is_left_alone(tmp_path: Path) -> None:
     SqliteStore.create(tmp_path / "ca.db").close()
     with closing(sqlite3.connect(tmp_path / "ca.db")) as database:
-        database.execute("PRAGMA user_version = 3")
+        database.execute("PRAGMA user_version = 4")
     with pytest.raises(Problem, match="a later version of meshd"):
         SqliteStore.open(tmp_path / "ca.db")
 

@@ -1,6 +1,7 @@
 """SVIDs for processes: when the CA is asked for one, and what there is while it is away."""
 
 import asyncio
+import math
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,7 @@ from meshd.api.names import Identity, WorkloadName
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.source import CertificateSource, Unreachable
-from meshd.ca.wire import Denial
+from meshd.ca.wire import Denial, Renewal
 
 WEB = WorkloadName("default", "web")
 ROOT = certificates.make_root("mesh.local", Life(0.0, 1e10))
@@ -131,3 +132,20 @@ def test_keys_of_workloads_that_are_no_more_are_forgotten(ca: Ca, core: Core) ->
 def test_the_generated_messages_are_current() -> None:
     for name, text in generate.generated().items():
         assert Path(generate.HERE, name).read_text() == text
+
+
+def test_one_that_is_older_than_the_ca_wants_is_renewed_before_its_time(ca: Ca, core: Core) -> None:
+    svids = Svids(core, lambda least, most: most)
+    assert svids.oldest() == math.inf
+    first = asyncio.run(svids.get(WEB))
+    assert svids.oldest() == first.not_before
+    ca.now += HOUR
+    core.signer.trust = Trust(renewal=Renewal(ca.now, 60.0))
+    assert asyncio.run(svids.get(WEB)) == first
+    assert svids.due_in_s(WEB) == 60.0
+    ca.now += 60.0
+    second = asyncio.run(svids.get(WEB))
+    assert second.serial != first.serial
+    assert svids.oldest() == second.not_before
+    ca.now += 60.0
+    assert asyncio.run(svids.get(WEB)) == second

@@ -8,6 +8,7 @@ nothing. There are as many as there are workloads with selectors.
 
 import asyncio
 import logging
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -59,6 +60,8 @@ class Svids:
     def __init__(self, core: Core, draw: Callable[[float, float], float] = random.uniform) -> None:
         self._core, self._clock, self._draw = core, core.clock, draw
         self._held: defaultdict[WorkloadName, _Held] = defaultdict(_Held)
+        self._asked = self._asked_at = 0.0
+        core.holds.append(self.oldest)
 
     async def get(self, workload: WorkloadName) -> Svid:
         """The one to use now; NotSigned when there is none. A CA that is away is asked again after a pause, and until
@@ -68,6 +71,7 @@ class Svids:
             if held.svid is not None and self._is_denied(held.svid):
                 log.warning("the CA denies the SVID %s of %s", held.svid.serial, held.svid.identity)
                 held.svid, held.due_at = None, 0.0
+            self._heed_renewal(held)
             if self._clock() >= held.due_at:
                 await self._renew(workload, held)
         if held.svid is not None and self._clock() < held.svid.not_after:
@@ -77,6 +81,23 @@ class Svids:
     def due_in_s(self, workload: WorkloadName) -> float:
         """How long what `get` gave is good for asking."""
         return max(self._held[workload].due_at - self._clock(), RETRY_MIN_S)
+
+    def oldest(self) -> float:
+        """Since when the oldest of those that are good yet has been good; inf when there is none."""
+        now = self._clock()
+        good = (held.svid for held in self._held.values() if held.svid is not None and held.svid.not_after > now)
+        return min((svid.not_before for svid in good), default=math.inf)
+
+    def _heed_renewal(self, held: _Held) -> None:
+        """What is older than the CA wants is renewed at a time that is drawn once for all."""
+        renewal = self._core.signer.trust.renewal
+        if renewal is None or held.svid is None or held.svid.not_before >= renewal.issued_before:
+            return
+        if self._asked != renewal.issued_before:
+            self._asked = renewal.issued_before
+            self._asked_at = self._clock() + self._draw(0.0, renewal.within_s)
+        if held.error is None:  # else it is tried again when its pause is over
+            held.due_at = min(held.due_at, self._asked_at)
 
     def keep(self, workloads: frozenset[WorkloadName]) -> None:
         """Forget the keys of all others."""
@@ -95,6 +116,7 @@ class Svids:
         held.backoff.reset()
         life_s = held.svid.not_after - held.svid.not_before
         held.due_at = held.svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
+        self._core.signer.renewed()
         log.info("%s: SVID for its processes, until %s", identity, when(held.svid.not_after))
 
     async def _sign(self, identity: Identity) -> Svid:

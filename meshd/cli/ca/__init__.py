@@ -19,6 +19,7 @@ from meshd.cli.ca.entry import entry
 from meshd.cli.ca.issued import issued
 from meshd.cli.ca.making import init, sign_intermediate
 from meshd.cli.ca.node import node
+from meshd.cli.ca.rotate import rotate
 from meshd.cli.ca.status import bundle, status
 from meshd.cli.ca.token import token
 from meshd.cli.logs import log_level_option, log_to_stderr
@@ -29,7 +30,7 @@ def command() -> None:
     """The certificate authority of a trust domain."""
 
 
-for each in (bundle, entry, init, issued, node, sign_intermediate, status, token):
+for each in (bundle, entry, init, issued, node, rotate, sign_intermediate, status, token):
     command.add_command(each)
 
 

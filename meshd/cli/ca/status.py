@@ -67,6 +67,7 @@ def _text(found: Summary, now: float) -> str:
         ("entries", str(found.entries)),
         ("good certificates", str(found.certificates)),
         ("denied", f"{found.denied} (sequence {found.sequence})"),
+        ("last rotation", found.rotation),
     )
     return "\n".join(f"{name + ':':<21}{value}" for name, value in rows)
 

@@ -1,0 +1,96 @@
+"""`meshd ca rotate`: one issuer after another, and one root after another."""
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from meshd.api.problems import Problem
+from meshd.ca.files import CaFiles
+from meshd.ca.registrar import Registrar
+from meshd.ca.rotation import described, waits_for
+from meshd.cli.ca.common import state_dir_option
+from meshd.cli.durations import Duration
+
+DAY_S = 86400.0
+
+
+@click.group()
+def rotate() -> None:
+    """Put a new issuer or a new root in the place of the one there is.
+
+    The CA's daemon does it, step by step; `meshd ca rotate status` says how far it is.
+    """
+
+
+@rotate.command("issuer")
+@state_dir_option
+def issuer(state_dir: Path) -> None:
+    """Sign with a new issuer from now on. What the one before signed stays good."""
+    _ask(state_dir, "issuer", 0.0, 0.0, 0.0)
+
+
+@rotate.command("root")
+@click.option(
+    "--settle",
+    type=Duration(least_s=0.1, most_s=DAY_S),
+    default="10s",
+    show_default=True,
+    help="How long each stage lasts at least: what agents know is to reach their proxies.",
+)
+@click.option(
+    "--renew-within",
+    type=Duration(least_s=0.1, most_s=DAY_S),
+    default="5m",
+    show_default=True,
+    help="How long hosts have to renew what the old root vouches for, each at a time of its own.",
+)
+@click.option(
+    "--force-after",
+    type=Duration(least_s=1, most_s=30 * DAY_S),
+    help="Go on after so long in a stage, though nodes are missing, which may then have to join again.",
+)
+@state_dir_option
+def root(settle: float, renew_within: float, force_after: float | None, state_dir: Path) -> None:
+    """Put a new root in the place of the one there is, with no failed request.
+
+    First every node believes both, then what is in use is renewed below the new one, then the old one is withdrawn.
+    """
+    _ask(state_dir, "root", settle, renew_within, force_after or 0.0)
+
+
+@rotate.command("status")
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form."
+)
+@state_dir_option
+def status(output: str, state_dir: Path) -> None:
+    """Show how far the rotation is, and which nodes it waits for."""
+    with Registrar.at(state_dir.absolute()) as registrar:
+        rotation = registrar.store.rotation()
+        waiting = () if rotation is None else waits_for(rotation, registrar.store, time.time())
+    if output == "json":
+        click.echo(json.dumps(None if rotation is None else {**rotation._asdict(), "waits_for": waiting}, indent=2))
+    else:
+        click.echo("nothing was rotated yet" if rotation is None else described(rotation, waiting))
+
+
+@rotate.command("abort")
+@state_dir_option
+def abort(state_dir: Path) -> None:
+    """Go back to the root that there was before. Not possible once that is withdrawn."""
+    with Registrar.at(state_dir.absolute()) as registrar:
+        registrar.abort_rotation()
+
+
+def _ask(
+    state_dir: Path, what: Literal["issuer", "root"], settle_s: float, renew_within_s: float, force_after_s: float
+) -> None:
+    directory = state_dir.absolute()
+    if CaFiles(directory).trust_domain.exists():
+        raise Problem(f"{directory}: this CA's root is elsewhere: have a new issuer, or a new root, made there")
+    with Registrar.at(directory) as registrar:
+        registrar.rotate(what, settle_s, renew_within_s, force_after_s)
+    click.echo("the CA does it as it runs: `meshd ca rotate status` says how far it is")

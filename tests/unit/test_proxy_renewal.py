@@ -1,0 +1,56 @@
+"""A certificate that is renewed before its time, since the CA is about to change its root."""
+
+import asyncio
+import time
+
+import pytest
+
+from meshd.api.control import Certificate
+from meshd.api.names import Identity, WorkloadName
+from proxy.mesh import identity as module
+from proxy.mesh.identity import WorkloadIdentity
+from tests.support import aio
+from tests.support.certificates import Root, identity
+from tests.support.waiting import eventually
+
+WEB = Identity.of("mesh.example", WorkloadName("default", "web"))
+
+
+def test_only_what_is_older_is_renewed_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    root, signed = Root(), 0
+    held = root.held(identity("web"), begins_s=-600.0)
+
+    async def key(_: str) -> tuple[bytes, str]:
+        return held.key_pem, "csr"
+
+    async def sign(_: str) -> Certificate:
+        nonlocal signed
+        signed += 1
+        begin = held.certificate.not_before if signed == 1 else time.time()
+        return Certificate(held.certificate.chain_pem, begin, time.time() + 3600)
+
+    monkeypatch.setattr(module, "_make_key", key)
+    monkeypatch.setattr(module, "RETRY_MIN_S", 0.0)
+
+    async def main() -> None:
+        mine = WorkloadIdentity(WEB, {}, lambda: None)
+        mine.trust(root.bundle_pem)
+        renewing = asyncio.get_running_loop().create_task(mine.renew_forever(sign))
+        await eventually(lambda: signed == 1, "the first certificate")
+        assert mine.state().not_before == held.certificate.not_before
+        mine.renew_older(held.certificate.not_before, 0.0)  # it is just not older
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert signed == 1
+        asked = held.certificate.not_before + 1
+        mine.renew_older(asked, 0.0)
+        await eventually(lambda: signed == 2, "the next certificate")
+        mine.renew_older(asked, 0.0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert signed == 2
+        assert mine.state().not_before > asked
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+    aio.run(main())
