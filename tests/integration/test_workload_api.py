@@ -22,8 +22,10 @@ from meshd.agent.workload.server import MAX_CONNECTIONS_OF_A_USER, WorkloadServe
 from meshd.agent.workload.svids import Svids
 from meshd.api.names import WorkloadName
 from meshd.ca.wire import Denial
+from tests.integration.test_agent_process import Host
 from tests.support import aio
 from tests.support.agents import local_agent
+from tests.support.cgroups import cgroups, inside
 from tests.support.waiting import eventually
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="starts processes of other users: needs root")
@@ -114,9 +116,12 @@ def declare(directory: Path, *documents: str) -> None:
     (directory / "conf.d" / "web.yaml").write_text("".join(documents))
 
 
+def command(path: Path, what: str, uid: int | None = None) -> list[str]:
+    return [sys.executable, "-c", CLIENT, str(path), str(os.geteuid() if uid is None else uid), what]
+
+
 async def client(path: Path, what: str, uid: int | None = None) -> dict[str, Any]:
-    argv = [sys.executable, "-c", CLIENT, str(path), str(os.geteuid() if uid is None else uid), what]
-    said: dict[str, Any] = json.loads(await aio.output(*argv))
+    said: dict[str, Any] = json.loads(await aio.output(*command(path, what, uid)))
     return said
 
 
@@ -172,6 +177,31 @@ def test_two_users_get_two_identities_and_a_third_none(directory: Path) -> None:
             assert "user root" in refused["error"]
 
     aio.run(main())
+
+
+@root
+def test_units_of_a_host_get_identities_from_its_agent_and_its_ca(tmp_path: Path) -> None:
+    """Two processes that differ in nothing but their unit, and one of a unit that no document names."""
+    host = Host(tmp_path)
+    (host.documents / "units.yaml").write_text(
+        "".join(workload(name, f"[{{unit: {name}.service}}]") for name in ("web", "db"))
+    )
+    path = tmp_path / "workload.sock"  # beside the control socket, unless the settings say otherwise
+
+    async def ask(group: Path) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(await aio.output(*inside(group, *command(path, "fetch"))))
+        return said
+
+    async def main(groups: list[Path]) -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*map(ask, groups)))
+
+    with cgroups("web.service", "db.service", "other.service") as groups, host.ca_serves(), host.agent():
+        web, db, other = aio.run(main(groups))
+    assert web["ids"] == ["spiffe://prod.example/ns/default/sa/web"]
+    assert db["ids"] == ["spiffe://prod.example/ns/default/sa/db"]
+    assert "PERMISSION_DENIED" in other["error"]
+    assert "unit other.service" in other["error"]
+    assert "no identity: no Workload document selects this process" in host.logged()
 
 
 def test_a_process_that_is_two_workloads_is_none(directory: Path) -> None:

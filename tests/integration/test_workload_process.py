@@ -13,7 +13,7 @@ import pytest
 
 from meshd.agent.workload.attest import Facts, NotAttested
 from meshd.agent.workload.process import LocalProcess, handle_by_number
-from tests.support.waiting import wait_until
+from tests.support.cgroups import cgroups, inside
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="starts processes of other users: needs root")
 
@@ -113,27 +113,10 @@ def test_two_users_are_told_apart(listener: Listener) -> None:
 
 @root
 def test_a_cgroup_is_seen_and_with_it_the_unit(listener: Listener) -> None:
-    top = next((each for each in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if _is_v2(each)), None)
-    if top is None:
-        pytest.skip("no cgroups of version 2 here")
-    group = top / f"meshd-test-{os.getpid()}.slice" / "web.service"
-    try:
-        group.mkdir(parents=True)
-    except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
-    enter = ("/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")
-    try:
-        seen = listener.facts(before=enter)
-    finally:
-        wait_until(lambda: not (group / "cgroup.procs").read_text(), "the cgroup is empty")
-        group.rmdir()
-        group.parent.rmdir()
-    assert seen.cgroup == f"/{group.relative_to(top)}"
+    with cgroups("web.service") as (group,):
+        seen = listener.facts(before=tuple(inside(group)))
+    assert seen.cgroup == f"/meshd-test-{os.getpid()}.slice/web.service"
     assert seen.unit == "web.service"
-
-
-def _is_v2(directory: Path) -> bool:
-    return (directory / "cgroup.controllers").exists()
 
 
 @root
