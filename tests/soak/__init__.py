@@ -10,6 +10,6 @@ that live through it all neither grow nor keep anything open.
        upstreams, forward proxy             ╠══► proxy of `two`   ──► application
                                             ╚══► proxy of `three` ──► application
 
-`world` starts the processes, `callers` and its neighbours are the traffic, `chaos` does the damage, `verdict` (pure)
-says what may fail and what may not.
+`world` has the processes, `http1`, `http2`, `calls` and `opaque` are the traffic, `chaos` does the damage, `verdict`
+(pure) says what may fail and what may not. docs/testing.md has the rules in short, and what a long run found.
 """

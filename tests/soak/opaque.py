@@ -100,7 +100,9 @@ async def chat(port: int, ledger: Ledger, chance: random.Random) -> None:
     except (ConnectionClosed, InvalidMessage):
         reason = "cut"  # after the handshake, or in it
     except InvalidStatus as error:
-        reason = str(error.response.status_code)
+        proxys = "l5d-proxy-error" in error.response.headers
+        # The library's server answers so itself while it shuts down.
+        reason = str(error.response.status_code) if proxys or error.response.status_code != 503 else "cancelled"
     except OSError as error:
         reason = f"no connection: {error!r}"
     else:

@@ -16,9 +16,10 @@ from tests.soak.chaos import Chaos
 from tests.soak.http1 import Caller
 from tests.soak.ledger import Ledger
 from tests.soak.verdict import LEAST_FOR_MEMORY_S, Damage, Memory, memory
-from tests.soak.world import ENDPOINTS, Process, SoakFailed, World, admin_page, counted
+from tests.soak.world import ENDPOINTS, Process, Series, SoakFailed, World, admin_page, counted
 
-WARM_UP_SHARE: Final = 1 / 6
+WARM_UP_SHARE: Final = 1 / 3
+"""Of a run, before memory is judged: with bodies of 1 MB it takes a heap ten minutes to have had its worst moment."""
 SAMPLE_S: Final = 2.0
 FINISH_WITHIN_S: Final = 40.0
 QUIET_WITHIN_S: Final = 15.0
@@ -43,6 +44,18 @@ class Survivor:
     requests: int = 0
     cpu_s: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
+
+    def take(self, series: Series, services: dict[str, str]) -> None:
+        """What its metrics say of requests and errors; `services` are named by the application's port on the way in."""
+        for name, labels, value in series:
+            where = labels.get("dst_service") or services.get(labels.get("target_port", ""), "")
+            if name == "request_total":
+                self.requests += round(value)
+                self.unanswered[where] = self.unanswered.get(where, 0) + round(value)
+            elif name == "response_total":
+                self.unanswered[where] = self.unanswered.get(where, 0) - round(value)
+            elif name.endswith("_errors_total"):
+                self.errors[f"{name.removesuffix('_errors_total')} {labels['error']}"] = round(value)
 
     def memory(self) -> Memory | None:
         """None where the run was too short to say."""
@@ -206,10 +219,10 @@ class Soak:
     async def _look_after(self, survivor: Survivor, process: Process, admin: int) -> None:
         """What the survivor keeps when all callers have gone."""
 
-        def look() -> list[tuple[str, dict[str, str], float]]:
+        def look() -> Series:
             return counted(admin_page(admin, "/metrics"))
 
-        def opened(series: list[tuple[str, dict[str, str], float]], peer: str) -> int:
+        def opened(series: Series, peer: str) -> int:
             found = [(labels, value) for name, labels, value in series if name == "tcp_open_connections"]
             return round(sum(value for labels, value in found if peer in (labels["peer"], "")))
 
@@ -225,15 +238,7 @@ class Soak:
             if quiet or monotonic() > deadline:
                 break
             await asyncio.sleep(0.2)
-        for name, labels, value in series:
-            where = labels.get("dst_service") or services.get(labels.get("target_port", ""), "")
-            if name == "request_total":
-                survivor.requests += round(value)
-                survivor.unanswered[where] = survivor.unanswered.get(where, 0) + round(value)
-            elif name == "response_total":
-                survivor.unanswered[where] = survivor.unanswered.get(where, 0) - round(value)
-            elif name.endswith("_errors_total"):
-                survivor.errors[f"{name.removesuffix('_errors_total')} {labels['error']}"] = round(value)
+        survivor.take(series, services)
         survivor.cpu_s = process.cpu_s()
         deadline = monotonic() + (IDLE_WITHIN_S if self._duration_s >= IDLE_FROM_S else 0.0)
         while (descriptors := process.descriptors()) > survivor.descriptors_before and monotonic() < deadline:

@@ -9,8 +9,8 @@ A request may fail where its connection was killed and the rules of `proxy.excha
     503 for a body too long to be kept for another try   excused, while an application is away
     opaque bytes are cut                                 excused, likewise, since its proxy takes them before it knows:
                                                          one connection now and then finds out whether it is back
-    gRPC's CANCELLED                                     excused, when an application was ended: it is what gRPC's own
-                                                         server answers to calls that come while it shuts down
+    CANCELLED of gRPC, 503 of WebSocket's server         excused, when an application was ended: so these servers answer
+                                                         themselves what comes while they shut down
     anything else, a wrong byte above all                a violation
 """
 

@@ -143,8 +143,12 @@ def admin_page(port: int, path: str) -> str:
     return body.decode() if b" 200 " in head.split(b"\r\n")[0] else ""
 
 
-def counted(page: str) -> list[tuple[str, dict[str, str], float]]:
-    """(name, labels, value) of the series on a page of metrics."""
+Series = list[tuple[str, dict[str, str], float]]
+"""(name, labels, value), each."""
+
+
+def counted(page: str) -> Series:
+    """The series on a page of metrics."""
     families = text_string_to_metric_families(page)
     return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
 
