@@ -46,7 +46,7 @@ class RawStream(Stream):
         self._tunnel.moved()
         if data:
             self._other.write(data)
-        if ended:
+        if ended and not self._left:  # to write to who has gone is to leave
             self._other.finish()
             self._leave_if_over()
 

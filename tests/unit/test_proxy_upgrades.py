@@ -470,9 +470,9 @@ def block(*fields: Field, ended: bool = False, number: int = 1) -> bytes:
 ACCEPTED = block((b":status", b"200"), (b"x", b"y"), (b"l5d-upgrade", b"bar"))
 
 
-async def asked_of_proxy(rig: H2Rig) -> tuple[Wire, Peer]:
+async def asked_of_proxy(rig: H2Rig, tls: bool = False) -> tuple[Wire, Peer]:
     """A caller whose upgrade has gone to another proxy, on stream 1."""
-    caller = rig.call()
+    caller = rig.call(tls=tls)
     caller.says(ASK)
     endpoint = await rig.open_h2()
     fields, content, ended, _ = await endpoint.hears_on(1)
@@ -520,6 +520,21 @@ async def test_the_proxy_s_end_of_its_direction_is_a_half_close() -> None:
     assert (await endpoint.hears_on(1))[1:] == (b"not me", True, None)
     settled(caller)
     assert (caller.lost, opened(rig)) == (True, 0)
+
+
+@on_loop
+async def test_the_last_of_a_stream_whose_caller_has_gone_ends_no_other_stream() -> None:
+    rig = H2Rig(MESHED)
+    caller, endpoint = await asked_of_proxy(rig, tls=True)
+    endpoint.says(ACCEPTED)
+    caller.ends()
+    settled(caller)
+    assert (caller.lost, opened(rig)) == (True, 1)
+    other = rig.call()
+    other.says(GET)
+    endpoint.says(data(1, b"too late", True), block((b":status", b"204"), ended=True, number=3))
+    assert opened(rig) == 0
+    assert other.heard().startswith(b"HTTP/1.1 204 ")
 
 
 @on_loop
