@@ -159,6 +159,7 @@ class _Opening(asyncio.Protocol):
     def __init__(self, inbound: Inbound, waits: tuple[WorkloadName, str] | None = None) -> None:
         self._inbound = inbound
         self._waits = waits is not None
+        self._said_last = False
         self._data = b""
         self._deadline = 0.0
         self._transport: asyncio.Transport
@@ -169,6 +170,8 @@ class _Opening(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         if self._waits:
             self._expect(WAIT_S)
+            if self._inbound.draining:
+                self.drain()
         elif self._meet(transport):
             self._expect(LAST_S if self._inbound.draining else HEADER_S)
 
@@ -215,7 +218,7 @@ class _Opening(asyncio.Protocol):
     def _again(self, transport: asyncio.Transport, rest: bytes) -> bool:
         """A relay on the connection is over: wait for another on it, whose header may have begun with rest. False where
         it is to be closed."""
-        if self._inbound.draining or transport.is_closing() or transport.get_write_buffer_size():
+        if self._said_last or transport.is_closing() or transport.get_write_buffer_size():
             return False
         transport.resume_reading()
         take_over(transport, _Opening(self._inbound, (self._workload, self._peer)), rest)
@@ -224,6 +227,7 @@ class _Opening(asyncio.Protocol):
     def drain(self) -> None:
         """Take nothing but what has a header on its way."""
         if self._waits:
+            self._said_last = True
             self._transport.write(LAST)
         self._deadline = monotonic() + LAST_S
 

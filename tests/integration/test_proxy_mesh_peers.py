@@ -93,6 +93,34 @@ def test_a_relay_that_is_on_its_way_when_the_proxy_drains_is_taken_as_the_last()
     run(conversation())
 
 
+def test_a_relay_that_follows_one_which_was_under_way_when_the_proxy_drained_is_taken_as_the_last() -> None:
+    async def conversation() -> None:
+        async with origin() as api:
+            world = mesh(api.port, "tcp")
+            async with running(world.api):
+                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls.set_alpn_protocols(["meshd/1"])
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", world.api.inbound, ssl=tls, server_hostname=SERVER_NAME
+                )
+                ends = GET.replace(b"Host", b"Connection: close\r\nHost")
+                writer.write(header(api.port) + b"".join(as_record(ends)))
+                assert b"HTTP/1.1 200" in await reader.readuntil(END)
+                inbound = world.api.proxy._inbound
+                assert inbound is not None
+                inbound.drain()
+                writer.write(END + header(api.port) + REQUEST)  # both sides have ended, and nobody has said more
+                async with asyncio.timeout(5.0):
+                    assert await reader.readexactly(4) == LAST
+                    rest = await reader.read()
+                assert b"HTTP/1.1 200" in rest
+                assert rest.endswith(END)
+                await eventually(lambda: inbound.open == 0, "a drain waits for nothing more", 0.5)
+                writer.close()
+
+    run(conversation())
+
+
 def test_a_drain_waits_for_a_request_whose_handshake_is_under_way() -> None:
     async def conversation() -> None:
         async with origin() as api:
