@@ -542,10 +542,11 @@ class Engine:
                 raise ProtocolError(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             start, at = at + 9, at + 9 + length
             if at > size:
-                if kind == DATA and not flags & PADDED and size - start >= LARGE_BYTES and self._block is None:
+                in_pieces = kind == DATA and not flags & PADDED and self._block is None
+                if in_pieces and size - start >= LARGE_BYTES:
                     self._begin_data(flags, number & MAX_WINDOW, data[start:], at - size)
                 else:
-                    self._keep(data[start - 9 :], 9 + min(length, LARGE_BYTES) if kind == DATA else 9 + length)
+                    self._keep(data[start - 9 :], 9 + (min(length, LARGE_BYTES) if in_pieces else length))
                 return
             if kind == DATA and not flags and length:
                 at, flags, payload = self._joined(data, start, at, number)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 from proxy.http1.heads import MAX_HEAD_BYTES
 from proxy.http2 import frames
-from proxy.http2.engine import MAX_IDLE_FRAMES, MAX_SETTINGS, MAX_STREAMS, STREAM_WINDOW
+from proxy.http2.engine import MAX_IDLE_FRAMES, MAX_SETTINGS, MAX_STREAMS, OUR_MAX_FRAME_BYTES, STREAM_WINDOW
 from proxy.http2.fields import encode
-from proxy.http2.frames import MAX_WINDOW, SETTINGS, Setting, window_update
+from proxy.http2.frames import DATA, MAX_WINDOW, PADDED, SETTINGS, Setting, window_update
 from tests.support.exchanges import Rig
 from tests.support.h2 import ANSWER, REQUEST, data, request, server
 from tests.support.h2exchanges import H2Rig, on_loop
@@ -49,6 +49,18 @@ async def test_a_body_whose_endpoint_is_not_there_yet() -> None:
     endpoint = await rig.open_h2(initial_window_size=STREAM_WINDOW)
     endpoint.says(window_update(0, STREAM_WINDOW))
     assert (await endpoint.hears_on(1))[1] == b"x" * (400 << 10) + b"y" * PIECES
+
+
+def test_padded_content() -> None:
+    end = server()
+    end.receive(request(1, False))
+    content = b"x" * (OUR_MAX_FRAME_BYTES - 2)
+    sent = frames.frame(DATA, PADDED, 1, b"\1" + content + b"\0")
+    end.receive(sent[: -4 * PIECES])
+    with in_proportion():
+        for at in range(len(sent) - 4 * PIECES, len(sent)):
+            end.receive(sent[at : at + 1])
+    assert end.told[1].body == content
 
 
 def test_a_window_that_is_opened_byte_by_byte() -> None:
