@@ -127,10 +127,12 @@ class Signer:
             await asyncio.sleep(backoff.next_s())
 
     def _pause_s(self) -> float:
-        """Until the next look: a look also renews the host's own certificate, which may be asked for sooner."""
+        """Until the next look. A look also renews the host's own certificate, and the CA may want that within less than
+        the time between looks; where it gives more, a mesh that renews does not look more often."""
         renewal = self.trust.renewal
-        is_due = renewal is not None and self._source.begun() < renewal.issued_before
-        return LOOK_AGAIN_S if is_due else LOOK_EVERY_S
+        if renewal is None or self._source.begun() >= renewal.issued_before:
+            return LOOK_EVERY_S
+        return min(max(renewal.within_s / 10, LOOK_AGAIN_S), LOOK_EVERY_S)
 
     async def follow(self) -> None:
         """Keep up with the CA's roots and with what it denies; to be run beside `watch`. `changed` is called with each
