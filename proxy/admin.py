@@ -1,6 +1,7 @@
 """The admin port: `/metrics`, `/ready` and `/live`, as on Linkerd's.
 
-One request a connection, and nothing but GET and HEAD: it is for scrapers and supervisors, not for traffic.
+One request a connection, and nothing but GET and HEAD: it is for scrapers and supervisors, not for traffic. It accepts
+when nothing else does any more (`proxy.listeners`), so it has a bound of its own.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 5.0
 MAX_HEAD_BYTES: Final = 8 << 10
+MAX_OPEN: Final = 100
+"""Connections; beyond it the oldest is cut. Who asks at once, as every scraper does, is answered long before it is."""
 
 TEXT: Final = "text/plain; charset=utf-8"
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,10 +47,17 @@ class Admin:
         self._waiting_for = waiting_for
         self._metrics = metrics
         self._sweep = sweep
+        self._open: dict[_Request, None] = {}  # the oldest first
 
     def accept(self) -> asyncio.Protocol:
         """The protocol for a connection that was accepted."""
-        return _Request(self.page, self._sweep)
+        if len(self._open) >= MAX_OPEN:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cut()
+        request = _Request(self.page, self._sweep, lambda: self._open.pop(request, None))
+        self._open[request] = None
+        return request
 
     def page(self, path: str, answer: Callable[[Page], None]) -> None:
         """Answer with what is at path."""
@@ -70,17 +80,29 @@ class Admin:
 class _Request(asyncio.Protocol):
     """One connection: one request, one page."""
 
-    def __init__(self, page: Callable[[str, Callable[[Page], None]], None], sweep: Sweep) -> None:
+    def __init__(
+        self, page: Callable[[str, Callable[[Page], None]], None], sweep: Sweep, closed: Callable[[], object]
+    ) -> None:
         self._page = page
         self._sweep = sweep
+        self._closed: Callable[[], object] | None = closed
         self._data = b""
         self._deadline = 0.0
+        self._cut = False
         self._transport: asyncio.Transport
+
+    def cut(self) -> None:
+        """Make room for another."""
+        self._cut = True
+        if self._deadline:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._deadline = asyncio.get_running_loop().time() + TIMEOUT_S
         self._sweep.add(self)
+        if self._cut:  # so many came at once
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -115,3 +137,6 @@ class _Request(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self._sweep.discard(self)
+        closed, self._closed = self._closed, None  # which refers to this
+        if closed is not None:
+            closed()

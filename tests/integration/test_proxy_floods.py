@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.admin import MAX_OPEN
 from proxy.http2 import frames
 from proxy.http2.engine import MAX_QUEUED_BYTES, MAX_STREAMS, OUR_MAX_FRAME_BYTES, STREAM_WINDOW
 from proxy.http2.fields import encode
@@ -270,6 +271,15 @@ def test_answers_that_nobody_reads_fill_no_memory(tmp_path: Path) -> None:
             wait_until(lambda: proxy.endpoint.asked >= MAX_STREAMS, "all are asked for")
             assert proxy.get(proxy.upstream, "/") == "ok"
         assert proxy.peak_bytes() - before < MAX_QUEUED_BYTES + GROWTH_BYTES
+
+
+def test_the_metrics_are_had_whoever_else_keeps_connections_to_them(tmp_path: Path) -> None:
+    with program(tmp_path, descriptors=400) as proxy, contextlib.ExitStack() as stack:
+        for _ in range(3 * MAX_OPEN):
+            stack.enter_context(socket.create_connection(("127.0.0.1", proxy.admin)))
+        assert "request_total" in proxy.get(proxy.admin, "/metrics")
+        assert len(list(Path(f"/proc/{proxy.pid}/fd").iterdir())) < 2 * MAX_OPEN
+        assert proxy.get(proxy.upstream, "/") == "ok"
 
 
 @pytest.mark.peer("h2load")

@@ -7,6 +7,7 @@ from proxy.errors import Bound, Failure, bound_of
 from proxy.exchange import MAX_INTERIM
 from proxy.http1.server import IDLE_S
 from proxy.http2 import frames
+from proxy.http2.connection import MAX_UNSENT_BYTES
 from proxy.http2.engine import MAX_QUEUED_BYTES, MAX_STREAMS, STREAM_WINDOW
 from proxy.http2.fields import Field, encode
 from proxy.http2.frames import (
@@ -491,6 +492,20 @@ async def test_a_connection_that_broke_the_protocol_is_not_kept_by_not_reading()
     assert (await endpoint.hears_on(1))[3] == Code.CANCEL
     assert rig.pending == 0
     assert [bound for bound, _ in rig.refusals] == [Bound.MALFORMED]
+
+
+@on_loop
+async def test_what_is_no_content_does_not_wait_without_end_for_who_does_not_read() -> None:
+    rig = H2Rig()
+    caller = await rig.caller(clogged=True)
+    caller.says(request(1))
+    server = caller.wire.get_protocol()
+    assert isinstance(server, Http2Server)
+    for size, cut in ((MAX_UNSENT_BYTES // 2, False), (MAX_UNSENT_BYTES, True)):
+        server._send(bytes(size))  # which many heads would be
+        await caller.hears()
+        assert bool(caller.wire.aborted) is cut
+    assert [bound for bound, _ in rig.refusals] == [Bound.UNREAD]
 
 
 @on_loop
