@@ -24,6 +24,7 @@ from proxy.http1.heads import (
     AUTHORITY,
     CHUNKED,
     DIGITS,
+    MAX_FIELDS,
     METHOD,
     OURS,
     TARGET,
@@ -63,6 +64,13 @@ def _check_name(name: bytes) -> None:
         if len(_names) >= 1024:
             _names.clear()
         _names.add(name)
+
+
+def _check_count(lines: list[bytes]) -> None:
+    """As many fields as in HTTP/1.1, where an endpoint or the next proxy may have to read them. `lines` has a first one
+    that is none."""
+    if len(lines) > MAX_FIELDS + 1:
+        raise BadHead(f"more than {MAX_FIELDS} fields", 431)
 
 
 class _Fields:
@@ -161,6 +169,7 @@ def request(fields: list[Field], ended: bool, from_proxy: bool = False) -> Reque
     elif length == CHUNKED:
         lines.append(b"Transfer-Encoding: chunked")
     lines += connection_lines(found.te_trailers, upgrade)
+    _check_count(lines)
     forward = b"\r\n".join(lines) + b"\r\n"
     expected = [line for line in found.lines if line[:7] == b"expect:"]
     if any(line[8:].lower() != b"100-continue" for line in expected):
@@ -270,6 +279,7 @@ def response(fields: list[Field], from_proxy: bool) -> ResponseHead:
     lines = [b"HTTP/1.1 %b %b" % (status, _REASONS.get(status, b"")), *found.lines]
     if found.length is not None and status[:1] != b"1" and status != b"204":  # which have none (RFC 9110, section 8.6)
         lines.append(b"content-length: %d" % found.length)
+    _check_count(lines)
     upgrade = found.upgraded(from_proxy) if status == b"200" else b""
     if upgrade:
         return _switching(lines, upgrade)
@@ -330,6 +340,7 @@ def response_block(head: ResponseHead) -> bytes:
 def trailers(fields: list[Field]) -> bytes:
     """A trailer section as HTTP/1.1 lines, less what may not come late. BadHead where it is malformed."""
     found = _Fields(fields, frozenset(), OURS)
+    _check_count([b"", *found.lines])
     return b"".join(line + b"\r\n" for line in found.lines)
 
 

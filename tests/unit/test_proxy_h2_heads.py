@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.http1.heads import CHUNKED, UNTIL_CLOSE, BadHead, RequestHead, parse_request, parse_response
+from proxy.http1.heads import CHUNKED, MAX_FIELDS, UNTIL_CLOSE, BadHead, RequestHead, parse_request, parse_response
 from proxy.http2 import heads
 from proxy.http2.fields import Field, FieldDecoder
 from tests.support.smuggling import GET, HTTP2, POST2, instead, without
@@ -59,6 +59,17 @@ def test_http1_is_told_that_a_request_with_no_content_has_none(method: bytes) ->
     assert head.length == 0
     assert sorted(FieldDecoder().decode(heads.request_block(head))) == sorted(fields[:4])
     assert b"Content-Length" not in heads.request(instead(b":method", b"DELETE"), ended=True).forward
+
+
+def test_there_are_no_more_fields_than_in_http1() -> None:
+    many = [(b"x-%d" % number, b"1") for number in range(MAX_FIELDS)]
+    assert heads.request([*GET, *many[1:]], ended=True).forward.count(b"\r\n") == 1 + MAX_FIELDS
+    with pytest.raises(BadHead) as refused:
+        heads.request([*GET, *many], ended=True)
+    assert refused.value.status == 431
+    assert heads.response([(b":status", b"200"), *many], from_proxy=True).status == 200
+    with pytest.raises(BadHead):
+        heads.response([(b":status", b"200"), *many, (b"x", b"1")], from_proxy=True)
 
 
 def test_what_cannot_be_expected_is_refused_as_in_http1() -> None:
