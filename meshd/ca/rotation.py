@@ -27,6 +27,10 @@ UNKNOWN: Final = "hosts that did not say which they are, until their certificate
 
 MAX_NAMED: Final = 10
 
+ON_ITS_WAY_S: Final = 5.0
+"""How long after a stage began there may still be signatures of what signed before it: a request that was being looked
+at then."""
+
 
 class Step(NamedTuple):
     """What to sign with from now on, and what is then to be on record."""
@@ -58,7 +62,7 @@ def waits_for(rotation: Rotation, store: Store, now: float) -> tuple[str, ...]:
         return ()
     denied = {each.value for each in store.denied().records if each.kind == "node"}
     held = {each.node: each for each in store.held()}
-    return missing(rotation, store.nodes(), held, store.holders(rotation.stage_at, now), denied, now)
+    return missing(rotation, store.nodes(), held, store.holders(rotation.stage_at + ON_ITS_WAY_S, now), denied, now)
 
 
 def described(rotation: Rotation, waiting: Sequence[str]) -> str:

@@ -1,10 +1,13 @@
 """What the stages of a rotation wait for."""
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from meshd.ca.records import Held, Rotation
-from meshd.ca.rotation import UNKNOWN, described, missing
-from tests.support.stores import NOW, node
+from meshd.ca.rotation import UNKNOWN, described, missing, waits_for
+from tests.support.stores import NOW, STORES, issued, node
 
 PREPARED = Rotation("root", "prepared", NOW, NOW, sequence=5)
 ACTIVE = Rotation("root", "active", NOW, NOW, sequence=6, issued_before=NOW)
@@ -37,6 +40,14 @@ def test_a_stage_waits_for(
     known = [node(name, at=NOW - (8 * 86400.0 if name == "off" else 0.0)) for name in nodes]
     said = {name: Held(name, number, NOW if name == "new" else NOW - 1, NOW) for name, number in held.items()}
     assert missing(rotation, known, said, holders, {"denied"}, NOW + 1) == expected
+
+
+def test_what_was_being_signed_as_the_stage_began_is_waited_for_too(tmp_path: Path) -> None:
+    with closing(STORES["sqlite"](tmp_path)) as store:
+        store.add(issued("01", "vm1", at=NOW + 0.5))
+        assert waits_for(ACTIVE, store, NOW + 60) == ("vm1",)
+        store.hear(Held("vm1", ACTIVE.sequence, NOW, NOW + 30))
+        assert waits_for(ACTIVE, store, NOW + 60) == ()
 
 
 def test_who_is_waited_for_is_said_in_one_line_however_many_they_are() -> None:
