@@ -7,7 +7,7 @@ before the registry that it should have been sent by has spoken.
 from collections.abc import Sequence
 
 from discovery.names import Authority
-from discovery.source import Answered, Close, Source
+from discovery.source import Answered, Close, Known, Source
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
 
@@ -23,6 +23,10 @@ class Chain:
 
     def health(self) -> tuple[Health, ...]:
         return tuple(source.health() for source in self._sources)
+
+    def known(self) -> tuple[Known, ...]:
+        """In the order of `health`."""
+        return tuple(source.known() for source in self._sources)
 
 
 class _Watch:

@@ -21,7 +21,7 @@ from discovery.documents import read_documents
 from discovery.inotify import PathWatch
 from discovery.ledger import Ledger, Reading
 from discovery.names import Authority
-from discovery.source import Answered, Close
+from discovery.source import Answered, Close, Known
 from discovery.watchers import Watchers
 from meshd.api.control import Health
 from meshd.api.documents import Document, Workload
@@ -55,6 +55,7 @@ class FileSource:
         self._catalogue = Catalogue()
         self._away = ""
         self._unwatched = ""
+        self._read_at = 0.0
         self._health = Health(f"file {path}", healthy=True, since=clock())
         self._logged: frozenset[Finding] = frozenset()
         self._watchers = Watchers(self._find)
@@ -84,6 +85,9 @@ class FileSource:
     def health(self) -> Health:
         return self._health
 
+    def known(self) -> Known:
+        return Known(self._read_at, stale=bool(self._away))
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` after everything that `workloads`, `findings` or `health` give may differ."""
         self._subscribers.append(changed)
@@ -111,7 +115,7 @@ class FileSource:
         """Read what changed since the last time, and every file named in touched whatever it looks like."""
         try:
             files = self._files()
-            self._away = ""
+            self._away, self._read_at = "", self._clock()
         except OSError as error:
             reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
             self._away = f"{reason}: create it, or correct `discovery` in the settings"

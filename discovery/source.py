@@ -6,7 +6,7 @@ knows nothing at first, and a back end that already knows calls back before `wat
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from discovery.names import Authority
 from meshd.api.control import Health
@@ -17,6 +17,14 @@ Answered = Callable[[EndpointSet | None], None]
 
 Close = Callable[[], None]
 """Ends what it was returned by; calling it again does nothing."""
+
+
+class Known(NamedTuple):
+    """How old what a source knows is. `read_at`: when its registry was read last, in seconds since the epoch; 0 where
+    there is nothing to read, or nothing was read yet. `stale`: whether it cannot be read now."""
+
+    read_at: float = 0.0
+    stale: bool = False
 
 
 class Source(Protocol):
@@ -32,3 +40,6 @@ class Source(Protocol):
 
     def health(self) -> Health:
         """Whether the registry can be read, since when that is so, and in what state what is known is."""
+
+    def known(self) -> Known:
+        """How old it is."""

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from discovery.chain import Chain
 from discovery.file import FileSource
@@ -43,12 +43,37 @@ class Service(Protocol):
     async def close(self) -> None: ...
 
 
+class WorkloadService(Service, Protocol):
+    """The Workload API, and how much it is used."""
+
+    @property
+    def connections(self) -> int: ...
+
+    @property
+    def calls(self) -> int: ...
+
+
+class AdminService(Service, Protocol):
+    """The admin port. `trouble` says why it cannot be had; empty when it can."""
+
+    @property
+    def trouble(self) -> str: ...
+
+
+class Reloaded(NamedTuple):
+    """When settings and documents were read last, at the start or on SIGHUP (seconds since the epoch), and whether the
+    settings are in force as they are in their file."""
+
+    at: float
+    whole: bool
+
+
 class Agent:
     """An agent at `socket`, which it takes at once: what cannot be had is a Problem from the constructor.
 
     `files` are the document sources in the order in which they are believed; this host's own workloads come after
     them. What it remembers is in `state_dir`. `proxy` is the host's proxy, None when this agent has none.
-    `workload_api` makes the Workload API, which not every agent has.
+    `workload_api` makes the Workload API, `admin` the admin port; not every agent has them.
     """
 
     def __init__(
@@ -64,10 +89,11 @@ class Agent:
         files: Sequence[FileSource],
         proxy: ProxySettings | None,
         zone: str = "",
-        workload_api: "Callable[[Core], Service] | None" = None,
+        workload_api: Callable[[Core], WorkloadService] | None = None,
+        admin: "Callable[[Agent], AdminService] | None" = None,
     ) -> None:
         self.registry = Registry()
-        self._files, self._proxy = files, proxy
+        self.files, self._proxy = files, proxy
         self._notices: tuple[str, ...] = ()
         self._overlaps: tuple[Finding, ...] = ()
         self._settling: asyncio.TimerHandle | None = None
@@ -88,18 +114,34 @@ class Agent:
         signer.changed = self.core.changed
         signer.oldest = self._oldest_certificate
         self._server = ControlServer(self.core, ControlSocket(socket))
-        self._workload_api = None if workload_api is None else workload_api(self.core)
+        self.workload_api = None if workload_api is None else workload_api(self.core)
+        self._admin = None if admin is None else admin(self)
+        self.reloaded = Reloaded(0.0, whole=True)
+        self._waiting_for: tuple[str, ...] = ("documents", "control socket")
         self._socket = socket
         self._tasks = Tasks("agent")
 
+    @property
+    def control_connections(self) -> int:
+        """How many are open."""
+        return self._server.connections
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """What keeps the agent from being ready; a CA that is away does not."""
+        return self._waiting_for
+
     async def start(self) -> None:
         """Read the documents and follow them, then answer on the socket."""
+        if self._admin is not None:
+            await self._admin.start()
         loop = asyncio.get_running_loop()
-        for source in self._files:
+        for source in self.files:
             source.load()
             source.follow(loop)
             source.subscribe(self._documents_changed)
         self._documents_changed()
+        self.reloaded = Reloaded(self.core.clock(), whole=True)
+        self._waiting_for = ("control socket",)
         self.registry.subscribe(self._remember)
         self.registry.subscribe(self.core.signer.renewed)
         self._settling = loop.call_later(BACK_WITHIN_S, self._settle)
@@ -108,8 +150,9 @@ class Agent:
         self._tasks.start(self.core.signer.watch(), "watch CA")
         self._tasks.start(self.core.signer.follow(), "follow CA")
         await self._server.start()
-        if self._workload_api is not None:
-            await self._workload_api.start()
+        if self.workload_api is not None:
+            await self.workload_api.start()
+        self._waiting_for = ()
         log.info(
             "agent of %s in %s answers at %s (%s)", self.core.node, self.core.trust_domain, self._socket, self.core.mode
         )
@@ -118,14 +161,17 @@ class Agent:
         """Give the socket up first, so that a successor can have it, then end what is open. That all connections end is
         not remembered as the end of what they stood for."""
         self._stopping = True
+        self._waiting_for = ("its end",)
         if self._settling is not None:
             self._settling.cancel()
         await self._server.close()
-        if self._workload_api is not None:
-            await self._workload_api.close()
+        if self.workload_api is not None:
+            await self.workload_api.close()
         await self._tasks.cancel()
-        for source in self._files:
+        for source in self.files:
             source.close()
+        if self._admin is not None:
+            await self._admin.close()
 
     def _oldest_certificate(self) -> float:
         """0 for as long as proxies of before a restart may be about to come back."""
@@ -148,12 +194,13 @@ class Agent:
     def reload(self, access: Access, proxy: ProxySettings | None, notices: Iterable[str]) -> None:
         """What may change while running: who may do what, the host's proxy, what the operator is to be told."""
         self.core.access, self._proxy, self._notices = access, proxy, tuple(notices)
-        for source in self._files:
+        for source in self.files:
             source.load()
+        self.reloaded = Reloaded(self.core.clock(), whole=not self._notices)
         self._documents_changed()
 
     def _documents_changed(self) -> None:
-        found = tuple(overlaps(self._files))
+        found = tuple(overlaps(self.files))
         for finding in found:
             if finding not in self._overlaps:
                 log.error("%s", finding)
@@ -170,7 +217,7 @@ class Agent:
     def _host(self, proxy: ProxySettings) -> Instance:
         """What the host's proxy is to serve: every declared workload, as the first source has it that declares it."""
         workloads: dict[WorkloadName, ProxyWorkload] = {}
-        for source in self._files:
+        for source in self.files:
             for document in source.workloads:
                 name, spec = document.metadata.workload, document.spec
                 declared = ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams, spec.opaque_ports)
@@ -189,11 +236,12 @@ class Agent:
     def _selectors(self) -> dict[WorkloadName, tuple[Selector, ...]]:
         """Which processes are which workload, as the first source has it that declares the workload."""
         found: dict[WorkloadName, tuple[Selector, ...]] = {}
-        for source in self._files:
+        for source in self.files:
             for document in source.workloads:
                 found.setdefault(document.metadata.workload, document.spec.selectors)
         return {name: selectors for name, selectors in found.items() if selectors}
 
     def _troubles(self) -> tuple[str, ...]:
-        findings = (str(finding) for source in self._files for finding in source.findings)
-        return (*self.core.signer.troubles(), *self._notices, *findings, *map(str, self._overlaps))
+        findings = (str(finding) for source in self.files for finding in source.findings)
+        admin = (self._admin.trouble,) if self._admin is not None and self._admin.trouble else ()
+        return (*self.core.signer.troubles(), *self._notices, *admin, *findings, *map(str, self._overlaps))

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.agent.trust import Trust, TrustFile
@@ -37,6 +38,18 @@ class NotSigned(Exception):
         self.retry = retry
 
 
+@dataclass(slots=True)
+class Signed:
+    """How many certificates the CA signed, and did not, for workloads since the start. `renewed` are those issued that
+    took another's place, as far as who asks for them knows."""
+
+    issued: int = 0
+    renewed: int = 0
+    failed: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("not_authenticated", "forbidden", "refused", "unreachable"), 0)
+    )
+
+
 class Signer:
     """Certificates from `source`, which is called `name` in the status. `watch` and `follow` run beside it for as long
     as it is in use. `changed` is called when the CA went away or came back, and when there is something else to believe
@@ -54,6 +67,7 @@ class Signer:
         """Problem when what is remembered cannot be read."""
         self._clock, self._memory = clock, memory
         self.trust = memory.recall() if memory is not None else Trust()
+        self.signed = Signed()
         self._clock_trouble = ""
         self._away = self._unknown = ""
         self._health = Health(name, healthy=True)
@@ -95,19 +109,24 @@ class Signer:
         try:
             certificate = await self._source.sign(csr_pem, identity)
         except NotAuthenticated as error:
+            self.signed.failed["not_authenticated"] += 1
             self._unknown = f"it does not know this host: {error}"
             self._judge()
             raise NotSigned(f"the CA does not know this host: {error}", retry=True) from error
         except Forbidden as error:  # of this identity, for now: others may be signed, and an entry can be added
+            self.signed.failed["forbidden"] += 1
             log.warning("CA %s does not sign %s for this host: %s", self._health.name, identity, error)
             raise NotSigned(f"the CA does not sign this for this host: {error}", retry=True) from error
         except Refusal as error:
+            self.signed.failed["refused"] += 1
             log.warning("CA %s refused a certificate for %s: %s", self._health.name, identity, error)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
         except Unreachable as error:
+            self.signed.failed["unreachable"] += 1
             self._away = str(error)
             self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
+        self.signed.issued += 1
         self._away = self._unknown = ""
         self._judge()
         self._compare_clocks(certificate)

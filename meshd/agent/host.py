@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from discovery.file import FileSource
 from discovery.overlap import overlaps
-from meshd.agent.agent import Agent, Service
+from meshd.agent.agent import AdminService, Agent, WorkloadService
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.lock import StateLock
-from meshd.agent.node import NodeSource
+from meshd.agent.node import NodeSource, Renewals
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
@@ -22,12 +22,13 @@ from meshd.agent.trust import FILE_NAME, TrustFile
 from meshd.agent.workload.server import WorkloadServer
 from meshd.api.loading import ConfigurationError
 from meshd.ca.client import CaClient
+from meshd.ca.contacts import Contacts
 from meshd.ca.failover import Failover
 from meshd.ca.source import CertificateSource
 
 log = logging.getLogger(__name__)
 
-FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery", "workload_api")
+FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery", "workload_api", "admin")
 """What an agent is for as long as it runs."""
 
 
@@ -67,7 +68,7 @@ async def run_host(file: Path) -> None:
     """Run until SIGTERM. Problem or ConfigurationError when it cannot start."""
     ended = heed_signals()
     settings = load_settings(file)
-    ca = _Ca.of(settings, file)
+    ca, dealings = _Ca.of(settings, file), _Dealings(Contacts(), Renewals())
     lock = StateLock(Path(settings.state_dir))
     try:
         trust = TrustFile(Path(settings.state_dir, FILE_NAME))
@@ -79,19 +80,38 @@ async def run_host(file: Path) -> None:
             socket=Path(settings.socket),
             state_dir=Path(settings.state_dir),
             access=Access.of(settings.control.users, str(file))[0],
-            signer=Signer(ca.source(), ca.bundle, ", ".join(ca.urls), memory=trust),
+            signer=Signer(ca.source(dealings), ca.bundle, ", ".join(ca.urls), memory=trust),
             files=sources(file, settings),
             proxy=settings.proxy,
             workload_api=_workload_api(settings),
+            admin=_admin(settings, dealings),
         )
-        await serve(agent, _Reload(file, settings, ca, agent).reload, ended)
+        await serve(agent, _Reload(file, settings, ca, dealings, agent).reload, ended)
     finally:
         lock.release()
 
 
-def _workload_api(settings: Settings) -> Callable[[Core], Service] | None:
+def _workload_api(settings: Settings) -> Callable[[Core], WorkloadService] | None:
     path = settings.workload_socket
     return None if path is None else lambda core: WorkloadServer(core, path)
+
+
+class _Dealings(NamedTuple):
+    """What those who ask the CA are to tell of it, for the metrics; it outlasts them."""
+
+    contacts: Contacts
+    renewals: Renewals
+
+
+def _admin(settings: Settings, dealings: _Dealings) -> Callable[[Agent], AdminService] | None:
+    listen = settings.admin_address
+    if listen is None:
+        return None
+    from meshd.admin.page import Page  # noqa: PLC0415 - megabytes, for agents that have the port alone
+    from meshd.admin.server import AdminServer  # noqa: PLC0415
+    from meshd.agent.metrics import AgentMetrics  # noqa: PLC0415
+
+    return lambda agent: AdminServer(listen, Page(AgentMetrics(agent, *dealings)), agent.waiting_for)
 
 
 class _Ca(NamedTuple):
@@ -105,18 +125,20 @@ class _Ca(NamedTuple):
     def of(cls, settings: Settings, file: Path) -> Self:
         return cls(settings.ca.all_urls, read_bundle(settings, str(file)), read_proof(settings, str(file)))
 
-    def source(self) -> CertificateSource:
+    def source(self, dealings: _Dealings) -> CertificateSource:
         """What signs for this host, as the one it proves to be."""
-        node = self.proof.node
-        clients = Failover([CaClient(url, self.bundle, self.proof.token, node) for url in self.urls])
-        return clients if node is None else NodeSource(clients, node)
+        token, node = self.proof.token, self.proof.node
+        contacts = dealings.contacts.of(self.urls)
+        clients = Failover([CaClient(each.url, self.bundle, token, node, each) for each in contacts])
+        dealings.renewals.not_after = 0.0  # unless there is a node's certificate, which says until when
+        return clients if node is None else NodeSource(clients, node, renewals=dealings.renewals)
 
 
 class _Reload:
     """SIGHUP: settings, the CA's files, and every document again. All of the new settings or none."""
 
-    def __init__(self, file: Path, settings: Settings, ca: _Ca, agent: Agent) -> None:
-        self._file, self._settings, self._ca, self._agent = file, settings, ca, agent
+    def __init__(self, file: Path, settings: Settings, ca: _Ca, dealings: _Dealings, agent: Agent) -> None:
+        self._file, self._settings, self._ca, self._dealings, self._agent = file, settings, ca, dealings, agent
 
     def reload(self) -> None:
         notices = []
@@ -131,7 +153,7 @@ class _Reload:
             self._settings = replace(settings, **{name: getattr(self._settings, name) for name in fixed})
             if ca != self._ca:
                 self._ca = ca
-                self._agent.core.signer.use(ca.source(), ca.bundle)
+                self._agent.core.signer.use(ca.source(self._dealings), ca.bundle)
         for notice in notices:
             log.error("%s", notice)
         access, _ = Access.of(self._settings.control.users, str(self._file))

@@ -13,7 +13,7 @@ is announced, or `settle` says that it has had its time.
 from collections.abc import Iterator
 
 from discovery.names import Authority, mesh_name
-from discovery.source import Answered, Close
+from discovery.source import Answered, Close, Known
 from discovery.watchers import NOT_YET, Found, Watchers
 from meshd.agent.registry import Instance, Registry, reachable_at
 from meshd.api.control import Health, ProxyWorkload
@@ -46,6 +46,9 @@ class LocalSource:
 
     def health(self) -> Health:
         return self._health
+
+    def known(self) -> Known:
+        return Known()
 
     def settle(self) -> None:
         """Nothing is expected any more: who is not back is gone."""

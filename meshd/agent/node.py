@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -91,6 +92,17 @@ def request(key: ec.EllipticCurvePrivateKey) -> str:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
+@dataclass(slots=True)
+class Renewals:
+    """How the node's own certificate is, for the metrics. Times in seconds since the epoch; 0: there is none, or it was
+    not renewed since the start."""
+
+    not_after: float = 0.0
+    renewed_at: float = 0.0
+    renewed: int = 0
+    failed: int = 0
+
+
 class NodeSource:
     """Signs through `source`, to which the node's certificate in `file` is shown. A look at the CA's health (`health`,
     which the agent has every few seconds) renews that certificate when it is due."""
@@ -101,8 +113,10 @@ class NodeSource:
         file: Path,
         clock: Callable[[], float] = time.time,
         draw: Callable[[float, float], float] = random.uniform,
+        renewals: Renewals | None = None,
     ) -> None:
-        """Problem when there is no certificate in the file."""
+        """`renewals` is told how it goes. Problem when there is no certificate in the file."""
+        self._renewals = renewals or Renewals()
         self._source, self._file, self._clock, self._draw = source, file, clock, draw
         node = read(file)
         if node is None or node.certificate is None:
@@ -143,16 +157,20 @@ class NodeSource:
         try:
             signed = await self._source.sign(request(key), self._identity)
         except (Refusal, Unreachable) as error:
+            self._renewals.failed += 1
             self._renew_at = self._clock() + self._draw(30.0, 300.0)
             log.error("this node's certificate is good until %s and not renewed: %s", when(self._life.not_after), error)
             return
         write(self._file, key, signed.chain_pem)
         self._source.present(self._file)
         self._use(x509.load_pem_x509_certificate(signed.chain_pem.encode()))
+        self._renewals.renewed += 1
+        self._renewals.renewed_at = self._clock()
         log.info("this node's certificate is renewed: it is good until %s", when(self._life.not_after))
 
     def _use(self, certificate: x509.Certificate) -> None:
         self._identity, self._life = identity_of(certificate), Life.of(certificate)
+        self._renewals.not_after = self._life.not_after
         length_s = self._life.not_after - self._life.not_before
         self._renew_at = self._life.not_before + length_s * (2 / 3 + self._draw(-JITTER, JITTER))
 

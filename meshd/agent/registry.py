@@ -202,6 +202,10 @@ class Registry:
         attachment = self._attachment(instance)
         return None if attachment is None else attachment.report
 
+    def attached(self, instance: Instance) -> int:
+        """How many proxies, or workers of one, are there for the instance."""
+        return len(self._attachments.get(instance.key, ()))
+
     def _attachment(self, instance: Instance) -> Attachment | None:
         """The one that counts: the last that is ready, else the last."""
         attached = self._attachments.get(instance.key)

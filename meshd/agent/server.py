@@ -34,6 +34,11 @@ class ControlServer:
             lambda: Connection(self._accept, self._closed), sock=self._control.socket
         )
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def _accept(self, connection: Connection, peer: Peer) -> ControlSession | None:
         self._open.add(connection)
         if self._is_stranger(peer):

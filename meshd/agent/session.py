@@ -68,6 +68,7 @@ class ControlSession:
         self._registered: WorkloadName | None = None
         self._counted = ""
         self._signing = 0
+        self._certified: set[WorkloadName] = set()
 
     def handle(self, call: Call) -> None:
         try:
@@ -205,6 +206,8 @@ class ControlSession:
         except NotSigned as error:
             self._outbox.answer(call_id, Refused(str(error), error.retry))
         else:
+            self._core.signer.signed.renewed += workload in self._certified
+            self._certified.add(workload)
             self._outbox.answer(call_id, certificate)
         finally:
             self._signing -= 1

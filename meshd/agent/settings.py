@@ -194,6 +194,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     socket: Annotated[str, Meta(description="The Unix socket of the control API; its path has at most 107 bytes.")] = (
         "/run/meshd/meshd.sock"
     )
+    admin: Annotated[
+        str, Meta(description="HOST:PORT of the agent's own `/metrics`, `/ready` and `/live`; empty for none.")
+    ] = "127.0.0.1:4192"
     ca: Annotated[CaSettings, Meta(description="The certificate authority.")] = CaSettings()
     discovery: Annotated[
         tuple[Discovery, ...], Meta(description="Where services are learned from, in the order they are believed.")
@@ -209,11 +212,20 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
             raise ValueError(f"trustDomain {self.trust_domain!r} is not DNS labels joined by dots, as in prod.example")
         if not is_label(self.node_name):
             raise ValueError(f"the node name {self.node_name!r} is not a DNS label: set `node`")
+        try:
+            self.admin_address  # noqa: B018 - that it can be read is all that is asked
+        except InvalidName as error:
+            raise ValueError(f"admin: {error}") from error
 
     @property
     def node_name(self) -> str:
         """`node`, or what stands for it when it is not set."""
         return self.node or host_label()
+
+    @property
+    def admin_address(self) -> Address | None:
+        """Where the agent's own metrics are; None when they are not."""
+        return Address.parse(self.admin) if self.admin else None
 
     @property
     def workload_socket(self) -> Path | None:

@@ -15,6 +15,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse
 from meshd.ca.calls import WITHIN_S, BrokenOff, call
+from meshd.ca.contacts import Contact
 from meshd.ca.following import LONGEST_WAIT_S
 from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
 from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, Renewal, SignRequest
@@ -26,10 +27,18 @@ class CaClient:
     """The CA at `url` (https). A call has a connection of its own: certificates last for hours, and what is opened
     for each call need not be closed by anyone."""
 
-    def __init__(self, url: str, bundle_pem: str, token: str = "", certificate: Path | None = None) -> None:
-        """Who asks is proven by a token, or by a node's key and certificate, both in one file. Misuse when the bundle
-        holds no certificate, or the file none that is good with its key."""
+    def __init__(
+        self,
+        url: str,
+        bundle_pem: str,
+        token: str = "",
+        certificate: Path | None = None,
+        contact: Contact | None = None,
+    ) -> None:
+        """Who asks is proven by a token, or by a node's key and certificate, both in one file. `contact` is told how
+        calls go. Misuse when the bundle holds no certificate, or the file none that is good with its key."""
         self.url = url.rstrip("/")
+        self._contact = contact or Contact(self.url)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._certificate = certificate
         self.trust(bundle_pem)
@@ -72,10 +81,21 @@ class CaClient:
         self, method: str, path: str, answer: type[T], body: bytes | None = None, within_s: float = WITHIN_S
     ) -> T:
         try:
-            return await call(self._tls, method, self.url, path, answer, self._headers, body, within_s)
+            answered = await call(self._tls, method, self.url, path, answer, self._headers, body, within_s)
         except BrokenOff:
             if self._certificate is None or not await self._answers():
+                self._contact.failed()
                 raise
+        except Unreachable:
+            self._contact.failed()
+            raise
+        except Refusal:
+            self._contact.answered()
+            raise
+        else:
+            self._contact.answered()
+            return answered
+        self._contact.answered()
         raise NotAuthenticated(
             f"{self.url}: the CA answers, but not to who shows this node's certificate: it is another CA's, or expired "
             "by the CA's clock: join this host again"

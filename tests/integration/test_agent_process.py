@@ -1,8 +1,11 @@
 """`meshd agent` as a process: how it starts, what it says when it cannot, signals, and a CA that comes and goes."""
 
 import asyncio
+import errno
 import fcntl
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +32,8 @@ from meshd.client.sockets import answers
 from tests.support import aio
 from tests.support.control import ControlClient
 from tests.support.csr import csr
+from tests.support.metrics import samples
+from tests.support.peers import path as path_of
 from tests.support.ports import accepts, free_port
 from tests.support.processes import running
 from tests.support.waiting import eventually, wait_until
@@ -53,7 +58,7 @@ class Host:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ca_port = free_port()
+        self.ca_port, self.admin = free_port(), ""
         self.ca, self.settings, self.documents = directory / "ca", directory / "meshd.yaml", directory / "conf.d"
         self.socket, self.log = directory / "meshd.sock", directory / "agent.log"
         Authority.create(self.ca, "prod.example", time.time(), "a token of the test").close()
@@ -66,8 +71,14 @@ class Host:
             f'ca: {{url: "https://localhost:{self.ca_port}", bundle: {self.ca}/bundle.pem, '
             f"tokenFile: {self.ca}/agent.token}}\n"
             f"discovery: [{{file: {{path: {self.documents}}}}}]\n"
-            f'proxy: {{inbound: "{inbound}"}}\n{more}'
+            f'proxy: {{inbound: "{inbound}"}}\nadmin: "{self.admin}"\n{more}'
         )
+
+    def serves_admin(self, port: int = 0) -> str:
+        """Where its metrics are to be."""
+        self.admin = f"127.0.0.1:{port or free_port()}"
+        self.write_settings()
+        return self.admin
 
     @contextmanager
     def agent(self) -> Iterator["subprocess.Popen[bytes]"]:
@@ -131,6 +142,63 @@ def test_a_ca_that_is_away_at_start_comes_and_goes(host: Host) -> None:
     assert host.logged().count("certificates in use stay good") == 2
     assert host.logged().count("is well again") == 1
     assert WEB.instance not in host.logged()
+
+
+@pytest.mark.peer("curl")
+def test_scrapers_and_supervisors_are_answered_and_change_nothing(host: Host) -> None:
+    url = f"http://{host.serves_admin()}"
+
+    def curl(path: str, *options: str) -> str:
+        argv = [path_of("curl"), "-sS", "-w", "%{http_code} %{content_type}", *options, url + path]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True).stdout
+
+    def metrics() -> dict[str, float]:
+        page, _, status = curl("/metrics").rpartition("\n")
+        assert status == "200 text/plain; version=0.0.4; charset=utf-8"
+        return samples(page + "\n")
+
+    async def serve() -> None:
+        run, proxy = await ControlClient.connect(host.socket), await ControlClient.connect(host.socket)
+        await run.call(WEB)
+        await proxy.call(Attach("0.1", WEB.instance))
+        for _ in range(2):
+            assert isinstance(await proxy.call(SignCertificate("default/web", csr())), Certificate)
+        said = await asyncio.to_thread(metrics)
+        assert said["meshd_agent_certificates_issued_total"] == 2
+        assert said["meshd_agent_certificates_renewed_total"] == 1
+        assert said['meshd_agent_proxies_connected{workload="default/web"}'] == 1
+        assert said["meshd_agent_control_connections"] == 2
+        assert said["meshd_agent_workload_api_connections"] == 0
+        for client in (run, proxy):
+            await client.close()
+
+    reachable = f'meshd_agent_ca_reachable{{url="https://localhost:{host.ca_port}"}}'
+    with host.ca_serves(), host.agent() as process:
+        wait_until(lambda: metrics().get(reachable) == 1, "the CA is reached", 15.0)
+        aio.run(serve())
+        assert curl("/live") == "live\n200 text/plain; charset=utf-8"
+        assert curl("/ready") == "ready\n200 text/plain; charset=utf-8"
+        assert curl("/metrics", "--head").splitlines()[0] == "HTTP/1.1 200 OK"
+        assert curl("/metrics", "-d", "x").endswith("405 text/plain; charset=utf-8")
+        assert curl("/").endswith("404 text/plain; charset=utf-8")
+        before = metrics()["meshd_agent_configuration_last_reload_timestamp_seconds"]
+        host.write_settings("nonsense: 1\n")
+        process.send_signal(signal.SIGHUP)
+        wait_until(lambda: metrics()["meshd_agent_configuration_last_reload_successful"] == 0, "it is refused")
+        said = metrics()
+        assert said["meshd_agent_configuration_last_reload_timestamp_seconds"] > before
+        assert said["meshd_agent_certificates_issued_total"] == 2
+
+
+def test_an_admin_port_that_somebody_else_has_is_said_and_the_agent_runs(host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host.serves_admin(taken.getsockname()[1])
+        with host.agent():
+            status = aio.run(status_of(host.socket))
+    (trouble,) = status.configuration
+    assert trouble == f"{host.admin}: no metrics: cannot listen: {os.strerror(errno.EADDRINUSE)}: choose another " + (
+        "`admin`, and restart"
+    )
 
 
 def test_the_agent_looks_for_a_ca_that_is_away_by_itself(host: Host) -> None:

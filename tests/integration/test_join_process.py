@@ -93,7 +93,7 @@ def test_a_machine_becomes_a_member_by_one_command(mesh: Mesh) -> None:
 
         text = (
             mesh.settings.read_text()
-            + f"socket: {mesh.socket}\ndiscovery: [{{file: {{path: {mesh.directory}/none}}}}]\n"
+            + f"socket: {mesh.socket}\nadmin: ''\ndiscovery: [{{file: {{path: {mesh.directory}/none}}}}]\n"
         )
         mesh.settings.write_text(text + "".join(DOCUMENTS.format(name) for name in ("web", "api")))
         argv = [*MESHD, "agent", "--config", str(mesh.settings)]

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from discovery.file import FileSource
-from meshd.agent.agent import Agent, Service
+from meshd.agent.agent import Agent, WorkloadService
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.peer import Access
@@ -18,7 +18,7 @@ async def local_agent(
     directory: Path,
     proxy: ProxySettings | None = None,
     access: Access | None = None,
-    workload_api: Callable[[Core], Service] | None = None,
+    workload_api: Callable[[Core], WorkloadService] | None = None,
 ) -> AsyncIterator[Agent]:
     """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's. Only root and
     the test's own user may use it, unless `access` says otherwise."""

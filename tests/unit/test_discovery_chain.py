@@ -4,7 +4,7 @@ import pytest
 
 from discovery.chain import Chain
 from discovery.names import Authority
-from discovery.source import Answered, Close
+from discovery.source import Answered, Close, Known
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet, ServiceName
 
@@ -30,6 +30,9 @@ class Remote:
 
     def health(self) -> Health:
         return Health(self.name, healthy=True)
+
+    def known(self) -> Known:
+        return Known()
 
     def finds(self) -> None:
         for answered in self.watching:

@@ -159,6 +159,11 @@ class GrpcConnection(asyncio.Protocol, Generic[Peer]):
         )
         self._h2.decoder.max_header_list_size = MAX_HEADER_LIST_BYTES
 
+    @property
+    def calls(self) -> int:
+        """How many are being answered."""
+        return len(self._streams)
+
     # --- what the transport says --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

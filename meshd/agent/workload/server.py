@@ -46,6 +46,16 @@ class WorkloadServer:
         self._of_user: Counter[int] = Counter()
         self._server: asyncio.Server | None = None
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @property
+    def calls(self) -> int:
+        """How many are being answered, on all connections."""
+        return sum(connection.calls for connection in self._open)
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._connection, sock=self._socket.socket)

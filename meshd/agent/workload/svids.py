@@ -107,12 +107,13 @@ class Svids:
     async def _renew(self, workload: WorkloadName, held: _Held) -> None:
         identity = self._core.identity(workload)
         try:
-            held.svid = await self._sign(identity)
+            svid = await self._sign(identity)
         except NotSigned as error:
             held.error = error
             held.due_at = self._clock() + held.backoff.next_s()
             return
-        held.error = None
+        self._core.signer.signed.renewed += held.svid is not None
+        held.svid, held.error = svid, None
         held.backoff.reset()
         life_s = held.svid.not_after - held.svid.not_before
         held.due_at = held.svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
