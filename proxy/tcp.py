@@ -2,7 +2,7 @@
 
 A relay is two ends joined. Each end is a protocol on one connection; what it reads its `other` writes. Towards another
 proxy an end speaks records (`proxy.mesh.records`), which carry the end of a direction where TLS cannot. A connection
-that breaks, or is cut short of its empty record, breaks the other: what was truncated is never passed off as whole. One
+that breaks, or is cut short of its empty record, resets the other: what was truncated is never passed off as whole. One
 between proxies on which both directions have ended in order is given back, for another relay (`proxy.parked`).
 """
 
@@ -16,6 +16,7 @@ from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.mesh.records import END, BadRecord, RecordReader, as_record
 from proxy.stats import Direction, Stats, TcpTraffic
+from proxy.transports import break_off
 
 MAX_EARLY_BYTES: Final = 256 << 10
 """Read from a caller before its endpoint is connected; beyond it the caller waits."""
@@ -208,7 +209,7 @@ class RelayEnd(asyncio.Protocol):
         """Break the connection: what was sent is not all there was."""
         self.broken_off = True
         self.error = self.error or error or ConnectionAbortedError("the other end was lost")
-        self.transport.abort()
+        break_off(self.transport)
 
 
 async def open_end(destination: Destination, dialer: Dialer, patience_s: float) -> "EndpointEnd | Failure":

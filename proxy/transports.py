@@ -6,6 +6,8 @@ is decrypted into place. The buffer is one for all connections: what is in it is
 """
 
 import asyncio
+import socket
+import struct
 from typing import Final
 
 READ_BYTES: Final = 256 << 10
@@ -59,3 +61,15 @@ def take_over(transport: asyncio.Transport, protocol: asyncio.Protocol, data: by
     protocol.connection_made(transport)
     if data:
         protocol.data_received(data)
+
+
+_RESET: Final = struct.pack("ii", 1, 0)
+
+
+def break_off(transport: asyncio.Transport) -> None:
+    """Close a connection so that its peer sees that it was broken: `abort` alone has the kernel send what it holds and
+    a FIN, as after the last byte of what is whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():  # else its descriptor may be another's
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from proxy.seams import End
 from proxy.stats import TcpTraffic
-from proxy.transports import hand_on
+from proxy.transports import break_off, hand_on
 from proxy.tunnel import Tunnel
 
 
@@ -118,7 +118,7 @@ class RawConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break the connection: what was sent is not all there was."""
-        self._transport.abort()
+        break_off(self._transport)
 
     def hold(self) -> None:
         """Read no more for now."""

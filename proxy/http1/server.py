@@ -29,7 +29,7 @@ from proxy.http1.raw import RawConnection
 from proxy.stalls import STALL_S, Outflow
 from proxy.stats import TcpTraffic
 from proxy.sweep import Sweep
-from proxy.transports import hand_on, take_over
+from proxy.transports import break_off, hand_on, take_over
 
 IDLE_S: Final = 120.0
 """How long a caller may keep a connection open between requests; longer than any client of ours does."""
@@ -457,7 +457,7 @@ class ServerConnection(asyncio.Protocol):
     def abort(self) -> None:
         """An answer that has begun cannot be completed: cut off, so that it is not taken for a whole one."""
         self._exchange = None
-        self.transport.abort()
+        break_off(self.transport)
 
     def hold(self) -> None:
         self._hold(_UPSTREAM)

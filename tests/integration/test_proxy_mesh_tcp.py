@@ -156,21 +156,41 @@ def test_one_who_does_not_read_holds_the_other(slow: str) -> None:
     run(conversation(), 60.0)
 
 
-def test_a_reset_goes_through() -> None:
+def reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no end
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("by", ["server", "client"])
+def test_a_reset_goes_through(by: str) -> None:
+    """Half of what there was to say is not taken for all of it."""
+
     async def conversation() -> None:
-        ended = asyncio.Event()
+        go, ended = asyncio.Event(), asyncio.Event()
+
+        async def listens(reader: asyncio.StreamReader) -> None:
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            ended.set()
+
+        async def breaks(writer: asyncio.StreamWriter) -> None:
+            writer.write(b"begun")
+            await go.wait()
+            reset(writer)
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await reader.read()
-            except ConnectionError:
-                ended.set()
+            await (breaks(writer) if by == "server" else listens(reader))
 
         async with meshed(serve) as world:
-            _, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
-            writer.write(b"begun")
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.upstream)
+            work = asyncio.get_running_loop().create_task(breaks(writer) if by == "client" else listens(reader))
             await eventually(lambda: open_at_callers(world) == 4, "it is through")
-            writer.transport.abort()
+            go.set()
+            async with asyncio.timeout(5.0):
+                await work
+                await ended.wait()
+            writer.close()
             await eventually(lambda: open_at_callers(world) == 0, "nothing is left open")
 
     run(conversation())
@@ -286,9 +306,7 @@ def test_relays_that_end_in_order_share_a_handshake() -> None:
 def test_a_relay_that_breaks_takes_its_connection_with_it() -> None:
     async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if await reader.readexactly(4) == b"rude":
-            connection = writer.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no end
-            writer.transport.abort()
+            reset(writer)
         else:
             writer.write(b"well " + await reader.read())
 
