@@ -160,6 +160,8 @@ def _differs(sent: Frame, why: str) -> bool:
         return True
     if "content-length" in why or "InvalidBodyLength" in why:
         return True  # to see to that is the stream's owner's too
+    if "may not depend on itself" in why:
+        return True  # RFC 9113, section 5.3.2: priorities are ignored, nonsense too
     reserved = sent.stream != 0 or sent.payload[:1] >= b"\x80"
     return sent.kind == WINDOW_UPDATE and reserved and "non-compliant data" in why
 
