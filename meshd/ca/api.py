@@ -26,6 +26,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity, InvalidName, check_label
 from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate, BySharedToken, Evidence
 from meshd.ca.authority import Authority
+from meshd.ca.counts import Counts
 from meshd.ca.following import Following
 from meshd.ca.rates import Rate, Rates, TooOften
 from meshd.ca.records import Held
@@ -94,6 +95,7 @@ class Api:
         self.following = Following(store, limits.waiting)
         self._heard: dict[str, tuple[int, float]] = {}  # of those with a node's certificate: as many as there are nodes
         self._requests = 0
+        self.counts = Counts()
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         self.application.add_routes(
             [
@@ -174,7 +176,9 @@ class Api:
 
     async def _issue(self, call: _Call, requester: Requester, csr_pem: str, identity: Identity) -> Certificate:
         call.identity = str(identity)
-        return await asyncio.to_thread(self._authority.issue, csr_pem, identity, self._clock(), requester)
+        issued = await asyncio.to_thread(self._authority.issue, csr_pem, identity, self._clock(), requester)
+        self.counts.issued["sign" if not identity.host else "join" if requester.token is not None else "renew"] += 1
+        return issued
 
     def _audited(self, handle: Callable[[_Call], Awaitable[web.Response]]) -> Handler:
         """What handles a request for a certificate. A refusal is answered once the audit log has it."""
@@ -208,6 +212,13 @@ class Api:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        begun = time.monotonic()
+        response = await self._guarded(request, handler)
+        waits = "wait" in request.query
+        self.counts.answered(request.path, response.status, time.monotonic() - begun, waits=waits)
+        return response
+
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Bounds what is under way, and answers everything that goes wrong in the API's own form."""
         if self._requests >= self._max:
             return _failed(429, "too many requests at once: try again", {"Retry-After": "1"})

@@ -27,6 +27,11 @@ class Following:
         self._sequence = 0
         self._waiting: set[asyncio.Event] = set()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._look_every_s)

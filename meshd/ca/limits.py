@@ -33,6 +33,11 @@ class Limited:
         self._inner, self._max, self._life_s = inner, max_connections, life_s
         self._count = 0
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self._count
+
     def __call__(self) -> asyncio.Protocol:
         return _Connection(self, self._inner())
 

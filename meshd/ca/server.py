@@ -14,9 +14,9 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
@@ -25,6 +25,7 @@ from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
 from meshd.ca.authority import Authority
+from meshd.ca.counts import Counts
 from meshd.ca.kubernetes import ByServiceAccount
 from meshd.ca.limits import HANDSHAKE_S, MAX_CONNECTIONS, Limited
 from meshd.ca.material import Material
@@ -70,9 +71,35 @@ class CaServer:
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         )
+        self._limited: Limited | None = None
         self._tasks = Tasks("ca")
         self._server: asyncio.Server | None = None
         self.address = listen
+
+    @property
+    def counts(self) -> Counts:
+        """What the API counted."""
+        return self._api.counts
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return 0 if self._limited is None else self._limited.connections
+
+    @property
+    def waiting(self) -> int:
+        """How many agents wait for news."""
+        return self._api.following.waiting
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """What keeps the CA from being ready."""
+        if self._server is None:
+            return ("its listener",)
+        try:
+            self._authority.check(self._clock())
+        except Unreachable as error:
+            return (f"a good certificate: {error}",)
+        return ()
 
     async def start(self) -> None:
         """Returns when connections are accepted. Problem when they cannot be."""
@@ -82,9 +109,10 @@ class CaServer:
             raise Problem(str(error)) from error
         await self._runner.setup()
         assert self._runner.server is not None
+        self._limited = Limited(self._runner.server)
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                Limited(self._runner.server),
+                self._limited,
                 self._listen.host,
                 self._listen.port,
                 ssl=self._tls,
@@ -158,7 +186,15 @@ def allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def serve(server: CaServer, trust_domain: str) -> None:
+class Beside(Protocol):
+    """What is served beside the API, at a port of its own."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def serve(server: CaServer, trust_domain: str, beside: Sequence[Beside] = ()) -> None:
     """Run until SIGTERM or SIGINT, and end in order."""
     allow_connections()
     ended = asyncio.Event()
@@ -171,10 +207,14 @@ async def serve(server: CaServer, trust_domain: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, terminate, number)
     await server.start()
     try:
+        for each in beside:
+            await each.start()
         log.info("the CA of %s answers at https://%s as %s", trust_domain, server.address, ", ".join(server.names))
         await ended.wait()
     finally:
         await server.stop()
+        for each in beside:
+            await each.close()
 
 
 def _all_names(listen: Address, names: Iterable[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
+from meshd.api.names import Address, InvalidName
 
 SETTINGS_FILE: Final = "/etc/meshd/ca.yaml"
 
@@ -94,6 +95,21 @@ class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="
     kubernetes: Annotated[KubernetesSettings, Meta(description="A cluster whose pods ask this CA.")] = (
         KubernetesSettings()
     )
+    admin: Annotated[
+        str,
+        Meta(description="HOST:PORT of `/metrics`, `/ready` and `/live`, in plain HTTP; empty for none."),
+    ] = "127.0.0.1:4181"
+
+    def __post_init__(self) -> None:
+        try:
+            self.admin_address  # noqa: B018 - that it can be read is all that is asked
+        except InvalidName as error:
+            raise ValueError(f"admin: {error}") from error
+
+    @property
+    def admin_address(self) -> Address | None:
+        """Where the metrics are; None when they are not."""
+        return Address.parse(self.admin) if self.admin else None
 
 
 def load(file: Path) -> CaDaemonSettings:

@@ -33,6 +33,7 @@ class SqliteStore:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._connection = path, connection
         self._lock = threading.Lock()
+        self.errors = 0
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -282,6 +283,7 @@ class SqliteStore:
             try:
                 yield self._connection
             except sqlite3.Error as error:
+                self.errors += 1
                 raise Unreachable(f"the CA's database {self._path} cannot be used: {error}") from error
             finally:
                 if self._connection.in_transaction:

@@ -32,6 +32,10 @@ class Conflict(Exception):
 class Store(Protocol):
     """Everything the CA remembers besides its keys."""
 
+    @property
+    def errors(self) -> int:
+        """How many calls ended with Unreachable since this was opened."""
+
     # --- certificates
 
     def add(self, issued: Issued, node: Node | None = None) -> int:

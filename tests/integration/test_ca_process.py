@@ -15,12 +15,16 @@ import pytest
 from cryptography import x509
 
 from meshd.ca import certificates
+from meshd.ca.certificates import Life
 from meshd.ca.client import CaClient
-from meshd.ca.source import Unreachable
+from meshd.ca.contacts import Contact
+from meshd.ca.source import NotAuthenticated, Unreachable
 from tests.support import aio, peers
 from tests.support.authorities import TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
 from tests.support.meshed import MESHD
+from tests.support.metrics import samples
+from tests.support.ports import free_port
 from tests.support.processes import running
 from tests.support.waiting import wait_until
 
@@ -140,6 +144,51 @@ def test_curl_gets_the_bundle_with_the_bundle(ca: Path) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
     assert done.returncode == 0, done.stderr
     assert f'"trust_domain":"{TRUST_DOMAIN}"' in done.stdout
+
+
+@pytest.mark.peer("curl")
+def test_scrapers_are_answered_at_a_port_of_their_own(ca: Path, tmp_path: Path) -> None:
+    admin = free_port()
+    config = tmp_path / "ca.yaml"
+    config.write_text(f"admin: 127.0.0.1:{admin}\n")
+
+    def curl(url: str, *options: str) -> tuple[str, str]:
+        argv = [peers.path("curl"), "-sS", "--noproxy", "*", "-w", "\n%{http_code}", *options, url]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True)
+        body, _, status = done.stdout.rpartition("\n")
+        return status, body
+
+    async def ask(served: Serving) -> None:
+        await served.client.sign(csr(), WEB)
+        stranger = CaClient(served.url, (ca / "bundle.pem").read_text(), "another token")
+        with pytest.raises(NotAuthenticated):
+            await stranger.sign(csr(), WEB)
+
+    with serving(ca, "--config", str(config)) as served:
+        aio.run(ask(served))
+        status, page = curl(f"http://127.0.0.1:{admin}/metrics")
+        assert status == "200"
+        assert curl(f"http://127.0.0.1:{admin}/ready") == ("200", "ready\n")
+        assert curl(f"http://127.0.0.1:{admin}/live") == ("200", "live\n")
+        assert curl(f"http://127.0.0.1:{admin}/v1/bundle")[0] == "404"
+        public, _ = curl(f"{served.url}/metrics", "--cacert", str(ca / "bundle.pem"))
+        assert public == "404"
+    said = samples(page)
+    assert said['meshd_ca_certificates_issued_total{action="sign"}'] == 1
+    assert said['meshd_ca_requests_refused_total{action="sign",reason="unauthenticated"}'] == 1
+    assert said['meshd_ca_request_duration_seconds_count{action="sign"}'] == 2
+    assert said["meshd_ca_store_up"] == 1
+    assert said["meshd_ca_agents_waiting"] == 0
+
+
+def test_what_cannot_be_reached_is_known_by_who_called() -> None:
+    contact = Contact("https://a.example")
+    root = certificates.make_root(TRUST_DOMAIN, Life(0.0, 4e9))
+    client = CaClient(f"https://127.0.0.1:{free_port()}", certificates.pem(root.certificate).decode(), contact=contact)
+    with pytest.raises(Unreachable):
+        aio.run(client.health())
+    assert contact.is_reachable is False
+    assert contact.answered_at == 0
 
 
 def fails(*arguments: str) -> str:

@@ -52,7 +52,10 @@ def serve_command(
     state_dir: Path, listen: str, names: tuple[str, ...], config: Path, passphrase_file: Path | None, log_level: str
 ) -> None:
     """Sign for the hosts that joined, over HTTPS. Ends in order on SIGTERM."""
-    from meshd.ca.server import CaServer, serve  # noqa: PLC0415 - other verbs need no HTTP server
+    from meshd.admin.ca import CaMetrics  # noqa: PLC0415 - other verbs need no HTTP server
+    from meshd.admin.page import Page  # noqa: PLC0415
+    from meshd.admin.server import AdminServer  # noqa: PLC0415
+    from meshd.ca.server import CaServer, serve  # noqa: PLC0415
 
     log_to_stderr(log_level)
     try:
@@ -64,4 +67,7 @@ def serve_command(
     secret = passphrase.read(passphrase_file, os.environ)
     authority = Authority.open(state_dir.absolute(), time.time(), passphrase=secret, external=elsewhere)
     with closing(authority):
-        uvloop.run(serve(CaServer(authority, address, names, settings=settings), authority.trust_domain))
+        server, admin = CaServer(authority, address, names, settings=settings), settings.admin_address
+        page = Page(CaMetrics(authority, server))
+        beside = [] if admin is None else [AdminServer(admin, page, server.waiting_for, blocks=True)]
+        uvloop.run(serve(server, authority.trust_domain, beside))
