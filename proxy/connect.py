@@ -178,8 +178,7 @@ class Dialer:
                     return refused
                 continue
             protocol = make(live, self._opening(live.endpoint, "tcp", destination.name))
-            if live.parked:
-                live.parked[-1].take(protocol)
+            if any(parked.take(protocol) for parked in reversed(tuple(live.parked))):
                 destination.inconclusive(live)
                 return protocol
             outcome = await self.dial(destination, live, lambda made=protocol: made, opaque=True)  # type: ignore[misc]

@@ -34,10 +34,13 @@ class Parked(asyncio.Protocol):
         self._live.parked.append(self)
         self._sweep.add(self)
 
-    def take(self, protocol: asyncio.Protocol) -> None:
-        """Let protocol have the connection."""
+    def take(self, protocol: asyncio.Protocol) -> bool:
+        """Let protocol have the connection; False where it is lost, and that has just not been told."""
         self._forget()
+        if self._transport.is_closing():
+            return False
         take_over(self._transport, protocol)
+        return True
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002 - it can only say that it goes
         self.close()
