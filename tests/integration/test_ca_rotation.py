@@ -139,7 +139,7 @@ class Mesh:
         return found
 
     def comes_to(self, stage: str) -> None:
-        wait_until(lambda: self.rotation()["stage"] == stage, f"the rotation is {stage}", 40.0)
+        wait_until(lambda: self.rotation()["stage"] == stage, f"the rotation is {stage}", 120.0)
 
 
 @pytest.fixture
