@@ -8,8 +8,9 @@ import pytest
 
 from tests.support import peers
 
-# No test is timed: on a busy machine a pause of a few hundred milliseconds is nobody's fault.
-hypothesis.settings.register_profile("meshd", deadline=None)
+# No test is timed: on a busy machine a pause of a few hundred milliseconds is nobody's fault. Each has fifty examples,
+# others in every run, since the ring is to take seconds; `make fuzz` is for more.
+hypothesis.settings.register_profile("meshd", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("meshd")
 
 
