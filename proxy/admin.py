@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
+from proxy.exposition import CONTENT_TYPE
 from proxy.http1.heads import BadHead, RequestHead, parse_request
 from proxy.sweep import Sweep
 
@@ -20,7 +21,6 @@ MAX_OPEN: Final = 100
 """Connections; beyond it the oldest is cut. Who asks at once, as every scraper does, is answered long before it is."""
 
 TEXT: Final = "text/plain; charset=utf-8"
-PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Page:
@@ -62,7 +62,7 @@ class Admin:
     def page(self, path: str, answer: Callable[[Page], None]) -> None:
         """Answer with what is at path."""
         if path == "/metrics":
-            self._metrics(lambda metrics: answer(Page("200 OK", metrics, PROMETHEUS)))
+            self._metrics(lambda metrics: answer(Page("200 OK", metrics, CONTENT_TYPE)))
         else:
             answer(self._text(path))
 

@@ -10,7 +10,8 @@ from bench.scenario import Case, Claim, Contender, Goal, Scenario, Wiring
 TLS_1_3 = Claim(0, r"^listener\.127\.0\.0\.1_\d+\.ssl\.versions\.TLSv1\.3: ")
 
 
-def _envoy(wiring: Wiring) -> str:
+def envoy_tls(wiring: Wiring) -> str:
+    """Envoy that ends the clients' TLS, of either version of HTTP; plain text to the origin."""
     listener = envoy.listener(wiring.listen, envoy.http(), tls=envoy.terminate(wiring, "h2", "http/1.1"))
     return envoy.bootstrap(wiring.admin[0], listener, envoy.cluster(wiring.origin))
 
@@ -22,7 +23,7 @@ SCENARIO = Scenario(
     origin=nginx.origin(load="http1-tls"),
     contenders=(
         Contender(MESHD, (lambda wiring: one_hop(wiring, "auto", tls=True),)),
-        Contender(ENVOY, (_envoy,), claims=(TLS_1_3,)),
+        Contender(ENVOY, (envoy_tls,), claims=(TLS_1_3,)),
     ),
     cases=(Case("32 connections", Wrk(connections=32, tls=True), (Goal("envoy", 1.7),)),),
 )
