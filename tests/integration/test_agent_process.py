@@ -174,7 +174,7 @@ def test_scrapers_and_supervisors_are_answered_and_change_nothing(host: Host) ->
 
     reachable = f'meshd_agent_ca_reachable{{url="https://localhost:{host.ca_port}"}}'
     with host.ca_serves(), host.agent() as process:
-        wait_until(lambda: metrics().get(reachable) == 1, "the CA is reached", 15.0)
+        wait_until(lambda: metrics().get(reachable) == 1, "the CA is reached")
         aio.run(serve())
         assert curl("/live") == "live\n200 text/plain; charset=utf-8"
         assert curl("/ready") == "ready\n200 text/plain; charset=utf-8"

@@ -55,7 +55,7 @@ class Mesh:
     def proxy(self, *flags: str, manager: Manager | None = None) -> Iterator["subprocess.Popen[bytes]"]:
         environment = {**os.environ, "NOTIFY_SOCKET": manager.path} if manager is not None else None
         argv = [*PROXY, "--control", str(self.host.socket), *flags]
-        with running(argv, self.log, lambda: ready(self.admin), environment, deadline_s=20.0) as process:
+        with running(argv, self.log, lambda: ready(self.admin), environment) as process:
             yield process
 
     def status(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_workers_are_one_proxy_to_the_agent(tmp_path: Path, setting: str, flags:
     with mesh(tmp_path, setting) as made, made.proxy(*flags) as proxy:
         assert len(children(proxy.pid)) == 2, made.log.read_text()
         made.ask(40)
-        wait_until(lambda: made.counted() == 40, "the agent knows of all requests", 10.0)
+        wait_until(lambda: made.counted() == 40, "the agent knows of all requests")
         found = made.status()
         assert [(each["name"], each["pid"], each["waiting_for"]) for each in found["workloads"]] == [
             ("api", proxy.pid, []),
@@ -101,9 +101,9 @@ def test_workers_are_one_proxy_to_the_agent(tmp_path: Path, setting: str, flags:
 
         killed = children(proxy.pid)[0]
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: killed not in children(proxy.pid) and ready(made.admin), "another takes its place", 20.0)
+        wait_until(lambda: killed not in children(proxy.pid) and ready(made.admin), "another takes its place")
         made.ask(10)
-        wait_until(lambda: made.counted() == 50, "nothing is lost, nothing counted twice", 10.0)
+        wait_until(lambda: made.counted() == 50, "nothing is lost, nothing counted twice")
         assert made.waiting() == [None, None]
 
 
@@ -129,7 +129,7 @@ def test_a_handover_is_not_seen_in_the_status_but_by_the_pid(tmp_path: Path) -> 
                     assert load.errors == []
                     assert set(load.statuses) == {200}
                     assert len(children(second)) == 2
-                    wait_until(lambda: made.counted() == 10 + len(load.statuses), "all is counted, and once", 10.0)
+                    wait_until(lambda: made.counted() == 10 + len(load.statuses), "all is counted, and once")
                     pids = {each["pid"] for each in made.status()["workloads"]}
                     assert pids == {second}
                     assert made.waiting() == [None, None]

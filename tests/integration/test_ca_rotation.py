@@ -96,7 +96,7 @@ class Host:
         proxy = [*PROXY, "--control", str(self.socket)]
         with (
             running(agent, self.directory / "agent.log", lambda: answers(self.socket)),
-            running(proxy, self.directory / "proxy.log", lambda: ready(self.admin), deadline_s=20.0),
+            running(proxy, self.directory / "proxy.log", lambda: ready(self.admin)),
         ):
             yield
 
@@ -163,7 +163,7 @@ def mesh(tmp_path: Path) -> Iterator[Mesh]:
         made.web, made.api = web, api
         stack.enter_context(api.runs())
         stack.enter_context(web.runs())
-        wait_until(lambda: get(made.http, "/")[0] == 200, "web reaches api", 10.0)
+        wait_until(lambda: get(made.http, "/")[0] == 200, "web reaches api")
         yield made
 
 
@@ -185,9 +185,9 @@ def test_a_root_is_replaced_under_traffic_and_nothing_fails(mesh: Mesh) -> None:
         (new,) = roots(mesh)
         assert new != old
         hosts = (mesh.web, mesh.api)
-        wait_until(lambda: all(believed(host) == new for host in hosts), "all believe the new root alone", 10.0)
+        wait_until(lambda: all(believed(host) == new for host in hosts), "all believe the new root alone")
         before = len(handshakes)
-        wait_until(lambda: len(handshakes) >= before + 5, "handshakes with the new root alone", 10.0)
+        wait_until(lambda: len(handshakes) >= before + 5, "handshakes with the new root alone")
     assert (load.errors, handshakes.errors) == ([], [])
     stages = re.findall(r"root: (\w+) since", (mesh.state / "audit.log").read_text())
     assert stages == ["prepared", "active", "done"]
@@ -198,11 +198,11 @@ def test_a_revoked_workload_is_refused_within_seconds_and_others_go_on(mesh: Mes
     with Load(mesh.other, 1) as others:
         assert get(mesh.http, "/")[0] == 200
         mesh.ca("issued", "revoke", "--workload", "default/web")
-        wait_until(lambda: get(mesh.http, "/")[0] >= 500, "web is refused", 10.0)
+        wait_until(lambda: get(mesh.http, "/")[0] >= 500, "web is refused")
         refused = value(mesh.api.admin, "inbound_tcp_errors_total")
         assert get(mesh.http, "/")[0] >= 500
         answered = len(others.statuses)
-        wait_until(lambda: len(others.statuses) > answered + 20, "the other workload is answered", 10.0)
+        wait_until(lambda: len(others.statuses) > answered + 20, "the other workload is answered")
     assert (others.errors, set(others.statuses)) == ([], {200})
     assert refused >= 1
     assert "default/sa/web is revoked" in (mesh.api.directory / "proxy.log").read_text()

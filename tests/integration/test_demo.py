@@ -99,7 +99,7 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
         says(place, "requests a second")
         process.kill()
         process.wait()
-        wait_until(lambda: not processes(place), "all its processes have ended", 20.0)
+        wait_until(lambda: not processes(place), "all its processes have ended")
 
 
 def test_traffic_goes_on_without_the_certificate_authority_and_the_status_says_so(tmp_path: Path) -> None:

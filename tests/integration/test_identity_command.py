@@ -32,7 +32,7 @@ def extensions(text: str) -> list[str]:
 @pytest.mark.peer("openssl")
 def test_the_certificate_that_a_workload_presents(agent: Path, tmp_path: Path) -> None:
     with meshed.run("web", ["--socket", str(agent), "-q"], NOTE, tmp_path):
-        wait_until(lambda: identity(agent, "web").returncode == 0, "it presents a certificate", 15.0)
+        wait_until(lambda: identity(agent, "web").returncode == 0, "it presents a certificate")
         text = identity(agent).stdout
         (row,) = json.loads(identity(agent, "web", "-o", "json").stdout)
     assert text.startswith("WORKLOAD default/web (1 of 1)\n\nCertificate:\n    Data:\n        Version: 3 (0x2)\n")

@@ -102,7 +102,7 @@ def test_a_machine_becomes_a_member_by_one_command(mesh: Mesh) -> None:
             web, api, status = aio.run(signed(mesh))
             assert "is denied" in says("ca", "issued", "revoke", "--workload", "default/web", "--state-dir", mesh.ca)
             kept = mesh.state / "trust.json"
-            wait_until(lambda: kept.exists() and "sa/web" in kept.read_text(), "the agent hears of it", 15.0)
+            wait_until(lambda: kept.exists() and "sa/web" in kept.read_text(), "the agent hears of it")
             denied, _, _ = aio.run(signed(mesh))
     assert isinstance(web, Certificate)
     assert isinstance(denied, Refused)

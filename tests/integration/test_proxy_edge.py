@@ -307,13 +307,13 @@ def test_renewed_files_are_taken_and_bad_ones_are_not(tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", listen)) as listener:
             proxy = inheriting(files.file, listener)
             try:
-                wait_until(lambda: ready(files.admin), "ready", 10.0)
+                wait_until(lambda: ready(files.admin), "ready")
                 first = presented(listen, site)
                 site.renew()
-                wait_until(lambda: presented(listen, site) != first, "it is seen that the files changed", 15.0)
+                wait_until(lambda: presented(listen, site) != first, "it is seen that the files changed")
                 second = presented(listen, site)
                 (tmp_path / "site.key").write_text("no key")
-                wait_until(lambda: files.said("not taken"), "it says so", 15.0)
+                wait_until(lambda: files.said("not taken"), "it says so")
                 assert files.said(f"{tmp_path}/site.key: not a private key (PEM)")
                 assert presented(listen, site) == second
                 site.renew(7200.0)

@@ -35,7 +35,7 @@ class Manager:
 
     def hears(self, line: str) -> list[str]:
         """The first message from now on with a line that begins so."""
-        return wait_until(lambda: self._hear(line), f"the manager hears {line}", 20.0)
+        return wait_until(lambda: self._hear(line), f"the manager hears {line}")
 
     def _hear(self, line: str) -> list[str]:
         try:
@@ -78,7 +78,7 @@ def end(pid: int) -> None:
         return
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        wait_until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in state(pid), f"process {pid} ends", 15.0)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in state(pid), f"process {pid} ends")
     except ProcessLookupError:
         pass
     finally:
@@ -159,7 +159,7 @@ def test_a_proxy_that_is_told_to_end_meanwhile_is_followed_by_none(files: Files,
         manager.hears("RELOADING=1")
         (second,) = wait_until(lambda: children(first.pid), "the new generation starts")
         first.terminate()
-        wait_until(lambda: state(second) == "Z", "it is ended", 10.0)
+        wait_until(lambda: state(second) == "Z", "it is ended")
         assert first.poll() is None, "this one drains"
         assert not accepts(files.upstream)
         first.terminate()

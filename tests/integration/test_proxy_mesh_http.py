@@ -182,7 +182,7 @@ def test_an_application_that_restarts_under_traffic_loses_no_request_that_had_no
                 await asyncio.sleep(0.3)  # down for so long; not waited for anything
                 await api.start(api.port)
                 seen = len(statuses)
-                await eventually(lambda seen=seen: len(statuses) > seen + 50, "traffic again", 10.0)  # type: ignore[misc]
+                await eventually(lambda seen=seen: len(statuses) > seen + 50, "traffic again")  # type: ignore[misc]
             ended.set()
             await callers
         await api.stop()
@@ -218,7 +218,7 @@ def test_a_request_for_the_proxy_by_another_name_does_not_go_round_in_circles(na
         async with origin() as api:
             world = mesh(api.port)
             async with running(world.api, world.web):
-                answer = await asyncio.wait_for(ask(world.outbound, target=f"http://{name}:{world.outbound}/"), 8.0)
+                answer = await asyncio.wait_for(ask(world.outbound, target=f"http://{name}:{world.outbound}/"), 30.0)
                 assert answer.status == (503 if name.lower() == "localhost" else 508)
                 assert sum(series.opened for series in world.web.proxy.stats.tcp_series) < 5
 

@@ -166,7 +166,7 @@ class Load:
     def more(self, count: int = 50) -> None:
         """Wait for so many more answers."""
         seen = len(self.statuses)
-        wait_until(lambda: len(self.statuses) >= seen + count, "traffic", 15.0)
+        wait_until(lambda: len(self.statuses) >= seen + count, "traffic")
 
 
 def test_two_programs_make_a_mesh(files: Files) -> None:
@@ -202,7 +202,7 @@ def test_a_drain_under_load_loses_nothing(files: Files, which: str) -> None:
         )
         first = inheriting(file, listening[keeper])
         try:
-            wait_until(lambda: ready(admin), "ready", 10.0)
+            wait_until(lambda: ready(admin), "ready")
             with Load(files.upstream, 6) as load:
                 load.more()
                 first.terminate()
@@ -235,7 +235,7 @@ def inheriting(file: Path, listener: socket.socket, *flags: str) -> subprocess.P
 def test_inherited_sockets_make_callers_wait_across_a_kill(files: Files) -> None:
     with files.started(files.api, files.api_admin), socket.create_server(("127.0.0.1", files.upstream)) as listener:
         first = inheriting(files.web, listener)
-        wait_until(lambda: ready(files.web_admin), "ready", 10.0)
+        wait_until(lambda: ready(files.web_admin), "ready")
         assert get(files.upstream, "/one")[0] == 200
         first.send_signal(signal.SIGKILL)
         first.wait()

@@ -101,8 +101,8 @@ def test_a_worker_that_is_killed_is_replaced_and_takes_nothing_with_it(files: Fi
         with Load(files.upstream, 8) as load:
             load.more()
             os.kill(before[0], signal.SIGKILL)
-            wait_until(lambda: len(set(children(web.pid)) - set(before)) == 1, "another takes its place", 15.0)
-            wait_until(lambda: ready(files.web_admin), "it is ready", 15.0)
+            wait_until(lambda: len(set(children(web.pid)) - set(before)) == 1, "another takes its place")
+            wait_until(lambda: ready(files.web_admin), "it is ready")
             load.more()
         assert requests(files.web_admin) >= 20, "what it had counted stays"
         assert value(files.web_admin, "meshd_proxy_worker_deaths_total") == 1
@@ -221,7 +221,7 @@ def test_what_a_successor_does_not_ask_for_is_left_to_the_others(files: Files) -
         old, (files.upstream,) = files.upstream, free_ports(1)
         files.write_web()
         os.kill(before[0], signal.SIGKILL)
-        wait_until(lambda: accepts(files.upstream) and ready(files.web_admin), "another has read the file", 15.0)
+        wait_until(lambda: accepts(files.upstream) and ready(files.web_admin), "another has read the file")
         ask(old, 16)
         ask(files.upstream, 4)
 
@@ -273,7 +273,7 @@ def test_sockets_that_are_inherited_are_shared_by_all(files: Files) -> None:
     ):
         proxy = inheriting(files.web, listener, *WORKERS)
         try:
-            wait_until(lambda: ready(files.web_admin), "ready", 15.0)
+            wait_until(lambda: ready(files.web_admin), "ready")
             ask(files.upstream, 10)
             assert requests(files.web_admin) == 10
         finally:
@@ -319,7 +319,7 @@ def test_wrk_sees_no_error_in_a_handover(tmp_path: Path, manager: Manager) -> No
             text=True,
         ) as wrk,
     ):
-        wait_until(lambda: requests(files.web_admin) > 100, "load", 10.0)
+        wait_until(lambda: requests(files.web_admin) > 100, "load")
         first.send_signal(signal.SIGUSR2)
         main_pid(manager)
         assert first.wait(20) == 0

@@ -86,7 +86,7 @@ def test_ctrl_c_reaches_the_command_once(agent: Path) -> None:
         return text in shown
 
     with os.fdopen(terminal, "wb", buffering=0):
-        wait_until(lambda: shows(b"ready"), "the command runs", 10.0)
+        wait_until(lambda: shows(b"ready"), "the command runs")
         os.write(terminal, b"\x03")
         wait_until(lambda: shows(b"got SIGINT"), "the command got SIGINT")
         os.kill(pid, signal.SIGTERM)

@@ -60,7 +60,7 @@ def more(socket: Path) -> None:
         return sum(each["golden"]["requests"] for each in meshed.status(socket)["workloads"] if each["name"] == "web")
 
     before = served()
-    wait_until(lambda: served() > before + 10, "web goes on serving", 20.0)
+    wait_until(lambda: served() > before + 10, "web goes on serving")
 
 
 def test_a_call_is_mutual_tls_from_process_to_process(agent: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_workload_is_announced_when_its_port_accepts(agent: Path, tmp_path: Pa
     port, go = free_port(), tmp_path / "go"
     options = ["--socket", str(agent), "--port", str(port)]
     with meshed.run("web", options, [*LATE, str(port), str(go)], tmp_path):
-        wait_until(lambda: meshed.waits_for(agent, "web") == [f"port {port}"], "only its port is waited for", 15.0)
+        wait_until(lambda: meshed.waits_for(agent, "web") == [f"port {port}"], "only its port is waited for")
         go.touch()
         meshed.announced(agent, "web")
 
@@ -110,7 +110,7 @@ def test_a_rolling_restart_loses_nothing(agent: Path, tmp_path: Path) -> None:
             known = [each for each in meshed.status(agent)["workloads"] if each["name"] == "web"]
             return sum(not each["waiting_for"] for each in known) == count
 
-        wait_until(found, f"{count} instances are announced", 15.0)
+        wait_until(found, f"{count} instances are announced")
 
     with ExitStack() as servers:
         old = [servers.enter_context(server(options, place)) for place in places[:2]]

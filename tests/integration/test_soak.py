@@ -33,7 +33,7 @@ def test_a_soak_that_is_interrupted_leaves_no_process(number: signal.Signals, tm
         [*SOAK, "--duration", "60s", "--keep", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as soak:
         log = tmp_path / "web.proxy.log"
-        wait_until(lambda: log.exists() and "in force" in log.read_text(), "web's proxy runs", 20.0)
+        wait_until(lambda: log.exists() and "in force" in log.read_text(), "web's proxy runs")
         soak.send_signal(number)
         assert soak.wait(20.0) == (-number if number is signal.SIGKILL else 130)
     wait_until(lambda: not _started(tmp_path), "its processes are gone")

@@ -136,7 +136,7 @@ async def following(path: Path) -> AsyncIterator[Callable[[], Awaitable[dict[str
     assert output is not None
 
     async def said() -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             line: dict[str, Any] = json.loads(await output.readline())
             return line
 

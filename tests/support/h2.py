@@ -164,3 +164,8 @@ def data(number: int, content: bytes, ended: bool = False) -> bytes:
     ends = frames.END_STREAM if ended else 0
     out = [frames.frame(frames.DATA, 0, number, piece) for piece in pieces[:-1]]
     return b"".join([*out, frames.frame(frames.DATA, ends, number, pieces[-1])])
+
+
+def byte_by_byte(end: End, sent: bytes) -> None:
+    for at in range(len(sent)):
+        end.receive(sent[at : at + 1])

@@ -9,8 +9,11 @@ T = TypeVar("T")
 
 LOOK_AGAIN_S = 0.005
 
+DEADLINE_S = 30.0
+"""Long enough for a machine that does much else; what works does not wait for it."""
 
-def wait_until(look: Callable[[], T], what: str, deadline_s: float = 5.0) -> T:
+
+def wait_until(look: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
     """The first true value of `look()`; AssertionError naming `what` when there is none by the deadline."""
     end = time.monotonic() + deadline_s
     while not (value := look()):
@@ -20,7 +23,7 @@ def wait_until(look: Callable[[], T], what: str, deadline_s: float = 5.0) -> T:
     return value
 
 
-async def eventually(look: Callable[[], T], what: str, deadline_s: float = 5.0) -> T:
+async def eventually(look: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
     """`wait_until` for a test on the loop, which goes on meanwhile."""
     end = time.monotonic() + deadline_s
     while not (value := look()):
@@ -41,5 +44,5 @@ async def steady(look: Callable[[], int], least: int) -> int:
         last = now
         return same > 30
 
-    await eventually(same_again, "the flow stands still", 20.0)
+    await eventually(same_again, "the flow stands still")
     return last

@@ -1,6 +1,5 @@
 """One end of an HTTP/2 connection against a peer that keeps to the protocol barely, or not at all."""
 
-import time
 import tracemalloc
 
 import pytest
@@ -45,7 +44,7 @@ from proxy.http2.frames import (
     rst_stream,
     window_update,
 )
-from tests.support.h2 import ANSWER, BLOCK, End, Frame, client, data, frames_of, request, server, settings
+from tests.support.h2 import ANSWER, BLOCK, End, Frame, byte_by_byte, client, data, frames_of, request, server, settings
 
 
 def kinds(found: list[Frame]) -> list[tuple[int, int]]:
@@ -61,11 +60,6 @@ def fails(end: End, sent: bytes) -> Code:
     assert last.kind == GOAWAY
     assert int.from_bytes(last.payload[4:8], "big") == failed.value.code
     return failed.value.code
-
-
-def byte_by_byte(end: End, sent: bytes) -> None:
-    for at in range(len(sent)):
-        end.receive(sent[at : at + 1])
 
 
 # --- malformed connections: RFC 9113, sections 3.4, 4, 5.1 and 6
@@ -296,18 +290,6 @@ def test_settings_of_many_values_end_the_connection() -> None:
     assert fails(end, frame(SETTINGS, 0, 0, one * (MAX_SETTINGS + 1))) == Code.ENHANCE_YOUR_CALM
 
 
-def test_a_window_opened_byte_by_byte_costs_no_look_at_every_stream() -> None:
-    """All streams wait for their own window, and the connection's is opened again and again."""
-    end = server(initial_window_size=0)
-    end.receive(b"".join(request(number) for number in range(1, 2 * MAX_STREAMS, 2)))
-    for stream in end.told.values():
-        stream.send_headers(ANSWER, False)
-        stream.send_data(b"x" * 100, True)
-    begun = time.process_time()
-    end.receive(window_update(0, 1) * 5000)
-    assert time.process_time() - begun < 0.25
-
-
 def test_no_more_streams_than_announced() -> None:
     end = End()
     assert Setting.MAX_CONCURRENT_STREAMS.to_bytes(2, "big") + MAX_STREAMS.to_bytes(4, "big") in end.heard()[0].payload
@@ -534,18 +516,6 @@ def test_memory_is_flat_while_a_gigabyte_goes_by() -> None:
     tracemalloc.stop()
     assert waiting <= 2 * STREAM_WINDOW
     assert peak < 4 << 20
-
-
-def test_a_large_frame_byte_by_byte_costs_no_more_than_its_bytes() -> None:
-    """Not a copy of all that has come for each of them."""
-    end = server()
-    end.receive(request(1, False))
-    sent = frame(DATA, END_STREAM, 1, bytes(OUR_MAX_FRAME_BYTES))
-    begun = time.process_time()
-    byte_by_byte(end, sent)
-    assert time.process_time() - begun < 0.5
-    assert end.told[1].ended
-    assert len(end.told[1].body) == OUR_MAX_FRAME_BYTES
 
 
 def test_bytes_may_come_in_any_pieces() -> None:
