@@ -13,16 +13,20 @@ from functools import cache
 from pathlib import Path
 
 _LIST = Path(__file__).resolve().parents[2] / "scripts" / "programs"
+_UNPACKED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshd" / "programs"
+"""Where `scripts/setup-system` puts packages of other suites."""
+
 _VERSIONS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda found: int(re.sub(r"\D", "", str(found)) or 0))
 _PATH = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin", *map(str, reversed(_VERSIONS))]
+    + [str(directory) for directory in sorted(_UNPACKED.glob("*/usr/bin"))]
 )
 """Debian puts daemons where an ordinary user does not look, and PostgreSQL's in a directory of their version."""
 
 
 @cache
 def packages() -> dict[str, str]:
-    """Program → Debian package."""
+    """Program → Debian package, PACKAGE/SUITE when this release lacks it."""
     lines = [line.split() for line in _LIST.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return {line[0]: line[1] for line in lines if line}
 
@@ -46,4 +50,7 @@ def why_missing(programs: tuple[str, ...]) -> str | None:
     missing = [program for program in programs if find(program) is None]
     if not missing:
         return None
-    return f"not installed: {', '.join(missing)} (apt-get install {' '.join(packages()[each] for each in missing)})"
+    needed = [packages()[each] for each in missing]
+    if any("/" in package for package in needed):
+        return f"not installed: {', '.join(missing)} (scripts/setup-system test)"
+    return f"not installed: {', '.join(missing)} (apt-get install {' '.join(needed)})"

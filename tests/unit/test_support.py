@@ -57,6 +57,7 @@ def test_a_program_that_is_not_there_is_named_with_its_package(monkeypatch: pyte
         peers.find("not-on-the-list")
     monkeypatch.setattr("shutil.which", lambda _program, path: None)
     assert peers.why_missing(("nginx", "wrk")) == "not installed: nginx, wrk (apt-get install nginx wrk)"
+    assert peers.why_missing(("nginx", "consul")) == "not installed: nginx, consul (scripts/setup-system test)"
 
 
 def test_a_process_that_ends_before_it_is_ready_shows_its_output(tmp_path: Path) -> None:
