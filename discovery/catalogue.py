@@ -1,4 +1,4 @@
-"""The services that a set of documents declares, ready to be looked up: by name, and by an endpoint's address.
+"""The services whose endpoints a set of documents declares, ready to be looked up: by name, and by address.
 
 A catalogue is immutable; the back end that holds it swaps it whole.
 """
@@ -29,7 +29,11 @@ class Catalogue:
     @classmethod
     def of(cls, documents: Iterable[Document], trust_domain: str) -> Self:
         """The services among documents, their workloads' identities being in trust_domain."""
-        return cls(_endpoint_set(document, trust_domain) for document in documents if isinstance(document, Service))
+        return cls(
+            _endpoint_set(document, trust_domain)
+            for document in documents
+            if isinstance(document, Service) and document.spec.endpoints is not None
+        )
 
     def find(self, authority: Authority, stale: bool = False) -> EndpointSet | None:
         """Where authority leads, None for no service of this catalogue; a port that is named must be the service's.
@@ -48,7 +52,7 @@ def _endpoint_set(document: Service, trust_domain: str) -> EndpointSet:
     name, spec = document.metadata, document.spec
     return EndpointSet(
         ServiceName(name.name, name.namespace, spec.port),
-        tuple(endpoint_of(each, spec.protocol, name.namespace, trust_domain) for each in spec.endpoints),
+        tuple(endpoint_of(each, spec.protocol, name.namespace, trust_domain) for each in spec.endpoints or ()),
         spec.protocol,
         policy=spec.policy,
         opaque=listed(spec.port, spec.opaque_ports),

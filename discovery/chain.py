@@ -1,63 +1,151 @@
 """Several sources as one, in a given order: the first that knows a service is the one that answers for it.
 
 A source that has not answered yet holds back those after it, so that a caller is never sent elsewhere in the moment
-before the registry that it should have been sent by has spoken.
+before the registry that it should have been sent by has spoken. One that says that it cannot answer now is passed over;
+but where none of the others knows the service, nothing is said rather than that there is no such service.
+
+A rule (`discovery.rules`) may have another order for a service, have all that its sources know taken together, and say
+how the service is to be treated whoever knows it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from discovery.names import Authority
-from discovery.source import Answered, Close, Known, Source
+from discovery.names import Authority, mesh_name
+from discovery.rules import NO_RULE, Rule, Treated, merged
+from discovery.source import NOT_YET, Answer, Answered, Close, Known, NotYet, Source
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
+
+Found = Callable[[EndpointSet | None], None]
+"""Takes where an authority leads, whole; None: nobody knows such a service."""
+
+
+class Named(NamedTuple):
+    """A source, and how settings and documents call it."""
+
+    name: str
+    source: Source
 
 
 class Chain:
     """Sources in the order in which they are believed."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Named]) -> None:
         self._sources = tuple(sources)
+        self._rules: Mapping[tuple[str, str], Rule] = {}
+        self._open: set[_Watch] = set()
 
-    def watch(self, authority: Authority, answered: Answered) -> Close:
-        return _Watch(self._sources, authority, answered).close
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(each.name for each in self._sources)
+
+    def watch(self, authority: Authority, answered: Found) -> Close:
+        """Tell answered where authority leads, now and whenever that changes; nothing as long as it cannot be said."""
+        watch = _Watch(authority, answered)
+        self._open.add(watch)
+        self._follow(watch)
+
+        def close() -> None:
+            self._open.discard(watch)
+            watch.close()
+
+        return close
+
+    def use(self, rules: Mapping[tuple[str, str], Rule]) -> None:
+        """What is so from now on of services by (name, namespace)."""
+        self._rules = rules
+        for watch in tuple(self._open):
+            if watch in self._open:
+                self._follow(watch)
+
+    def _follow(self, watch: "_Watch") -> None:
+        name = mesh_name(watch.authority)
+        rule = NO_RULE if name is None else self._rules.get(name, NO_RULE)
+        watch.follow(self._ordered(rule.order), rule.merge, self._treated)
+
+    def _ordered(self, names: tuple[str, ...]) -> tuple[Source, ...]:
+        if not names:
+            return tuple(each.source for each in self._sources)
+        return tuple(each.source for name in names for each in self._sources if each.name == name)
+
+    def _treated(self, found: EndpointSet) -> EndpointSet:
+        rule = self._rules.get((found.service.name, found.service.namespace))
+        return found if rule is None else rule.treat(found)
 
     def health(self) -> tuple[Health, ...]:
-        return tuple(source.health() for source in self._sources)
+        return tuple(each.source.health() for each in self._sources)
 
     def known(self) -> tuple[Known, ...]:
         """In the order of `health`."""
-        return tuple(source.known() for source in self._sources)
+        return tuple(each.source.known() for each in self._sources)
 
 
 class _Watch:
-    """One authority over all sources; `answered` hears only what differs from the last."""
+    """One authority over its sources; `answered` hears only what differs from the last."""
 
-    def __init__(self, sources: Sequence[Source], authority: Authority, answered: Answered) -> None:
+    def __init__(self, authority: Authority, answered: Found) -> None:
+        self.authority = authority
         self._answered = answered
-        self._places = range(len(sources))
-        self._heard: dict[int, EndpointSet | None] = {}
+        self._sources: tuple[Source, ...] | None = None
+        self._merge = False
+        self._treated: Treated = lambda found: found
+        self._heard: dict[int, Answer] = {}
         self._told: list[EndpointSet | None] = []  # empty: nothing yet, which is not the same as None
-        self._closing = [sources[place].watch(authority, self._hears(place)) for place in self._places]
-        self._decide()  # where there are no sources, nobody else does
+        self._closing: list[Close] = []
 
-    def _hears(self, place: int) -> Answered:
-        def heard(found: EndpointSet | None) -> None:
-            self._heard[place] = found
-            self._decide()
+    def follow(self, sources: tuple[Source, ...], merge: bool, treated: Treated) -> None:
+        """Ask these from now on. What was told stands until they have answered."""
+        self._merge, self._treated = merge, treated
+        if sources != self._sources:
+            before, self._closing = self._closing, []
+            self._sources, self._heard = sources, {}
+            for place, source in enumerate(sources):
+                self._closing.append(source.watch(self.authority, self._hears(place, sources)))
+            for close in before:  # after the new ones have begun, so that what both ask of is not given up between
+                close()
+        self._decide()
+
+    def _hears(self, place: int, sources: tuple[Source, ...]) -> Answered:
+        def heard(answer: Answer) -> None:
+            if self._sources is sources:
+                self._heard[place] = answer
+                self._decide()
 
         return heard
 
     def _decide(self) -> None:
-        found = None
-        for place in self._places:
-            if place not in self._heard:
-                return
-            if (found := self._heard[place]) is not None:
-                break
+        answer = self._all() if self._merge else self._first()
+        if isinstance(answer, NotYet):
+            return
+        found = None if answer is None else self._treated(answer)
         if self._told != [found]:
             self._told = [found]
             self._answered(found)
 
+    def _first(self) -> Answer:
+        answer: Answer = None
+        for place in range(len(self._sources or ())):
+            if place not in self._heard:
+                return NOT_YET
+            heard = self._heard[place]
+            if isinstance(heard, EndpointSet):
+                return heard
+            if isinstance(heard, NotYet):
+                answer = NOT_YET
+        return answer
+
+    def _all(self) -> Answer:
+        places = range(len(self._sources or ()))
+        if any(place not in self._heard for place in places):
+            return NOT_YET
+        answers = [self._heard[place] for place in places]
+        if found := [answer for answer in answers if isinstance(answer, EndpointSet)]:
+            return merged(found)
+        return NOT_YET if NOT_YET in answers else None
+
     def close(self) -> None:
+        self._sources = None
         for close in self._closing:
             close()
+        self._closing.clear()

@@ -130,7 +130,7 @@ def _wrong_selector(selector: Selector) -> Iterator[tuple[str, str]]:
 
 def _wrong_service(service: Service) -> Iterator[tuple[str, str]]:
     seen: set[tuple[str, int]] = set()
-    for number, endpoint in enumerate(service.spec.endpoints):
+    for number, endpoint in enumerate(service.spec.endpoints or ()):
         path = f"spec.endpoints[{number}]"
         if not (canonical_address(endpoint.address) or _HOST.fullmatch(endpoint.address)):
             yield f"{path}.address", f"{endpoint.address!r} is neither an IP address nor a host name"

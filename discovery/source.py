@@ -6,13 +6,25 @@ knows nothing at first, and a back end that already knows calls back before `wat
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from enum import Enum
+from typing import Final, NamedTuple, Protocol
 
 from discovery.names import Authority
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
 
-Answered = Callable[[EndpointSet | None], None]
+
+class NotYet(Enum):
+    """The source cannot say, and knows that it cannot for now; those who watch go on with what they know."""
+
+    NOT_YET = "not yet"
+
+
+NOT_YET: Final = NotYet.NOT_YET
+
+Answer = EndpointSet | None | NotYet
+
+Answered = Callable[[Answer], None]
 """Takes what an authority leads to now: whole and immutable, replacing what came before. None: not known here."""
 
 Close = Callable[[], None]
@@ -36,7 +48,8 @@ class Source(Protocol):
 
     def watch(self, authority: Authority, answered: Answered) -> Close:
         """Call `answered` with what authority leads to, then whenever that changes, until closed. An authority whose
-        host is an IP address asks the reverse: the service with an endpoint there, reduced to that endpoint."""
+        host is an IP address asks the reverse: the service with an endpoint there, reduced to that endpoint. A source
+        that has not called yet is about to; one that says NOT_YET may take long."""
 
     def health(self) -> Health:
         """Whether the registry can be read, since when that is so, and in what state what is known is."""

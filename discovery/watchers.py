@@ -5,32 +5,18 @@ it is decided here.
 """
 
 from collections.abc import Callable
-from enum import Enum
-from typing import Final
 
 from discovery.names import Authority
-from discovery.source import Answered, Close
-from meshd.api.endpoints import EndpointSet
-
-
-class NotYet(Enum):
-    """The look-up cannot say; those who watch are told nothing, and go on with what they know."""
-
-    NOT_YET = "not yet"
-
-
-NOT_YET: Final = NotYet.NOT_YET
-
-Found = EndpointSet | None | NotYet
+from discovery.source import NOT_YET, Answer, Answered, Close, NotYet
 
 
 class Watchers:
     """Open watches over `find`; each is told as soon as there is an answer, and then only what is new."""
 
-    def __init__(self, find: Callable[[Authority], Found]) -> None:
+    def __init__(self, find: Callable[[Authority], Answer]) -> None:
         self._find = find
         self._open: dict[object, tuple[Authority, Answered]] = {}
-        self._told: dict[object, Found] = {}
+        self._told: dict[object, Answer] = {}
 
     def watch(self, authority: Authority, answered: Answered) -> Close:
         watch = object()

@@ -133,7 +133,9 @@ def load(file: Path) -> StaticWorld:
     findings = _duplicates(found, file)
     beside = file.parent
     bundle = _bundle(beside, found.trust_bundle, file) if found.trust_bundle else ""
-    meshed = found.inbound or any(endpoint.workload for service in found.services for endpoint in service.endpoints)
+    meshed = found.inbound or any(
+        endpoint.workload for service in found.services for endpoint in service.endpoints or ()
+    )
     if meshed and not bundle:
         findings.append(Finding(str(file), "needed with `inbound` or meshed endpoints, and not there", "trustBundle"))
     if findings:
@@ -232,7 +234,7 @@ def _upstream(upstream: Upstream, path: str, beside: Path, file: Path, warnings:
 
 def _endpoints(service: StaticService, index: int, trust_domain: str, file: Path) -> EndpointSet:
     endpoints = []
-    for number, one in enumerate(service.endpoints):
+    for number, one in enumerate(service.endpoints or ()):
         try:
             endpoints.append(endpoint_of(one, service.protocol, service.namespace, trust_domain))
         except InvalidName as error:

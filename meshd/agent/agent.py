@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from discovery.chain import Chain
+from discovery.chain import Chain, Named
 from discovery.file import FileSource
+from discovery.following import Following
 from discovery.overlap import overlaps
+from discovery.rules import rules
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
@@ -71,7 +73,7 @@ class Reloaded(NamedTuple):
 class Agent:
     """An agent at `socket`, which it takes at once: what cannot be had is a Problem from the constructor.
 
-    `files` are the document sources in the order in which they are believed; this host's own workloads come after
+    `sources` are files and registries in the order in which they are believed; this host's own workloads come after
     them. What it remembers is in `state_dir`. `proxy` is the host's proxy, None when this agent has none.
     `workload_api` makes the Workload API, `admin` the admin port; not every agent has them.
     """
@@ -86,14 +88,16 @@ class Agent:
         state_dir: Path,
         access: Access,
         signer: Signer,
-        files: Sequence[FileSource],
+        sources: Sequence[Named],
         proxy: ProxySettings | None,
         zone: str = "",
         workload_api: Callable[[Core], WorkloadService] | None = None,
         admin: "Callable[[Agent], AdminService] | None" = None,
     ) -> None:
         self.registry = Registry()
-        self.files, self._proxy = files, proxy
+        self.files = tuple(each.source for each in sources if isinstance(each.source, FileSource))
+        self.registries = tuple(each.source for each in sources if isinstance(each.source, Following))
+        self._proxy = proxy
         self._notices: tuple[str, ...] = ()
         self._overlaps: tuple[Finding, ...] = ()
         self._settling: asyncio.TimerHandle | None = None
@@ -105,7 +109,7 @@ class Agent:
             trust_domain=trust_domain,
             mode=mode,
             registry=self.registry,
-            discovery=Chain((*files, self._local)),
+            discovery=Chain((*sources, Named("local", self._local))),
             signer=signer,
             access=access,
             troubles=self._troubles,
@@ -140,6 +144,8 @@ class Agent:
             source.follow(loop)
             source.subscribe(self._documents_changed)
         self._documents_changed()
+        for registry in self.registries:
+            registry.start()
         self.reloaded = Reloaded(self.core.clock(), whole=True)
         self._waiting_for = ("control socket",)
         self.registry.subscribe(self._remember)
@@ -170,6 +176,8 @@ class Agent:
         await self._tasks.cancel()
         for source in self.files:
             source.close()
+        for registry in self.registries:
+            await registry.close()
         if self._admin is not None:
             await self._admin.close()
 
@@ -205,6 +213,7 @@ class Agent:
             if finding not in self._overlaps:
                 log.error("%s", finding)
         self._overlaps = found
+        self.core.discovery.use(rules(document for source in self.files for document in source.documents))
         selectors = self._selectors()
         if selectors != self.core.selectors:
             self.core.selectors = selectors

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.agent.trust import Trust, TrustFile
+from meshd.api.backoff import Backoff
 from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse, Problem
 from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
 from meshd.ca.wire import Bundle
-from meshd.client.backoff import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from discovery.chain import Named
 from discovery.file import FileSource
 from meshd.agent.agent import Agent
 from meshd.agent.certificates import Signer
@@ -72,7 +73,7 @@ async def _run(directory: Path, ca: LocalCa, linger_s: float, ended: asyncio.Eve
         state_dir=directory,
         access=Access.of((), "")[0],
         signer=Signer(ca, ca.bundle, "embedded"),
-        files=[FileSource(documents, TRUST_DOMAIN)],
+        sources=[Named("file", FileSource(documents, TRUST_DOMAIN))],
         proxy=None,
     )
     linger = Linger(agent.registry, linger_s, ended.set)

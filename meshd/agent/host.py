@@ -1,13 +1,19 @@
 """The host's agent: everything from `meshd.yaml`, certificates from the mesh's CA."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import msgspec
 from msgspec.structs import replace
 
+from discovery.backends import Place
+from discovery.chain import Named
 from discovery.file import FileSource
+from discovery.following import Following
+from discovery.keeping import Keeper
 from discovery.overlap import overlaps
 from meshd.agent.agent import AdminService, Agent, WorkloadService
 from meshd.agent.certificates import Signer
@@ -16,7 +22,7 @@ from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.lock import StateLock
 from meshd.agent.node import NodeSource, Renewals
 from meshd.agent.peer import Access
-from meshd.agent.settings import Settings
+from meshd.agent.settings import Discovery, Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.agent.trust import FILE_NAME, TrustFile
 from meshd.agent.workload.server import WorkloadServer
@@ -32,10 +38,22 @@ FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery", "workload_a
 """What an agent is for as long as it runs."""
 
 
-def sources(file: Path, settings: Settings) -> list[FileSource]:
-    """The document sources, in the order in which they are believed: the settings file first, for it is at hand."""
+def sources(file: Path, settings: Settings) -> list[Named]:
+    """Where services are learned from, in the order in which it is believed: the settings file first, for it is at
+    hand. Nothing is read before it is started."""
     beside = FileSource(file, settings.trust_domain, beside_settings=True)
-    return [beside, *(FileSource(Path(each.file.path), settings.trust_domain) for each in settings.discovery)]
+    return [Named("file", beside), *(_source(each, settings) for each in settings.discovery)]
+
+
+def _source(configured: Discovery, settings: Settings) -> Named:
+    name = configured.called
+    if configured.file is not None:
+        return Named(name, FileSource(Path(configured.file.path), settings.trust_domain))
+    assert configured.remote is not None
+    place = Place(name, settings.trust_domain, settings.node_name, settings.zone)
+    scope = hashlib.sha256(msgspec.json.encode((configured, settings.trust_domain))).hexdigest()
+    keeper = Keeper(Path(settings.state_dir, "discovery", f"{name}.json"), scope)
+    return Named(name, Following(configured.remote.registry(place), keeper, keep_s=configured.keep_s))
 
 
 class Checked(NamedTuple):
@@ -54,7 +72,7 @@ def check(file: Path) -> Checked:
             read(settings, str(file))
         except ConfigurationError as error:
             findings += error.findings
-    documents = sources(file, settings)
+    documents = [each.source for each in sources(file, settings) if isinstance(each.source, FileSource)]
     for source in documents:
         source.load()
         findings += source.findings
@@ -81,7 +99,7 @@ async def run_host(file: Path) -> None:
             state_dir=Path(settings.state_dir),
             access=Access.of(settings.control.users, str(file))[0],
             signer=Signer(ca.source(dealings), ca.bundle, ", ".join(ca.urls), memory=trust),
-            files=sources(file, settings),
+            sources=sources(file, settings),
             proxy=settings.proxy,
             workload_api=_workload_api(settings),
             admin=_admin(settings, dealings),

@@ -13,8 +13,8 @@ is announced, or `settle` says that it has had its time.
 from collections.abc import Iterator
 
 from discovery.names import Authority, mesh_name
-from discovery.source import Answered, Close, Known
-from discovery.watchers import NOT_YET, Found, Watchers
+from discovery.source import NOT_YET, Answer, Answered, Close, Known
+from discovery.watchers import Watchers
 from meshd.agent.registry import Instance, Registry, reachable_at
 from meshd.api.control import Health, ProxyWorkload
 from meshd.api.detection import listed
@@ -59,7 +59,7 @@ class LocalSource:
         self.expected -= self._registry.announced()
         self._watchers.refresh()
 
-    def _find(self, authority: Authority) -> Found:
+    def _find(self, authority: Authority) -> Answer:
         if authority.address:
             return self._at(authority.address, authority.port or HTTP_PORT)
         name = mesh_name(authority)

@@ -8,12 +8,14 @@ Every field has a type, a default, a unit where it is a quantity, and a sentence
 (`meshd.agent.settings_page`). What reads the file, and what types cannot check, is in `meshd.agent.settings_file`.
 """
 
+import math
 import socket
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from discovery.backends import RemoteSettings
 from meshd.api.control import MAX_MAX_CONNECTIONS, MAX_WORKERS, Workers
 from meshd.api.detection import (
     DEFAULT_DETECT_TIMEOUT,
@@ -22,9 +24,13 @@ from meshd.api.detection import (
     OpaquePorts,
     parse_detect_timeout,
 )
+from meshd.api.durations import parse_duration
 from meshd.api.names import Address, InvalidName, is_label, is_trust_domain
 
 SETTINGS_FILE = "/etc/meshd/meshd.yaml"
+
+RESERVED = ("file", "local")
+"""Sources that every agent has are called so: documents in files, and its own workloads."""
 
 LOCAL_CA = "https://localhost:4180"
 
@@ -76,10 +82,63 @@ class FileDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     ] = "/etc/meshd/conf.d"
 
 
-class Discovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+FOR_EVER = "forever"
+
+
+class Discovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
     """One back end; the first in the list that knows a service answers for it."""
 
-    file: Annotated[FileDiscovery, Meta(description="Documents in files, watched for changes.")]
+    name: Annotated[
+        str,
+        Meta(
+            description="How documents (`spec.discovery`), the status and metrics call it, a DNS label; when empty, "
+            "the back end's own name, as in `file`."
+        ),
+    ] = ""
+    keep: Annotated[
+        str,
+        Meta(
+            description="How long what was last good is served, marked stale, when the registry is away or says that "
+            "nothing is left: `forever`, or a time as in `10m`. Not for files, which are at hand."
+        ),
+    ] = FOR_EVER
+    file: Annotated[FileDiscovery | None, Meta(description="Documents in files, watched for changes.")] = None
+
+    def __post_init__(self) -> None:
+        kinds = [field for field in self.__struct_fields__ if field not in ("name", "keep")]
+        given = [field for field in kinds if getattr(self, field) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"a back end is exactly one of {', '.join(kinds)}; found {found}")
+        if self.name and not is_label(self.name):
+            raise ValueError(f"name: {self.name!r} is not a DNS label, as in consul-east")
+        try:
+            self.keep_s  # noqa: B018 - that it can be read is all that is asked
+        except ValueError as error:
+            raise ValueError(f"keep: {error}, or `{FOR_EVER}`") from error
+
+    @property
+    def kind(self) -> str:
+        """Which back end it is: `file` or the name of another."""
+        return next(
+            field
+            for field in self.__struct_fields__
+            if field not in ("name", "keep") and getattr(self, field) is not None
+        )
+
+    @property
+    def called(self) -> str:
+        """`name`, or what stands for it."""
+        return self.name or self.kind
+
+    @property
+    def keep_s(self) -> float:
+        return math.inf if self.keep == FOR_EVER else parse_duration(self.keep)
+
+    @property
+    def remote(self) -> RemoteSettings | None:
+        """The settings of a back end across the network; None for files."""
+        return None if self.file is not None else getattr(self, self.kind)
 
 
 class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -200,7 +259,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     ca: Annotated[CaSettings, Meta(description="The certificate authority.")] = CaSettings()
     discovery: Annotated[
         tuple[Discovery, ...], Meta(description="Where services are learned from, in the order they are believed.")
-    ] = (Discovery(FileDiscovery()),)
+    ] = (Discovery(file=FileDiscovery()),)
     proxy: Annotated[ProxySettings, Meta(description="The host's proxy.")] = ProxySettings()
     control: Annotated[ControlSettings, Meta(description="Who may use the control API.")] = ControlSettings()
     workload_api: Annotated[
@@ -210,6 +269,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     def __post_init__(self) -> None:
         if not is_trust_domain(self.trust_domain):
             raise ValueError(f"trustDomain {self.trust_domain!r} is not DNS labels joined by dots, as in prod.example")
+        names = [each.called for each in self.discovery if each.file is None or each.name]
+        if repeated := next((name for name in names if names.count(name) > 1 or name in RESERVED), None):
+            raise ValueError(f"discovery: a back end needs a name of its own, and {repeated!r} is taken: set `name`")
         if not is_label(self.node_name):
             raise ValueError(f"the node name {self.node_name!r} is not a DNS label: set `node`")
         try:

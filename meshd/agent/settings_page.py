@@ -67,7 +67,15 @@ def _rows(struct: inspect.StructType, prefix: str) -> Iterator[tuple[str, str, s
 def _described(kind: inspect.Type) -> tuple[inspect.Type, str]:
     assert isinstance(kind, inspect.Metadata)
     assert kind.extra_json_schema is not None
-    return kind.type, str(kind.extra_json_schema["description"])
+    return _present(kind.type), str(kind.extra_json_schema["description"])
+
+
+def _present(kind: inspect.Type) -> inspect.Type:
+    """What may be there, of what need not be."""
+    if isinstance(kind, inspect.UnionType):
+        present = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+        return present[0] if len(present) == 1 else kind
+    return kind
 
 
 def _nested(kind: inspect.Type) -> inspect.StructType | None:

@@ -136,16 +136,28 @@ class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="c
 
 class ServiceSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """A service as callers know it: its `port`, the endpoints behind it, and how callers treat it. `opaquePorts`: as of
-    a workload; it says whether `port`, of protocol `auto`, is opaque."""
+    a workload; it says whether `port`, of protocol `auto`, is opaque.
+
+    Without `endpoints`, they are what discovery knows of the service: the back ends that `discovery` names, in that
+    order, or all of them in the order of the settings; the first that knows the service, or with `merge` all of them.
+    """
 
     port: Port
     protocol: Protocol = "auto"
     opaque_ports: OpaquePorts | None = None
-    endpoints: tuple[ServiceEndpoint, ...] = ()
+    endpoints: tuple[ServiceEndpoint, ...] | None = None
+    discovery: tuple[str, ...] = ()
+    merge: bool = False
     timeouts: Timeouts = Timeouts()
     retries: Retries = Retries()
     failure_accrual: FailureAccrual = FailureAccrual()
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if self.endpoints is not None and (self.discovery or self.merge):
+            raise ValueError("`endpoints` are given, so nobody else is asked: remove `discovery` and `merge`, or them")
+        if len(set(self.discovery)) < len(self.discovery):
+            raise ValueError("`discovery` names a back end twice")
 
     @property
     def policy(self) -> Policy:
@@ -161,7 +173,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
 
 
 class Service(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="Service"):
-    """A service with endpoints written by hand."""
+    """A service: with endpoints written by hand, or how one that is known from elsewhere is treated."""
 
     api_version: Literal["meshd.io/v1"] = field(name="apiVersion")
     metadata: Metadata

@@ -59,7 +59,7 @@ def endpoint_of(declared: ServiceEndpoint, protocol: Protocol, namespace: str, t
 class EndpointSet(Struct, frozen=True):
     """All that is known of a service at one moment, and how it is to be treated. `stale`: its back end is away and this
     is the last it said. `opaque`: whether it is, where `protocol` is `auto`; None: its port's
-    number decides (`meshd.api.detection`)."""
+    number decides (`meshd.api.detection`). `source`: which back end knows it, empty where it does not say."""
 
     service: ServiceName
     endpoints: tuple[Endpoint, ...] = ()
@@ -67,3 +67,4 @@ class EndpointSet(Struct, frozen=True):
     stale: bool = False
     policy: Policy = Policy()
     opaque: bool | None = None
+    source: str = ""

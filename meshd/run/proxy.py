@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from meshd.api.backoff import Backoff
 from meshd.api.names import Address
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
-from meshd.client.backoff import Backoff
 from meshd.run import programs
 from meshd.run.child import Child, describe
 from meshd.run.listeners import Listeners, address_of

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
+from meshd.api.backoff import Backoff
 from meshd.api.control import Done, Registered, RegisterWorkload, WithdrawWorkload
 from meshd.api.names import WorkloadName
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
-from meshd.client.backoff import Backoff
 from meshd.client.connection import AgentAway, AgentRefused, ControlConnection
 from meshd.run.agents import Agent
 

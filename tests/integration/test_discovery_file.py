@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from inotify_simple import INotify
 
-from discovery.chain import Chain
+from discovery.chain import Chain, Named
 from discovery.file import FileSource
 from discovery.names import Authority
+from discovery.source import Answer
 from meshd.api.endpoints import EndpointSet
 from tests.support.aio import run
 from tests.support.waiting import eventually
@@ -33,7 +34,7 @@ class Watched:
     def __init__(self, source: FileSource) -> None:
         self.source = source
         self.answers: list[EndpointSet | None] = []
-        self.close = Chain([source]).watch(Authority.parse("api", "default"), self.answers.append)
+        self.close = Chain([Named("file", source)]).watch(Authority.parse("api", "default"), self.answers.append)
 
     @property
     def ports(self) -> list[int] | None:
@@ -62,11 +63,11 @@ def test_what_an_endpoint_is(tmp_path: Path) -> None:
     (tmp_path / "api.yaml").write_text(service(8080))
     source = FileSource(tmp_path, "prod.example")
     source.load()
-    answers: list[EndpointSet | None] = []
+    answers: list[Answer] = []
     for authority in ("api", "api:80", "api.default.svc", "192.0.2.5:8080"):
         source.watch(Authority.parse(authority, "default"), answers.append)
     for found in answers:
-        assert found is not None
+        assert isinstance(found, EndpointSet)
         assert str(found.service) == "api.default:80"
         (endpoint,) = found.endpoints
         assert endpoint.identity == "spiffe://prod.example/ns/default/sa/api"

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from discovery.chain import Named
 from discovery.file import FileSource
 from meshd.agent.agent import Agent, WorkloadService
 from meshd.agent.certificates import Signer
@@ -33,7 +34,7 @@ async def local_agent(
         state_dir=directory,
         access=access or Access.of((), "")[0],
         signer=Signer(ca, ca.bundle, "embedded"),
-        files=[FileSource(documents, "mesh.local")],
+        sources=[Named("file", FileSource(documents, "mesh.local"))],
         proxy=proxy,
         workload_api=workload_api,
     )

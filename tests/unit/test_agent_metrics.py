@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from discovery.chain import Chain
+from discovery.chain import Chain, Named
 from discovery.file import FileSource
 from meshd.admin.page import Page
 from meshd.agent.agent import Reloaded, WorkloadService
@@ -105,7 +105,7 @@ def host(tmp_path: Path) -> Host:
         trust_domain="prod.example",
         mode="host",
         registry=registry,
-        discovery=Chain((documents, LocalSource(registry, "prod.example", NOW))),
+        discovery=Chain((Named("file", documents), Named("local", LocalSource(registry, "prod.example", NOW)))),
         signer=Signer(ca, BUNDLE, ", ".join(URLS), clock=lambda: NOW),
         access=Access.of((), "")[0],
         troubles=lambda: (),

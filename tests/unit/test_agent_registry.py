@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from discovery.names import Authority
+from discovery.source import Answer, NotYet
 from meshd.agent.local import LocalSource
 from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, NOT_ATTACHED, NOT_REPORTED, Instance, Registry, Unacceptable
@@ -46,9 +47,10 @@ class Mesh:
         self.registry.report(asked.instance, proxy, READY)
 
     def find(self, authority: str, namespace: str = "default") -> EndpointSet | None:
-        answers: list[EndpointSet | None] = []
+        answers: list[Answer] = []
         self.local.watch(Authority.parse(authority, namespace), answers.append)()
         (found,) = answers
+        assert not isinstance(found, NotYet)
         return found
 
     def ports(self, authority: str) -> list[int] | None:
@@ -217,12 +219,12 @@ def test_whether_a_workload_is_opaque_is_its_document_s_to_say(
 
 
 def test_watchers_are_told_what_changed_and_nothing_else(mesh: Mesh) -> None:
-    told: list[EndpointSet | None] = []
+    told: list[Answer] = []
     close = mesh.local.watch(Authority.parse("web", "default"), told.append)
     mesh.serve(replace(WEB, name="other"))
     assert told == [None]
     mesh.serve(OTHER, "run 2", "proxy 2")
-    assert [None if each is None else len(each.endpoints) for each in told] == [None, 0, 1]
+    assert [len(each.endpoints) if isinstance(each, EndpointSet) else each for each in told] == [None, 0, 1]
     close()
     mesh.registry.gone("run 2")
     assert len(told) == 3
@@ -245,7 +247,7 @@ def test_the_host_s_workloads_are_those_of_its_documents(mesh: Mesh) -> None:
 
 def test_of_workloads_that_are_expected_back_nothing_is_said_until_they_are() -> None:
     mesh = Mesh("default/web", "default/gone")
-    told: dict[str, list[EndpointSet | None]] = {"web": [], "gone": [], "never": []}
+    told: dict[str, list[Answer]] = {"web": [], "gone": [], "never": []}
     for name, answers in told.items():
         mesh.local.watch(Authority.parse(name, "default"), answers.append)
     assert told == {"web": [], "gone": [], "never": [None]}
@@ -253,9 +255,9 @@ def test_of_workloads_that_are_expected_back_nothing_is_said_until_they_are() ->
     assert told["web"] == []
     mesh.registry.attach(WEB.instance, 1000, "proxy")
     mesh.registry.report(WEB.instance, "proxy", READY)
-    assert [found and len(found.endpoints) for found in told["web"]] == [1]
+    assert [len(found.endpoints) for found in told["web"] if isinstance(found, EndpointSet)] == [1]
     mesh.registry.withdraw("run")
-    assert [found and len(found.endpoints) for found in told["web"]] == [1, 0]
+    assert [len(found.endpoints) for found in told["web"] if isinstance(found, EndpointSet)] == [1, 0]
     mesh.local.settle()
     assert told["gone"] == [None]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from meshd.api.backoff import Backoff
 from meshd.client import sockets
-from meshd.client.backoff import Backoff
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from discovery.chain import Chain
+from discovery.chain import Chain, Named
 from discovery.names import Authority
 from discovery.source import Answered, Close, Known
 from meshd.api.control import Health
@@ -49,7 +49,7 @@ class Followed:
     def __init__(self) -> None:
         self.first, self.second = Remote("first"), Remote("second")
         self.told: list[str | None] = []
-        self.chain = Chain((self.first, self.second))
+        self.chain = Chain((Named("first", self.first), Named("second", self.second)))
         self.close = self.chain.watch(WEB, self._hears)
 
     def _hears(self, found: EndpointSet | None) -> None:

@@ -49,6 +49,7 @@ def test_the_example(tmp_path: Path) -> None:
     web, api = read_documents(written(tmp_path, EXAMPLE))
     assert (web.metadata.name, api.metadata.name) == ("web", "api")
     assert isinstance(api, Service)
+    assert api.spec.endpoints
     assert api.spec.endpoints[0].inbound_port == 4143
 
 

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives import serialization
 from meshd.agent.certificates import NotSigned
 from meshd.agent.core import Core
 from meshd.agent.node import JITTER, request
+from meshd.api.backoff import Backoff
 from meshd.api.names import Identity, WorkloadName
 from meshd.ca import certificates
 from meshd.ca.material import when
-from meshd.client.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
