@@ -55,7 +55,7 @@ class Followed(Generic[Key]):
         self.stale_since = math.inf if good is None else clock()
         self.away = "it was not read yet"
         self._said: Answer = NOT_YET
-        self._told: Answer = self.answer
+        self._told: tuple[Answer, ...] = () if good is None else (self.answer,)
         self._addresses: tuple[EndpointSet, dict[tuple[str, int], Endpoint]] | None = None
         self._watchers: dict[object, Answered] = {}
 
@@ -131,16 +131,16 @@ class Followed(Generic[Key]):
         """Tell answered what is known, at once where anything can be said, and whenever that changes."""
         watch = object()
         self._watchers[watch] = answered
-        if self.read_at or self._told != NOT_YET:
+        if self._told:
             answered(self.answer)
         return lambda: self._watchers.pop(watch, None) and None
 
     def tell(self) -> None:
         """Say to all who watch what is new, if anything is."""
         answer = self.answer
-        if answer == self._told and not isinstance(answer, NotYet):
+        if self._told == (answer,):
             return
-        self._told = answer
+        self._told = (answer,)
         for watch, answered in list(self._watchers.items()):
             if watch in self._watchers:  # not closed by a callback earlier in this round
                 answered(answer)

@@ -59,7 +59,7 @@ class Following(Generic[Key]):
         max_services: int = MAX_SERVICES,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._registry, self._keeper, self._clock = registry, keeper, clock
+        self.registry, self._keeper, self._clock = registry, keeper, clock
         self._keep_s, self._idle_s, self._max_services = keep_s, idle_s, max_services
         self._services: dict[Key, Followed[Key]] = {}
         self._following: dict[Key, asyncio.Task[None]] = {}
@@ -89,7 +89,7 @@ class Following(Generic[Key]):
     def watch(self, authority: Authority, answered: Answered) -> Close:
         if authority.address:
             return self._lookups.watch(authority.address, authority.port or 80, answered)
-        key = self._registry.claim(authority)
+        key = self.registry.claim(authority)
         if key is None:
             answered(None)
             return lambda: None
@@ -103,7 +103,7 @@ class Following(Generic[Key]):
 
     def start(self) -> None:
         """Recall what was known, and see whether the registry is there."""
-        self._kept = self._keeper.load(self._registry.key, self._clock())
+        self._kept = self._keeper.load(self.registry.key, self._clock())
         self._tasks.start(self._probe(), "probe")
 
     async def close(self) -> None:
@@ -115,7 +115,7 @@ class Following(Generic[Key]):
         if self._saving is not None:
             self._saving.cancel()
             self._save()
-        await self._registry.close()
+        await self.registry.close()
 
     def _watch_service(self, key: Key, answered: Answered) -> Close:
         service = self._services.get(key)
@@ -123,7 +123,7 @@ class Following(Generic[Key]):
             if len(self._services) >= self._max_services and not self._drop_an_idle_one():
                 log.error(
                     "%s: more than %d services are asked for: %s is not followed",
-                    self._registry.name, self._max_services, key,
+                    self.registry.name, self._max_services, key,
                 )  # fmt: skip
                 answered(NOT_YET)
                 return lambda: None
@@ -143,7 +143,7 @@ class Following(Generic[Key]):
         kept = self._kept.get(key)
         service = Followed(
             key,
-            self._registry.name,
+            self.registry.name,
             self._keep_s,
             self._clock,
             *(kept or ()),
@@ -176,7 +176,7 @@ class Following(Generic[Key]):
         try:
             while True:
                 try:
-                    async with aclosing(self._registry.follow(service.key)) as readings:
+                    async with aclosing(self.registry.follow(service.key)) as readings:
                         async for said in readings:
                             backoff.reset()
                             self._heard(service, said)
@@ -185,7 +185,7 @@ class Following(Generic[Key]):
                 except Away as error:
                     reason = str(error)
                 except Exception:
-                    log.exception("%s: following %s failed", self._registry.name, service.key)
+                    log.exception("%s: following %s failed", self.registry.name, service.key)
                     reason = "of an error within: see the log"
                 service.lost(reason)
                 lapse = self._lapse_timer(service, lapse)
@@ -230,11 +230,11 @@ class Following(Generic[Key]):
         while True:
             if self._away or self._clock() - self._read_at >= PROBE_S:
                 try:
-                    await self._registry.probe()
+                    await self.registry.probe()
                 except Away as error:
                     self._there(str(error))
                 except Exception:
-                    log.exception("%s: looking whether it is there failed", self._registry.name)
+                    log.exception("%s: looking whether it is there failed", self.registry.name)
                     self._there("an error within: see the log")
                 else:
                     self._read_at = self._clock()
@@ -262,11 +262,11 @@ class Following(Generic[Key]):
         before, healthy = self._health, not message
         if healthy != before.healthy or message != before.message:
             since = before.since if healthy == before.healthy else self._clock()
-            self._health = Health(self._registry.name, healthy, message, since)
+            self._health = Health(self.registry.name, healthy, message, since)
         if healthy and not before.healthy:
-            log.info("discovery: %s can be read", self._registry.name)
+            log.info("discovery: %s can be read", self.registry.name)
         elif not healthy and (before.healthy or before.message == "it was not asked yet"):
-            log.error("discovery: %s cannot be read, what was last good is served: %s", self._registry.name, message)
+            log.error("discovery: %s cannot be read, what was last good is served: %s", self.registry.name, message)
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 

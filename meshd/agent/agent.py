@@ -15,6 +15,7 @@ from discovery.chain import Chain, Named
 from discovery.file import FileSource
 from discovery.following import Following
 from discovery.overlap import overlaps
+from discovery.publish import Publisher
 from discovery.rules import rules
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
@@ -22,6 +23,7 @@ from meshd.agent.listening import ControlSocket
 from meshd.agent.local import LocalSource
 from meshd.agent.memory import Memory
 from meshd.agent.peer import Access
+from meshd.agent.publishing import Publishing
 from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
 from meshd.agent.settings import ProxySettings
@@ -74,8 +76,9 @@ class Agent:
     """An agent at `socket`, which it takes at once: what cannot be had is a Problem from the constructor.
 
     `sources` are files and registries in the order in which they are believed; this host's own workloads come after
-    them. What it remembers is in `state_dir`. `proxy` is the host's proxy, None when this agent has none.
-    `workload_api` makes the Workload API, `admin` the admin port; not every agent has them.
+    them, and are announced at the address `advertise` where a registry takes it. What it remembers is in `state_dir`.
+    `proxy` is the host's proxy, None when this agent has none. `workload_api` makes the Workload API, `admin` the admin
+    port; not every agent has them.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Agent:
         zone: str = "",
         workload_api: Callable[[Core], WorkloadService] | None = None,
         admin: "Callable[[Agent], AdminService] | None" = None,
+        advertise: str = "",
     ) -> None:
         self.registry = Registry()
         self.files = tuple(each.source for each in sources if isinstance(each.source, FileSource))
@@ -114,6 +118,10 @@ class Agent:
             access=access,
             troubles=self._troubles,
             zone=zone,
+        )
+        publishers = [each.registry for each in self.registries if isinstance(each.registry, Publisher)]
+        self._publishing = Publishing(
+            self.registry, publishers, trust_domain=trust_domain, zone=zone, advertise=advertise
         )
         signer.changed = self.core.changed
         signer.oldest = self._oldest_certificate
@@ -149,6 +157,8 @@ class Agent:
         self.reloaded = Reloaded(self.core.clock(), whole=True)
         self._waiting_for = ("control socket",)
         self.registry.subscribe(self._remember)
+        self.registry.subscribe(self._publishing.refresh)
+        self._publishing.refresh()
         self.registry.subscribe(self.core.signer.renewed)
         self._settling = loop.call_later(BACK_WITHIN_S, self._settle)
         for trouble in self.core.signer.troubles():
@@ -176,6 +186,7 @@ class Agent:
         await self._tasks.cancel()
         for source in self.files:
             source.close()
+        await self._publishing.withdraw()
         for registry in self.registries:
             await registry.close()
         if self._admin is not None:

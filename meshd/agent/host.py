@@ -34,7 +34,7 @@ from meshd.ca.source import CertificateSource
 
 log = logging.getLogger(__name__)
 
-FIXED = ("trust_domain", "node", "state_dir", "socket", "discovery", "workload_api", "admin")
+FIXED = ("trust_domain", "node", "advertise", "state_dir", "socket", "discovery", "workload_api", "admin")
 """What an agent is for as long as it runs."""
 
 
@@ -103,6 +103,7 @@ async def run_host(file: Path) -> None:
             proxy=settings.proxy,
             workload_api=_workload_api(settings),
             admin=_admin(settings, dealings),
+            advertise=settings.advertise,
         )
         await serve(agent, _Reload(file, settings, ca, dealings, agent).reload, ended)
     finally:

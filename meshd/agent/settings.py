@@ -25,7 +25,7 @@ from meshd.api.detection import (
     parse_detect_timeout,
 )
 from meshd.api.durations import parse_duration
-from meshd.api.names import Address, InvalidName, is_label, is_trust_domain
+from meshd.api.names import Address, InvalidName, canonical_address, is_label, is_trust_domain
 
 SETTINGS_FILE = "/etc/meshd/meshd.yaml"
 
@@ -247,6 +247,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     zone: Annotated[
         str, Meta(description="Where this host stands, as in `a`: endpoints of the same zone are preferred.")
     ] = ""
+    advertise: Annotated[
+        str,
+        Meta(
+            description="The IP address at which other hosts reach this host's proxy, for registries that take "
+            "workloads; when empty, the one from which this host reaches others."
+        ),
+    ] = ""
     state_dir: Annotated[
         str, Meta(description="Directory for what the agent keeps: its lock, the node's key, the CA's token.")
     ] = "/var/lib/meshd"
@@ -274,6 +281,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
             raise ValueError(f"discovery: a back end needs a name of its own, and {repeated!r} is taken: set `name`")
         if not is_label(self.node_name):
             raise ValueError(f"the node name {self.node_name!r} is not a DNS label: set `node`")
+        if self.advertise and not canonical_address(self.advertise):
+            raise ValueError(f"advertise: {self.advertise!r} is not an IP address")
         try:
             self.admin_address  # noqa: B018 - that it can be read is all that is asked
         except InvalidName as error:
