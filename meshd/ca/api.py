@@ -8,7 +8,8 @@
 
 Of a failure inside, the client learns that there was one, and the log what it was. Every refusal is in the audit log
 before it is answered, and in the log with the peer's address and the reason, those of strangers there within bounds;
-tokens never are. What may block (the store) is called from threads.
+tokens never are. What may block (the store) is called from threads, and certificates are signed in those of
+`meshd.ca.desk`.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from meshd.api.names import Identity, InvalidName, check_label
 from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate, BySharedToken, Evidence
 from meshd.ca.authority import Authority
 from meshd.ca.counts import Counts
+from meshd.ca.desk import Desk
 from meshd.ca.following import Following
 from meshd.ca.rates import Rate, Rates, TooOften
 from meshd.ca.records import Held
@@ -95,6 +97,7 @@ class Api:
         self.following = Following(store, limits.waiting)
         self._heard: dict[str, tuple[int, float]] = {}  # of those with a node's certificate: as many as there are nodes
         self._requests = 0
+        self._desk = Desk(authority, clock)
         self.counts = Counts()
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
         self.application.add_routes(
@@ -106,6 +109,10 @@ class Api:
             ]
         )
         self.application.on_response_prepare.append(_name_server)
+
+    async def close(self) -> None:
+        """Once the server is closed, and asks no more."""
+        await self._desk.close()
 
     async def _sign(self, call: _Call) -> web.Response:
         requester = await self._attest(call)
@@ -176,7 +183,7 @@ class Api:
 
     async def _issue(self, call: _Call, requester: Requester, csr_pem: str, identity: Identity) -> Certificate:
         call.identity = str(identity)
-        issued = await asyncio.to_thread(self._authority.issue, csr_pem, identity, self._clock(), requester)
+        issued = await self._desk.issue(csr_pem, identity, requester)
         self.counts.issued["sign" if not identity.host else "join" if requester.token is not None else "renew"] += 1
         return issued
 

@@ -101,10 +101,9 @@ class ByNodeCertificate:
         identity = _identity(certificate)
         if identity is None or not identity.host:
             raise NotAuthenticated(f"the certificate is not a node's, but that of {identity or 'no one'}")
-        entries = await asyncio.to_thread(self._store.entries_of, identity.host)
         return Requester(
             f"node {identity.host}",
-            OfNode(identity.host, entries),
+            OfNode(identity.host, self._store.entries_of),
             evidence.address,
             node=identity.host,
             serial=certificates.serial(certificate),

@@ -2,14 +2,17 @@
 
     {"time":"2026-03-01T12:00:00Z","sequence":7,"action":"sign","decision":"issued","actor":"node vm1", …}
 
-A line is on its way to the disk before the answer that it tells of leaves the CA, and an answer whose line cannot be
-written does not leave. What survives a loss of power is the store; the log is for reading, and for taking elsewhere.
+A line is on disk, synced, before the answer that it tells of leaves the CA, and an answer whose line cannot be written
+does not leave. The store comes first: a process that dies between the two leaves a number that is missing here, and
+stands for what nobody was told of.
 
-The file is opened for each line: after logrotate has moved it away, the next line begins a new one. Several processes
-append to it, each line in one write. Secrets are no part of any record here, and what peers chose is bounded.
+The file is opened for each write: after logrotate has moved it away, the next line begins a new one. Several processes
+append to it, each in one write what it has. Secrets are no part of any record here, and what peers chose is bounded.
 """
 
+import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -72,28 +75,34 @@ class AuditLog:
             sequence,
             action,
             decision,
-            _bounded(actor),
-            peer=_bounded(peer),
-            identity=_bounded(identity),
-            node=_bounded(node),
+            actor,
+            peer=peer,
+            identity=identity,
+            node=node,
             serial=serial,
             until=when(until) if until else "",
-            subject=_bounded(subject),
-            reason=_bounded(reason),
+            subject=subject,
+            reason=reason,
         )
-        self._append(msgspec.json.encode(line) + b"\n")
+        self.append([line])
 
-    def _append(self, data: bytes) -> None:
+    def append(self, lines: Sequence[Line]) -> None:
+        """Append them, and have them on disk; Unreachable when they cannot be."""
+        data = b"".join(msgspec.json.encode(_bounded(line)) + b"\n" for line in lines)
         try:
             descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if os.geteuid() == 0:
                     self._give_to_owner(descriptor)
                 begin = b"\n" if self._is_broken else b""  # what a full disk cut off is not the beginning of this line
+                is_new = os.fstat(descriptor).st_size == 0
                 written = os.write(descriptor, begin + data)
                 self._is_broken = written < len(begin + data)
+                _sync(descriptor)
             finally:
                 os.close(descriptor)
+            if is_new:
+                _sync_directory(self._file.parent)
         except OSError as error:
             raise Unreachable(f"the audit log {self._file} cannot be written: {error.strerror}") from error
         if self._is_broken:
@@ -106,6 +115,27 @@ class AuditLog:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def _bounded(text: str) -> str:
-    """What a peer made up, fit for a line of JSON: not too long, and without half characters (of a bad header)."""
-    return text[:MAX_TEXT].encode("utf-8", "replace").decode()
+def _sync(descriptor: int) -> None:
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a device or a pipe, which has nothing to be synced
+            raise
+
+
+def _sync_directory(directory: Path) -> None:
+    """Have it know of a file that is new, even after a loss of power."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_MADE_UP: Final = ("actor", "peer", "identity", "node", "subject", "reason")
+
+
+def _bounded(line: Line) -> Line:
+    """With what a peer made up fit for JSON: not too long, and without half characters (of a bad header)."""
+    texts = {name: getattr(line, name)[:MAX_TEXT].encode("utf-8", "replace").decode() for name in _MADE_UP}
+    return msgspec.structs.replace(line, **texts)

@@ -4,16 +4,14 @@
 
 It is synchronous and has no clock: `now` (seconds since the epoch) comes in as an argument. Its counterparts are
 `meshd.ca.local` and `meshd.ca.api`, which own clock, loop and sockets. The latter calls from several threads: what it
-signs with is one value, swapped whole.
-
-A certificate is stored before it is returned. Should the process die in between, there is a record of one that nobody
-has; the other way round there would be one in the mesh that the CA does not know of.
+signs with is one value, swapped whole. How leaves are signed and kept is `meshd.ca.issuing`'s.
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from cryptography import x509
 
@@ -26,15 +24,15 @@ from meshd.ca.certificates import Life
 from meshd.ca.external import IssuerFiles, prepare
 from meshd.ca.external import load as load_external
 from meshd.ca.files import CaFiles
+from meshd.ca.issuing import Issuing, Signing, Wanted, chain_pem, line
 from meshd.ca.material import Material, when
-from meshd.ca.records import Entry, Issued, Node
+from meshd.ca.records import Issued
 from meshd.ca.requester import ITSELF, Requester
 from meshd.ca.rotation import described, step
-from meshd.ca.rules import NOTHING_DENIED, Asked, Denials, Pipeline, read_csr, rules
-from meshd.ca.source import Forbidden, Unreachable
+from meshd.ca.rules import rules
+from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
-from meshd.ca.tokens import new_id
 from meshd.ca.wire import Bundle, Denial, Renewal
 
 log = logging.getLogger(__name__)
@@ -43,13 +41,6 @@ MAINTAIN_EVERY_S: Final = 3600.0
 
 WARN_ROOT_S: Final = 365 * 86400.0
 """A root is in every host's bundle, so its successor takes time to arrive."""
-
-
-class _Signing(NamedTuple):
-    """What is signed with, and by which rules."""
-
-    own: Material
-    rules: Pipeline
 
 
 class Authority:
@@ -65,7 +56,7 @@ class Authority:
     ) -> None:
         self.store = store
         self._audit = audit
-        self._denied: tuple[int, Denials] = (0, NOTHING_DENIED)
+        self._issuing = Issuing(store, audit)
         self.trust_domain = own.trust_domain
         self._files = paths
         self._state = paths.state() if external is None else ()
@@ -157,25 +148,14 @@ class Authority:
 
     def issue(self, csr_pem: str, identity: Identity, now: float, requester: Requester) -> Certificate:
         """A certificate of identity for the CSR's key, by the rules. Refusal or Unreachable when there is none."""
-        signing = self._signing
-        asked = Asked(identity, read_csr(csr_pem), now, requester, self._denials())
-        life = signing.rules.decide(asked)
-        leaf = certificates.make_leaf(str(identity), asked.csr.public_key(), signing.own.issuer, life)
-        issued = Issued(
-            certificates.serial(leaf),
-            str(identity),
-            str(requester),
-            *Life.of(leaf),
-            now,
-            node=requester.node or identity.host,
-            workload="" if identity.host else str(identity.workload),
-        )
-        try:
-            action, sequence = self._keep(issued, asked)
-        except Conflict as conflict:
-            raise Forbidden(str(conflict)) from conflict
-        self._tell(action, sequence, issued, requester)
-        return Certificate(_chain(leaf, signing.own), *Life.of(leaf))
+        (answer,) = self.issue_all([Wanted(csr_pem, identity, now, requester)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def issue_all(self, wanted: Sequence[Wanted]) -> list[Certificate | Exception]:
+        """For each a certificate, or what `issue` raises instead: what is wrong with one is no matter to the others."""
+        return self._issuing.issue_all(wanted, self._signing)
 
     def issue_server(self, names: tuple[str, ...], now: float) -> tuple[bytes, Life]:
         """A new key and its chain (PEM, together) for the CA's own server at names, and how long they are good.
@@ -186,8 +166,8 @@ class Authority:
         issued = Issued(
             certificates.serial(pair.certificate), " ".join(names), str(ITSELF), *Life.of(pair.certificate), now
         )
-        self._tell("serve", self.store.add(issued), issued, ITSELF)
-        return certificates.key_pem(pair.key) + _chain(pair.certificate, own).encode(), life
+        self._issuing.tell([line("serve", self.store.add(issued), issued, ITSELF)])
+        return certificates.key_pem(pair.key) + chain_pem(pair.certificate, own).encode(), life
 
     def bundle(self) -> Bundle:
         """What whoever verifies is to know. Unreachable when the deny list cannot be read."""
@@ -305,45 +285,7 @@ class Authority:
             log.info("issuer read again: it is good until %s", _ends(self._signing.own.issuer.certificate))
 
     def _use(self, own: Material) -> None:
-        self._signing = _Signing(own, rules(own.trust_domain, own.life()))
-
-    def _denials(self) -> Denials:
-        """The deny list as it is now; it is read again when it has changed."""
-        if self.store.sequence() != self._denied[0]:
-            found = self.store.denied()
-            self._denied = (found.sequence, {(each.kind, each.value): each.reason for each in found.records})
-        return self._denied[1]
-
-    def _keep(self, issued: Issued, asked: Asked) -> tuple[str, int]:
-        """Store the certificate with all that follows from it: what was done, and its number. Conflict when it must not
-        be after all."""
-        if not asked.identity.host:
-            return "sign", self.store.add(issued)
-        host, token, now = asked.identity.host, asked.requester.token, asked.now
-        key_hash = certificates.key_hash(asked.csr.public_key()).hex()
-        if token is None:
-            return "renew", self.store.add(issued, Node(host, key_hash, "", now, now, issued.not_after))
-        entries = [Entry(new_id(), host, workload, token.origin, now) for workload in token.workloads]
-        node = Node(host, key_hash, token.origin, now, now, issued.not_after)
-        return "join", self.store.join(token.id, node, issued, entries, now)
-
-    def _tell(self, action: str, sequence: int, issued: Issued, requester: Requester) -> None:
-        log.info(
-            "issued %s to %s: serial %s, until %s", issued.identity, requester, issued.serial, when(issued.not_after)
-        )
-        if self._audit is not None:
-            self._audit.write(
-                issued.issued_at,
-                sequence,
-                action,
-                "issued",
-                requester.name,
-                peer=requester.address,
-                identity=issued.identity,
-                node=issued.node,
-                serial=issued.serial,
-                until=issued.not_after,
-            )
+        self._signing = Signing(own, rules(own.trust_domain, own.life()))
 
 
 def create_root(directory: Path, trust_domain: str, now: float, passphrase: bytes | None = None) -> None:
@@ -357,11 +299,6 @@ def create_root(directory: Path, trust_domain: str, now: float, passphrase: byte
 def _check_trust_domain(text: str) -> None:
     if not is_trust_domain(text):
         raise Misuse(f"{text!r} is not a trust domain: DNS labels joined by dots, as in prod.example")
-
-
-def _chain(leaf: x509.Certificate, own: Material) -> str:
-    chain = (leaf, own.issuer.certificate, *own.issuer.above)
-    return b"".join(map(certificates.pem, chain)).decode()
 
 
 def _ends(certificate: x509.Certificate) -> str:

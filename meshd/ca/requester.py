@@ -3,7 +3,7 @@
 What proves it is `meshd.ca.attest`; that what was granted is kept to is a rule of `meshd.ca.rules`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,8 @@ class Grant(Protocol):
     """What someone may have certificates for."""
 
     def __call__(self, identity: Identity) -> str:
-        """Why identity is not theirs to have; empty when it is. It is of the CA's trust domain."""
+        """Why identity is not theirs to have; empty when it is. It is of the CA's trust domain. Unreachable when that
+        cannot be looked up now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +50,18 @@ class AnyWorkload:
 
 @dataclass(frozen=True, slots=True)
 class OfNode:
-    """For a host that proved which it is: itself, and the workloads that an entry lets it have."""
+    """For a host that proved which it is: itself, and the workloads that an entry lets it have. `entries_of` looks the
+    entries of a node up, in the thread that asks for what is granted: it may block."""
 
     node: str
-    entries: Sequence[Entry]
+    entries_of: Callable[[str], Sequence[Entry]]
 
     def __call__(self, identity: Identity) -> str:
         if identity.host:
             return "" if identity.host == self.node else f"{identity} is another node's, and this is {self.node}"
         if any(
             matches_node(entry.node, self.node) and matches_workload(entry.workload, identity.workload)
-            for entry in self.entries
+            for entry in self.entries_of(self.node)
         ):
             return ""
         return (

@@ -133,6 +133,7 @@ class CaServer:
             self._server.close()
         await self._tasks.cancel()
         await self._runner.cleanup()
+        await self._api.close()
 
     async def _maintain(self) -> None:
         while True:

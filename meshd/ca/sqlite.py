@@ -2,7 +2,8 @@
 
 WAL with synchronous=FULL: what a call returned from survives the process and the machine. Every change is one
 transaction that takes the write lock at its beginning, so that what it read still holds when it writes; a daemon and a
-command wait for each other for BUSY_S at most. Certificates that expired long ago are forgotten, so the database is as
+command wait for each other for BUSY_S at most. Changes made `together` are one transaction with one sync, and each of
+them a savepoint in it. Certificates that expired long ago are forgotten, so the database is as
 large as the mesh, not as old.
 """
 
@@ -30,9 +31,12 @@ BUSY_S: Final = 2.0
 class SqliteStore:
     """The database at one path; see `meshd.ca.store.Store` for what it does."""
 
+    callers: Final = 1
+
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._connection = path, connection
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_together = False
         self.errors = 0
 
     @classmethod
@@ -67,6 +71,17 @@ class SqliteStore:
             connection.close()
             raise
         return cls(path, connection)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        with self._used() as db:
+            db.execute("BEGIN IMMEDIATE")
+            self._is_together = True
+            try:
+                yield
+            finally:
+                self._is_together = False
+            db.execute("COMMIT")
 
     # --- certificates
 
@@ -272,22 +287,41 @@ class SqliteStore:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction, which no other process writes beside: all of it, or nothing when it ends with an error."""
         with self._used() as db:
+            if self._is_together:
+                with _savepoint(db):
+                    yield db
+                return
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
 
     @contextmanager
     def _used(self) -> Iterator[sqlite3.Connection]:
-        """What goes wrong here (disk full, damage, another program that holds the lock) may pass."""
+        """What goes wrong here (disk full, damage, another program that holds the lock) may pass. In what is done
+        together, it undoes all of it."""
         with self._lock:
             try:
                 yield self._connection
             except sqlite3.Error as error:
                 self.errors += 1
+                self._is_together = False
                 raise Unreachable(f"the CA's database {self._path} cannot be used: {error}") from error
             finally:
-                if self._connection.in_transaction:
+                if self._connection.in_transaction and not self._is_together:
                     self._connection.rollback()
+
+
+@contextmanager
+def _savepoint(db: sqlite3.Connection) -> Iterator[None]:
+    """A part of a transaction that a Conflict undoes, and nothing else of it."""
+    db.execute("SAVEPOINT one")
+    try:
+        yield
+    except Conflict:
+        db.execute("ROLLBACK TO one")
+        db.execute("RELEASE one")
+        raise
+    db.execute("RELEASE one")
 
 
 _ISSUED: Final = ", ".join(Issued._fields)

@@ -12,6 +12,7 @@ line that is missing there is missed.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, Node, Rotation
@@ -35,6 +36,15 @@ class Store(Protocol):
     @property
     def errors(self) -> int:
         """How many calls ended with Unreachable since this was opened."""
+
+    @property
+    def callers(self) -> int:
+        """How many threads may well change something at once: 1 where they would only wait for each other."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """What the thread that enters changes until it leaves may become one write instead of many: it lasts once this
+        was left without an error, and not before. A Conflict undoes the call that it is of; after Unreachable, which
+        leaving may raise too, nothing counts as done. For changes alone, and those of little time."""
 
     # --- certificates
 

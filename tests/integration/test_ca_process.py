@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -132,6 +133,8 @@ def test_what_was_issued_is_on_record_whenever_the_ca_is_killed(ca: Path) -> Non
         assert served.process.wait(10) == -signal.SIGKILL
     assert len(signed) >= 40
     assert {serial(each) for each in signed} <= serials(ca)
+    lines = (ca / "audit.log").read_text().splitlines()
+    assert {serial(each) for each in signed} <= {msgspec.json.decode(line)["serial"] for line in lines}
     with serving(ca) as again:
         aio.run(again.client.sign(csr(), WEB))
 

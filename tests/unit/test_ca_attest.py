@@ -54,7 +54,9 @@ def attest(store: SqliteStore, credential: str = "", certificate: bytes = b"") -
 def test_a_node_is_known_by_its_certificate_with_all_that_it_may_have(store: SqliteStore) -> None:
     node = attest(store, certificate=shown("node/vm1"))
     assert str(node) == "node vm1 at 192.0.2.7"
-    assert (node.node, node.grant) == ("vm1", OfNode("vm1", [entry(1, "vm*", "default/web")]))
+    assert isinstance(node.grant, OfNode)
+    assert (node.node, node.grant.node) == ("vm1", "vm1")
+    assert node.grant.entries_of("vm1") == [entry(1, "vm*", "default/web")]
     assert len(node.serial) == 32
 
 

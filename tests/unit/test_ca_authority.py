@@ -9,17 +9,20 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
+from meshd.api.control import Certificate
 from meshd.api.problems import Misuse, Problem
 from meshd.ca import certificates, passphrase
 from meshd.ca.authority import Authority
 from meshd.ca.certificates import BACKDATE_S, ISSUER_LIFE_S, LEAF_LIFE_S, ROOT_LIFE_S
 from meshd.ca.files import CaFiles
+from meshd.ca.issuing import Wanted
 from meshd.ca.local import LocalCa
-from meshd.ca.records import Issued
-from meshd.ca.source import Unreachable
+from meshd.ca.records import Denied, Issued
+from meshd.ca.source import Forbidden, Refusal, Unreachable
 from meshd.ca.store import KEEP_EXPIRED_S
 from tests.support.authorities import AGENT, TOKEN, TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
@@ -91,6 +94,36 @@ def test_nothing_is_issued_that_cannot_be_stored(ca: Path) -> None:
             authority.issue(csr(), WEB, NOW, AGENT)
         with pytest.raises(Unreachable, match=r"ca\.db cannot be used"):
             authority.issue_server(("localhost",), NOW)
+
+
+def test_what_is_asked_for_together_is_judged_each_for_itself(ca: Path) -> None:
+    wanted = [Wanted(csr(), WEB, NOW, AGENT) for _ in range(3)]
+    wanted[1] = wanted[1]._replace(csr_pem="no request")
+    with closing(open_at(ca)) as authority:
+        first, refused, third = authority.issue_all(wanted)
+        authority.store.deny([Denied("identity", str(WEB), "stolen", NOW)])
+        (denied,) = authority.issue_all(wanted[:1])
+    assert isinstance(first, Certificate)
+    assert isinstance(third, Certificate)
+    assert isinstance(refused, Refusal)
+    assert isinstance(denied, Forbidden)
+    serials = [certificates.serial(x509.load_pem_x509_certificate(each.chain_pem.encode())) for each in (first, third)]
+    assert [each.serial for each in recorded(ca)] == serials
+    lines = [msgspec.json.decode(line) for line in (ca / "audit.log").read_text().splitlines()]
+    assert [(line["serial"], line["sequence"]) for line in lines] == [(serials[0], 1), (serials[1], 2)]
+
+
+def test_what_cannot_be_kept_together_is_given_to_none_and_what_is_refused_is_so_all_the_same(ca: Path) -> None:
+    wanted = [Wanted(text, WEB, NOW, AGENT) for text in (csr(), "no request", csr())]
+    with closing(open_at(ca)) as authority:
+        (ca / "audit.log").mkdir()
+        unaudited = authority.issue_all(wanted)
+        with closing(sqlite3.connect(ca / "ca.db")) as other:
+            other.execute("DROP TABLE issued")
+        unstored = authority.issue_all(wanted)
+        assert isinstance(authority.issue_all(wanted[1:2])[0], Refusal)
+    for answers in (unaudited, unstored):
+        assert [type(each) for each in answers] == [Unreachable, Refusal, Unreachable]
 
 
 def test_what_expired_long_ago_is_forgotten_and_nothing_else(ca: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_one_idle_longest_is_forgotten_first() -> None:
     assert rate.wait_s("b") == 0
 
 
-NODE = Requester("node vm1", OfNode("vm1", ()), "192.0.2.1", node="vm1")
+NODE = Requester("node vm1", OfNode("vm1", lambda _: ()), "192.0.2.1", node="vm1")
 TOKEN = Requester("token t1", Joining(join_token()), "192.0.2.1", token=join_token())
 SHARED = Requester("shared token", AnyWorkload(""), "192.0.2.1")
 

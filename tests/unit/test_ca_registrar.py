@@ -191,6 +191,16 @@ def test_a_full_disk_is_said_so() -> None:
         write(AuditLog(Path("/dev/full")), 1)
 
 
+def test_a_log_that_is_a_pipe_is_written_though_it_cannot_be_synced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "audit.log")
+    reader = os.open(tmp_path / "audit.log", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(AuditLog(tmp_path / "audit.log"), 1)
+        assert b'"sequence":1' in os.read(reader, 4096)
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a directory away")
 def test_a_log_that_root_began_belongs_to_the_ca(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)

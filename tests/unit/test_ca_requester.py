@@ -11,8 +11,9 @@ WEB, DB = "ns/default/sa/web", "ns/payments/sa/db-main"
 VM1, VM2 = "node/vm1", "node/vm2"
 
 SHARED = AnyWorkload("the agents' token")
-NODE = OfNode("vm1", [entry(1, "vm1", "default/web"), entry(2, "vm*", "payments/db-*"), entry(3, "vm2", "default/api")])
-BARE = OfNode("vm1", [])
+ENTRIES = [entry(1, "vm1", "default/web"), entry(2, "vm*", "payments/db-*"), entry(3, "vm2", "default/api")]
+NODE = OfNode("vm1", lambda _: ENTRIES)
+BARE = OfNode("vm1", lambda _: [])
 ONE_NODE, PATTERN = Joining(join_token(pattern="vm1")), Joining(join_token(pattern="vm*"))
 POD = OneWorkload("the service account default/web", WorkloadName("default", "web"))
 

@@ -173,7 +173,7 @@ def test_identities_that_are_not_for_the_requester_are_forbidden(identity: str, 
     ],
 )
 def test_what_is_denied_is_not_signed(denied: tuple[str, str], identity: Identity, reason: str) -> None:
-    node = Requester("node vm1", OfNode("vm1", [Entry("e", "*", "*/*", "", NOW)]), node="vm1", serial="0a")
+    node = Requester("node vm1", OfNode("vm1", lambda _: [Entry("e", "*", "*/*", "", NOW)]), node="vm1", serial="0a")
     asked = Asked(identity, read_csr(csr(KEY)), NOW, node, {denied: "stolen"})
     if reason:
         with pytest.raises(Forbidden, match=reason):
@@ -189,7 +189,7 @@ def test_a_denied_node_does_not_join() -> None:
 
 
 def test_a_nodes_certificate_lasts_over_a_long_weekend() -> None:
-    node = Requester("node vm1", OfNode("vm1", ()), node="vm1")
+    node = Requester("node vm1", OfNode("vm1", lambda _: ()), node="vm1")
     assert RULES.decide(Asked(VM1, read_csr(csr(KEY)), NOW, node, {})) == Life(NOW - BACKDATE_S, NOW + NODE_LIFE_S)
 
 

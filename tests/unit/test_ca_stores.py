@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from meshd.ca.records import Denied, Entry, Held, Issued, JoinToken, Node, Rotat
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore, connect
 from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, Conflict, Store
+from tests.support.authorities import recorded
 from tests.support.stores import DAY_S, NOW, STORES, entry, issued, join_token, node
 
 
@@ -24,6 +25,40 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 # --- certificates
+
+
+def test_a_conflict_among_what_is_done_together_undoes_its_own_call_alone(store: Store) -> None:
+    store.add_join_token(join_token())
+    store.deny([Denied("identity", issued("00", "vm1", "").identity, "stolen", NOW)])
+    with store.together():
+        first = store.add(issued("01"))
+        with pytest.raises(Conflict, match="is denied: stolen"):
+            joins(store, node("vm1"), "02", entry(1, "vm1", "default/web", "token t1"))
+        assert store.add(issued("03")) == first + 1
+    assert {each.serial for each in store.issued()} == {"01", "03"}
+    assert store.join_tokens() == [join_token()]
+    assert (store.nodes(), store.entries()) == ([], [])
+    assert store.next_audit() == first + 2
+
+
+def test_others_wait_for_what_is_done_together(store: Store) -> None:
+    """And what they do is theirs: it is no part of it."""
+    inside, done = threading.Event(), threading.Event()
+
+    def alone() -> None:
+        inside.wait(30)
+        store.add(issued("02"))
+        done.set()
+
+    thread = threading.Thread(target=alone)
+    thread.start()
+    with suppress(InterruptedError), store.together():
+        store.add(issued("01"))
+        inside.set()
+        raise InterruptedError
+    assert done.wait(30)
+    thread.join()
+    assert "02" in {each.serial for each in store.issued()}
 
 
 def test_certificates_are_found_by_whose_they_are_the_newest_first(store: Store) -> None:
@@ -415,6 +450,12 @@ def test_two_that_write_at_once_wait_for_each_other(tmp_path: Path) -> None:
         assert len(store.entries()) == 90
 
 
+def all_added(store: Store, *certificates: Issued) -> None:
+    with store.together():
+        for each in certificates:
+            store.add(each)
+
+
 def test_a_full_disk_loses_nothing_and_may_pass(tmp_path: Path) -> None:
     file = tmp_path / "ca.db"
     SqliteStore.create(file).close()
@@ -425,9 +466,26 @@ def test_a_full_disk_loses_nothing_and_may_pass(tmp_path: Path) -> None:
         database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(Unreachable, match="database or disk is full"):
             store.add(issued("02")._replace(requester="x" * 100_000))
+        with pytest.raises(Unreachable, match="database or disk is full"):
+            all_added(store, issued("03"), issued("04")._replace(requester="x" * 100_000))
         assert [each.serial for each in store.issued()] == ["01"]
         database.execute("PRAGMA max_page_count = 100000")
         store.add(issued("02"))
+    assert [each.serial for each in recorded(tmp_path)] == ["01", "02"]
+
+
+def test_what_is_done_together_is_one_transaction(tmp_path: Path) -> None:
+    """Nobody sees a part of it, nor does a copy that is made meanwhile; and what ends with an error was not done."""
+    with closing(SqliteStore.create(tmp_path / "ca.db")) as store:
+        with store.together():
+            for number in range(5):
+                store.add(issued(f"{number:02}"))
+            assert recorded(tmp_path) == []
+        assert len(recorded(tmp_path)) == 5
+        with pytest.raises(Unreachable, match="UNIQUE constraint failed"):
+            all_added(store, issued("05"), issued("04"))
+        assert len(recorded(tmp_path)) == 5
+        assert store.add(issued("06")) == 6
 
 
 def test_secrets_are_not_in_the_database(tmp_path: Path) -> None:
