@@ -51,6 +51,13 @@ def _table(settings: type[msgspec.Struct]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in _rows(root, ""))
 
 
+_MANY: dict[type[inspect.Type], tuple[str, str]] = {
+    inspect.VarTupleType: ("list of mappings", "[]"),
+    inspect.DictType: ("names to mappings", ".NAME"),
+}
+"""What holds mappings: how it is called, and what stands for one of them in a path."""
+
+
 def _rows(struct: inspect.StructType, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for field in struct.fields:
         kind, description = _described(field.type)
@@ -59,9 +66,9 @@ def _rows(struct: inspect.StructType, prefix: str) -> Iterator[tuple[str, str, s
         if nested is None:
             yield path, _type_name(kind), _default(field), description
         else:
-            is_list = isinstance(kind, inspect.VarTupleType)
-            yield path, "list of mappings" if is_list else "mapping", _default(field) if is_list else "", description
-            yield from _rows(nested, f"{prefix}{field.encode_name}{'[]' if is_list else ''}.")
+            form, part = _MANY.get(type(kind), ("mapping", ""))
+            yield path, form, _default(field) if part else "", description
+            yield from _rows(nested, f"{prefix}{field.encode_name}{part}.")
 
 
 def _described(kind: inspect.Type) -> tuple[inspect.Type, str]:
@@ -81,6 +88,8 @@ def _present(kind: inspect.Type) -> inspect.Type:
 def _nested(kind: inspect.Type) -> inspect.StructType | None:
     if isinstance(kind, inspect.VarTupleType):
         kind = kind.item_type
+    if isinstance(kind, inspect.DictType):
+        kind = kind.value_type
     return kind if isinstance(kind, inspect.StructType) else None
 
 
@@ -103,8 +112,8 @@ def _type_name(kind: inspect.Type) -> str:
 def _default(field: inspect.Field) -> str:
     if field.required:
         return "must be given"
-    assert field.default is not msgspec.NODEFAULT  # an empty mapping or list alone would be made by a factory
-    return f"`{msgspec.json.encode(field.default).decode()}`"
+    default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default  # a mapping has one
+    return f"`{msgspec.json.encode(default).decode()}`"
 
 
 if __name__ == "__main__":
