@@ -32,4 +32,6 @@ TARGETS: Final = {
     "client_hello": Target(mesh.client_hellos, mesh.HELLOS),
     "ca_token": Target(ca.token, ca.TOKENS),
     "ca_request": Target(ca.request, ca.REQUESTS),
+    "jwt_token": Target(ca.jwt_token, ca.JWTS),
+    "jwt_parts": Target(ca.jwt_parts, ca.PARTS),
 }
