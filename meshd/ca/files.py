@@ -12,6 +12,7 @@ Where the root is elsewhere (`meshd.ca.external`) there is no root.key, and
 In either case
 
     root.next     while roots change: the other root, with its key (`meshd.ca.material`)
+    jwt.key       the private key of JWT-SVIDs; jwt.next the one that follows it (`meshd.ca.jwt_keys`)
     ca.db         what was issued (`meshd.ca.store`)
     agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
     audit.log     who asked for what (`meshd.ca.audit`)
@@ -41,6 +42,8 @@ class CaFiles:
         self.root_next = directory / "root.next"
         self.bundle = directory / "bundle.pem"
         self.issuer = directory / "issuer.key"
+        self.jwt_key = directory / "jwt.key"
+        self.jwt_next = directory / "jwt.next"
         self.database = directory / "ca.db"
         self.agent_token = directory / "agent.token"
         self.audit = directory / "audit.log"

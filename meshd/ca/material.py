@@ -138,7 +138,7 @@ def _pair_of(paths: CaFiles, root: x509.Certificate) -> KeyPair:
     """root with its key; Problem when that is in neither file."""
     for file in (paths.root_next, paths.root_key):
         if file == paths.root_key or file.exists():
-            key = _load_key(file, paths.passphrase)
+            key = load_key(file, paths.passphrase)
             if key.public_key() == root.public_key():
                 return KeyPair(root, key)
     raise Problem(f"{paths.root_key}: not the key of the root in {paths.bundle}: restore both from one copy")
@@ -203,13 +203,13 @@ def _load_certificates(file: Path) -> list[x509.Certificate]:
 
 
 def _load_issuer(file: Path, passphrase: bytes | None) -> Issuer:
-    key, (certificate, *above) = _load_key(file, passphrase), _load_certificates(file)
+    key, (certificate, *above) = load_key(file, passphrase), _load_certificates(file)
     if certificate.public_key() != key.public_key():
         raise Problem(f"{file}: its certificate is not of its key: restore it from a copy")
     return Issuer(certificate, key, tuple(above))
 
 
-def _load_key(file: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
+def load_key(file: Path, passphrase: bytes | None) -> ec.EllipticCurvePrivateKey:
     """The key in file, which is encrypted when there is a passphrase and is not when there is none."""
     content = files.read_secret(file)
     is_encrypted = b"BEGIN ENCRYPTED PRIVATE KEY" in content

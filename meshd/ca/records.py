@@ -147,5 +147,29 @@ class Held(NamedTuple):
     heard_at: float
 
 
+class JwtKey(NamedTuple):
+    """A public key for JWT-SVIDs (P-256, as a JWK has it), whose private key one CA has, called `ca`. Published from
+    `made_at` on, signs from `use_at` on and until `retired_at` (0: it has not been), believed until `not_after`. From
+    `succeed_at` on its CA is to have another, which is published for `settle_s` before it signs."""
+
+    kid: str
+    x: str
+    y: str
+    ca: str
+    made_at: float
+    use_at: float
+    not_after: float
+    succeed_at: float
+    settle_s: float
+    retired_at: float = 0.0
+
+    def state(self, now: float) -> Literal["published", "signs", "retired", "expired"]:
+        if now >= self.not_after:
+            return "expired"
+        if self.retired_at:
+            return "retired"
+        return "published" if now < self.use_at else "signs"
+
+
 def hashed(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()

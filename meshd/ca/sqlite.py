@@ -19,10 +19,22 @@ import msgspec
 
 from meshd.api.problems import Problem
 from meshd.ca.patterns import matches_node
-from meshd.ca.records import NODE_ORIGIN, Denied, DenyList, Entry, Held, Issued, JoinToken, Node, Rotation, hashed
+from meshd.ca.records import (
+    NODE_ORIGIN,
+    Denied,
+    DenyList,
+    Entry,
+    Held,
+    Issued,
+    JoinToken,
+    JwtKey,
+    Node,
+    Rotation,
+    hashed,
+)
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, migrate
-from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, MAX_LISTED, Conflict
+from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Conflict
 
 BUSY_S: Final = 2.0
 """How long another program that writes, or copies the database, may hold a call up."""
@@ -111,7 +123,9 @@ class SqliteStore:
         with self._writing() as db:
             db.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,))
             db.execute("DELETE FROM join_tokens WHERE expires_at < ?", (now - KEEP_EXPIRED_S,))
-            if db.execute("DELETE FROM denied WHERE expires_at > 0 AND expires_at < ?", (now,)).rowcount:
+            denials = db.execute("DELETE FROM denied WHERE expires_at > 0 AND expires_at < ?", (now,)).rowcount
+            keys = db.execute("DELETE FROM jwt_keys WHERE not_after < ?", (now,)).rowcount
+            if denials or keys:
                 _next(db, "denied")
 
     # --- the token that agents share
@@ -256,6 +270,23 @@ class SqliteStore:
             (issued_before, now),
         )
         return [row[0] for row in rows]
+
+    # --- the keys of JWT-SVIDs
+
+    def jwt_keys(self) -> list[JwtKey]:
+        return [JwtKey(*row) for row in self._read("SELECT * FROM jwt_keys ORDER BY made_at, kid")]
+
+    def put_jwt_key(self, before: JwtKey | None, after: JwtKey) -> int:
+        with self._writing() as db:
+            row = db.execute("SELECT * FROM jwt_keys WHERE kid = ?", (after.kid,)).fetchone()
+            if (None if row is None else JwtKey(*row)) != before:
+                raise Conflict(f"the JWT key {after.kid} is another now")
+            db.execute("INSERT OR REPLACE INTO jwt_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", after)
+            (count,) = db.execute("SELECT count(*) FROM jwt_keys").fetchone()
+            if count > MAX_JWT_KEYS:
+                raise Conflict(f"there would be {count} JWT keys, and {MAX_JWT_KEYS} is the most that agents are sent")
+            _next(db, "denied")
+            return _next(db, "audit")
 
     # --- the audit log
 

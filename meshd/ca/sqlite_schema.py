@@ -10,7 +10,7 @@ from typing import Final
 APPLICATION_ID: Final = 0x6D657368
 """'mesh': by this SQLite, and file(1), tell the database from any other."""
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 _SINCE_2: Final = (
     """CREATE TABLE join_tokens (
@@ -64,6 +64,21 @@ _SINCE_3: Final = (
     ) STRICT""",
 )
 
+_SINCE_4: Final = (
+    """CREATE TABLE jwt_keys (
+        kid TEXT PRIMARY KEY,
+        x TEXT NOT NULL,              -- base64url, as y
+        y TEXT NOT NULL,
+        ca TEXT NOT NULL,
+        made_at REAL NOT NULL,
+        use_at REAL NOT NULL,
+        not_after REAL NOT NULL,
+        succeed_at REAL NOT NULL,
+        settle_s REAL NOT NULL,
+        retired_at REAL NOT NULL      -- 0 when it is not
+    ) STRICT""",
+)
+
 SCHEMA: Final = ";\n".join(
     (
         f"PRAGMA application_id = {APPLICATION_ID}",
@@ -82,6 +97,7 @@ SCHEMA: Final = ";\n".join(
         "CREATE TABLE tokens (hash TEXT PRIMARY KEY, made_at REAL NOT NULL) STRICT",
         *_SINCE_2,
         *_SINCE_3,
+        *_SINCE_4,
         f"PRAGMA user_version = {SCHEMA_VERSION}",
         "COMMIT;",
     )
@@ -98,6 +114,7 @@ _STEPS: Final = {
         "PRAGMA user_version = 2",
     ),
     2: (*_SINCE_3, "PRAGMA user_version = 3"),
+    3: (*_SINCE_4, "PRAGMA user_version = 4"),
 }
 """Version → the statements that make it the next."""
 

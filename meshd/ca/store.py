@@ -15,13 +15,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, Node, Rotation
+from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, JwtKey, Node, Rotation
 
 KEEP_EXPIRED_S: Final = 30 * 86400.0
 """How long what has expired is still on record."""
 
 MAX_DENIED: Final = 5000
 """Records in the deny list: all of it goes to every agent, and a serial takes 32 characters of 256 KiB."""
+
+MAX_JWT_KEYS: Final = 100
+"""On record: all of them go to every agent. A CA has two or three, more for an hour when they are changed by hand."""
 
 MAX_LISTED: Final = 100_000
 
@@ -58,7 +61,8 @@ class Store(Protocol):
         """The newest first, those alone that fit what is given; `until`: still good then."""
 
     def forget_expired(self, now: float) -> None:
-        """Forget what expired more than KEEP_EXPIRED_S ago, and denials of certificates that have expired."""
+        """Forget what expired more than KEEP_EXPIRED_S ago, and at once denials of certificates and keys of JWT-SVIDs
+        that have expired."""
 
     # --- the token that agents share
 
@@ -133,6 +137,15 @@ class Store(Protocol):
     def holders(self, issued_before: float, now: float) -> list[str]:
         """The nodes that may hold certificates issued before, and not expired or denied; "" for those who did not prove
         which node they are on. The CA's own is not counted."""
+
+    # --- the keys of JWT-SVIDs, as far as they are public
+
+    def jwt_keys(self) -> list[JwtKey]:
+        """Of all CAs, by when they were made."""
+
+    def put_jwt_key(self, before: JwtKey | None, after: JwtKey) -> int:
+        """Keep `after` in the place of `before`, or as one more when that is None; the bundle has another number then.
+        Conflict when what is on record under its kid is another than `before`, and above MAX_JWT_KEYS."""
 
     # --- the audit log
 

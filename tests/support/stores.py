@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from meshd.ca.records import Entry, Issued, JoinToken, Node, hashed
+from meshd.ca.records import Entry, Issued, JoinToken, JwtKey, Node, hashed
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Store
 
@@ -37,3 +37,7 @@ def join_token(
     token_id: str = "t1", pattern: str = "vm*", uses: int = 1, workloads: tuple[str, ...] = ("default/web",)
 ) -> JoinToken:
     return JoinToken(token_id, hashed(b"secret"), pattern, workloads, uses, 0, NOW, NOW + 3600)
+
+
+def jwt_key(kid: str, at: float = NOW) -> JwtKey:
+    return JwtKey(kid, "x", "y", "ca1", at, at, at + 31 * DAY_S, at + 29 * DAY_S, DAY_S)

@@ -13,9 +13,10 @@ from meshd.api.problems import Problem
 from meshd.ca.records import Denied, Entry, Held, Issued, JoinToken, Node, Rotation
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore, connect
-from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, Conflict, Store
+from meshd.ca.sqlite_schema import SCHEMA_VERSION
+from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, MAX_JWT_KEYS, Conflict, Store
 from tests.support.authorities import recorded
-from tests.support.stores import DAY_S, NOW, STORES, entry, issued, join_token, node
+from tests.support.stores import DAY_S, NOW, STORES, entry, issued, join_token, jwt_key, node
 
 
 @pytest.fixture(params=sorted(STORES))
@@ -306,6 +307,45 @@ def test_the_deny_list_is_bounded_and_a_list_too_long_is_not_taken_in_part(store
     assert store.denied() == before
 
 
+# --- the keys of JWT-SVIDs
+
+
+def test_a_key_of_tokens_is_changed_by_who_knows_how_it_was(store: Store) -> None:
+    first, second = jwt_key("k1"), jwt_key("k2", at=NOW + 5)
+    before, numbers = store.sequence(), [store.put_jwt_key(None, second), store.put_jwt_key(None, first)]
+    assert store.jwt_keys() == [first, second]
+    assert store.sequence() > before
+    retired = first._replace(retired_at=NOW + 9, not_after=NOW + 60)
+    numbers.append(store.put_jwt_key(first, retired))
+    for other in (None, first, second):
+        with pytest.raises(Conflict, match="the JWT key k1 is another now"):
+            store.put_jwt_key(other, first)
+    with pytest.raises(Conflict, match="the JWT key k3 is another now"):
+        store.put_jwt_key(first, jwt_key("k3"))
+    assert store.jwt_keys() == [retired, second]
+    assert numbers == [1, 2, 3]
+    assert store.next_audit() == 4
+
+
+def test_a_key_of_tokens_that_expired_is_forgotten_and_that_is_news(store: Store) -> None:
+    store.put_jwt_key(None, jwt_key("k1"))
+    store.put_jwt_key(None, jwt_key("k2", at=NOW + 5))
+    before = store.sequence()
+    store.forget_expired(NOW + 31 * DAY_S)
+    assert store.sequence() == before
+    store.forget_expired(NOW + 31 * DAY_S + 1)
+    assert [each.kid for each in store.jwt_keys()] == ["k2"]
+    assert store.sequence() > before
+
+
+def test_the_keys_of_tokens_are_bounded(store: Store) -> None:
+    for number in range(MAX_JWT_KEYS):
+        store.put_jwt_key(None, jwt_key(f"k{number}"))
+    with pytest.raises(Conflict, match=f"{MAX_JWT_KEYS + 1} JWT keys, and {MAX_JWT_KEYS} is the most"):
+        store.put_jwt_key(None, jwt_key("one more"))
+    assert len(store.jwt_keys()) == MAX_JWT_KEYS
+
+
 # --- the audit log's numbers
 
 
@@ -406,7 +446,7 @@ def test_a_migrated_database_has_the_tables_of_a_new_one(tmp_path: Path) -> None
 def test_a_later_versions_database_is_left_alone(tmp_path: Path) -> None:
     SqliteStore.create(tmp_path / "ca.db").close()
     with closing(sqlite3.connect(tmp_path / "ca.db")) as database:
-        database.execute("PRAGMA user_version = 4")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(Problem, match="a later version of meshd"):
         SqliteStore.open(tmp_path / "ca.db")
 
