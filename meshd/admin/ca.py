@@ -55,6 +55,7 @@ class CaMetrics(Collector):
             ("action",),
             (((action,), count) for action, count in counts.issued.items()),
         )
+        yield from counter("meshd_ca_tokens_issued_total", "JWT-SVIDs that were asked for and issued.", counts.tokens)
         yield from counters(
             "meshd_ca_requests_refused_total",
             "Requests that did not get what they asked for.",

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from meshd.agent.clock import TrustPeriod, clocks_apart
@@ -18,7 +18,7 @@ from meshd.api.control import Certificate, Health
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse, Problem
 from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle
+from meshd.ca.wire import Bundle, Token
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +38,20 @@ class NotSigned(Exception):
         self.retry = retry
 
 
+def _no_failures() -> dict[str, int]:
+    return dict.fromkeys(("not_authenticated", "forbidden", "refused", "unreachable"), 0)
+
+
 @dataclass(slots=True)
 class Signed:
-    """How many certificates the CA signed, and did not, for workloads since the start. `renewed` are those issued that
-    took another's place, as far as who asks for them knows."""
+    """How many certificates the CA signed, and did not, for workloads since the start, and how many `tokens`, which are
+    JWT-SVIDs. `renewed` are those certificates issued that took another's place, as far as who asks for them knows."""
 
     issued: int = 0
     renewed: int = 0
-    failed: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("not_authenticated", "forbidden", "refused", "unreachable"), 0)
-    )
+    failed: dict[str, int] = field(default_factory=_no_failures)
+    tokens: int = 0
+    tokens_failed: dict[str, int] = field(default_factory=_no_failures)
 
 
 class Signer:
@@ -106,31 +110,44 @@ class Signer:
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         """A certificate of identity for the CSR's key; NotSigned when there is none."""
-        try:
+        with self._calling(f"a certificate of {identity}", self.signed.failed):
             certificate = await self._source.sign(csr_pem, identity)
+        self.signed.issued += 1
+        self._compare_clocks(certificate)
+        return certificate
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        """A JWT-SVID of identity for these audiences; NotSigned when there is none."""
+        with self._calling(f"a token of {identity}", self.signed.tokens_failed):
+            token = await self._source.jwt(identity, audiences)
+        self.signed.tokens += 1
+        return token
+
+    @contextmanager
+    def _calling(self, what: str, failed: dict[str, int]) -> Iterator[None]:
+        """Around a call to the CA: what of it shows how the CA is, what its errors mean, and how many there were."""
+        try:
+            yield
         except NotAuthenticated as error:
-            self.signed.failed["not_authenticated"] += 1
+            failed["not_authenticated"] += 1
             self._unknown = f"it does not know this host: {error}"
             self._judge()
             raise NotSigned(f"the CA does not know this host: {error}", retry=True) from error
         except Forbidden as error:  # of this identity, for now: others may be signed, and an entry can be added
-            self.signed.failed["forbidden"] += 1
-            log.warning("CA %s does not sign %s for this host: %s", self._health.name, identity, error)
+            failed["forbidden"] += 1
+            log.warning("CA %s does not sign %s for this host: %s", self._health.name, what, error)
             raise NotSigned(f"the CA does not sign this for this host: {error}", retry=True) from error
         except Refusal as error:
-            self.signed.failed["refused"] += 1
-            log.warning("CA %s refused a certificate for %s: %s", self._health.name, identity, error)
+            failed["refused"] += 1
+            log.warning("CA %s refused %s: %s", self._health.name, what, error)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
         except Unreachable as error:
-            self.signed.failed["unreachable"] += 1
+            failed["unreachable"] += 1
             self._away = str(error)
             self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
-        self.signed.issued += 1
         self._away = self._unknown = ""
         self._judge()
-        self._compare_clocks(certificate)
-        return certificate
 
     async def watch(self) -> None:
         """Look at the CA again and again."""
@@ -170,7 +187,7 @@ class Signer:
                 continue
             finally:
                 self._asking = None
-            has_learnt = news.sequence > self.trust.sequence and self._learn(news)
+            has_learnt = self._is_news(news) and self._learn(news)
             if not has_learnt and time.monotonic() - asked_at < LOOK_AGAIN_S:  # the CA has no place for one who waits
                 await asyncio.sleep(backoff.next_s())
             else:
@@ -188,6 +205,12 @@ class Signer:
     def _oldest(self) -> float:
         """Since when the oldest certificate in use on this host has been good, in whole seconds since the epoch."""
         return float(int(min(self.oldest(), self._source.begun(), self._clock())))
+
+    def _is_news(self, news: Bundle) -> bool:
+        """Under the same number only the keys of tokens can be others: what was kept by a version that knew of none has
+        none of them, and what has expired is left out."""
+        trust = self.trust
+        return news.sequence > trust.sequence or (news.sequence == trust.sequence and news.jwt_keys != trust.jwt_keys)
 
     def _learn(self, news: Bundle) -> bool:
         """Believe what is news, which came over TLS that the bundle until now verified; whether it could be."""

@@ -101,6 +101,15 @@ class AgentMetrics(Collector):
             ("reason",),
             (((reason,), count) for reason, count in signed.failed.items()),
         )
+        yield from counter(
+            "meshd_agent_tokens_issued_total", "JWT-SVIDs that workloads here got of the CA.", signed.tokens
+        )
+        yield from counters(
+            "meshd_agent_tokens_failed_total",
+            "JWT-SVIDs that were asked for and not had.",
+            ("reason",),
+            (((reason,), count) for reason, count in signed.tokens_failed.items()),
+        )
         if not own.not_after:
             return
         yield from gauge(

@@ -28,7 +28,7 @@ from meshd.ca.certificates import Life
 from meshd.ca.failover import Failover
 from meshd.ca.material import when
 from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Renewal
+from meshd.ca.wire import Bundle, Renewal, Token
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,10 @@ class NodeSource:
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         self._check()
         return await self._source.sign(csr_pem, identity)
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        self._check()
+        return await self._source.jwt(identity, audiences)
 
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         self._check()

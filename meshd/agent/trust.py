@@ -1,5 +1,6 @@
-"""What this host believes, as it heard it last from the CA: the trust bundle, and what is denied all the same. Kept in
-a file, for an agent that starts while the CA is away, or after a root that it was set up with has left the mesh.
+"""What this host believes, as it heard it last from the CA: the trust bundle, what is denied all the same, and the keys
+of JWT-SVIDs. Kept in a file, for an agent that starts while the CA is away, or after a root that it was set up with has
+left the mesh.
 
 The operator's bundle (`ca.bundle` in the settings) is where it begins. From then on each bundle is vouched for by the
 one before, since it came over TLS that the one before verified; so the file names the operator's bundle that it goes
@@ -15,7 +16,7 @@ import msgspec
 
 from meshd.api.problems import Problem
 from meshd.ca import files
-from meshd.ca.wire import Bundle, Denial, Renewal
+from meshd.ca.wire import Bundle, Denial, Jwk, Renewal
 
 FILE_NAME: Final = "trust.json"
 
@@ -29,10 +30,11 @@ class Trust(msgspec.Struct, frozen=True):
     denied: tuple[Denial, ...] = ()
     pinned: str = ""
     renewal: Renewal | None = None
+    jwt_keys: tuple[Jwk, ...] = ()
 
     def followed_by(self, news: Bundle) -> "Trust":
         """What there is to believe after news."""
-        return Trust(news.sequence, news.bundle_pem, news.denied, self.pinned, news.renewal)
+        return Trust(news.sequence, news.bundle_pem, news.denied, self.pinned, news.renewal, news.jwt_keys)
 
     def since(self, pinned_pem: str) -> "Trust":
         """The same, where it goes back to the operator's bundle pinned_pem; else only what is denied is left of it."""

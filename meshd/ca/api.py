@@ -35,7 +35,7 @@ from meshd.ca.records import Held
 from meshd.ca.requester import Requester
 from meshd.ca.settings import LimitSettings
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import MAX_BODY_BYTES, Error, Health, Joined, JoinRequest, SignRequest
+from meshd.ca.wire import MAX_BODY_BYTES, Error, Health, Joined, JoinRequest, JwtRequest, SignRequest
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 @dataclass(slots=True)
 class _Call:
-    """A request for a certificate, and what has become known of it: for the audit log, should it be refused."""
+    """A request for a certificate or a token, and what has become known of it: for the audit log, if it is refused."""
 
     request: web.Request
     requester: Requester | None = None
@@ -103,6 +103,7 @@ class Api:
         self.application.add_routes(
             [
                 web.post("/v1/sign", self._audited(self._sign)),
+                web.post("/v1/jwt", self._audited(self._jwt)),
                 web.post("/v1/join", self._audited(self._join)),
                 web.get("/v1/bundle", self._bundle),
                 web.get("/v1/health", self._health),
@@ -122,6 +123,20 @@ class Api:
         except InvalidName as error:
             raise Refusal(f"the body is not a request to sign: {error}") from error
         return _answer(await self._issue(call, requester, asked.csr_pem, identity))
+
+    async def _jwt(self, call: _Call) -> web.Response:
+        requester = await self._attest(call)
+        asked = await _body(call.request, JwtRequest, "a request for a token")
+        try:
+            identity = Identity.parse(asked.identity)
+        except InvalidName as error:
+            raise Refusal(f"the body is not a request for a token: {error}") from error
+        call.identity = str(identity)
+        issued = await asyncio.to_thread(
+            self._authority.jwts.issue, identity, asked.audiences, asked.life_s, self._clock(), requester
+        )
+        self.counts.tokens += 1
+        return _answer(issued)
 
     async def _join(self, call: _Call) -> web.Response:
         requester = await self._attest(call)
@@ -178,7 +193,7 @@ class Api:
         except NotAuthenticated:
             self._rates.failed(call.address)
             raise
-        self._rates.admit(call.requester)
+        self._rates.admit(call.requester, call.request.path)
         return call.requester
 
     async def _issue(self, call: _Call, requester: Requester, csr_pem: str, identity: Identity) -> Certificate:
@@ -188,7 +203,7 @@ class Api:
         return issued
 
     def _audited(self, handle: Callable[[_Call], Awaitable[web.Response]]) -> Handler:
-        """What handles a request for a certificate. A refusal is answered once the audit log has it."""
+        """What handles a request for a certificate or a token. A refusal is answered once the audit log has it."""
 
         async def handler(request: web.Request) -> web.Response:
             call = _Call(request)

@@ -20,6 +20,7 @@ from cryptography import x509
 
 from meshd.api.names import Identity, InvalidName
 from meshd.ca import certificates
+from meshd.ca.certificates import Life
 from meshd.ca.records import hashed
 from meshd.ca.requester import AnyWorkload, Joining, OfNode, Requester
 from meshd.ca.source import NotAuthenticated
@@ -107,6 +108,7 @@ class ByNodeCertificate:
             evidence.address,
             node=identity.host,
             serial=certificates.serial(certificate),
+            until=Life.of(certificate).not_after,
         )
 
 

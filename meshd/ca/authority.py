@@ -25,6 +25,8 @@ from meshd.ca.external import IssuerFiles, prepare
 from meshd.ca.external import load as load_external
 from meshd.ca.files import CaFiles
 from meshd.ca.issuing import Issuing, Signing, Wanted, chain_pem, line
+from meshd.ca.jwt_authority import JwtAuthority
+from meshd.ca.jwt_keys import JwtKeys
 from meshd.ca.material import Material, when
 from meshd.ca.records import Issued
 from meshd.ca.requester import ITSELF, Requester
@@ -44,7 +46,8 @@ WARN_ROOT_S: Final = 365 * 86400.0
 
 
 class Authority:
-    """What is in one state directory; `close` lets go of the database. `audit` is None where no one would read it."""
+    """What is in one state directory; `close` lets go of the database. `audit` is None where no one would read it.
+    `jwts` signs tokens."""
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Authority:
         self._external = external
         self._external_state = external.state() if external is not None else ()
         self._maintained = self._now = float("-inf")
+        self.jwts = JwtAuthority(own.trust_domain, JwtKeys(paths, store), store, audit, self._issuing.denials)
         self._use(own)
 
     @classmethod
@@ -131,9 +135,13 @@ class Authority:
         try:
             authority.maintain(now)
             authority.check(now)
+            authority.jwts.keep(now)
         except Unreachable as error:
             authority.close()
             raise Problem(f"{directory}: {error}") from error
+        except Problem:
+            authority.close()
+            raise
         return authority
 
     @property
@@ -171,14 +179,16 @@ class Authority:
 
     def bundle(self) -> Bundle:
         """What whoever verifies is to know. Unreachable when the deny list cannot be read."""
-        denied, rotation = self.store.denied(), self.store.rotation()
+        denied, rotation = self.store.denied(), self.store.rotation()  # first the number: what is read later is newer
         if self._external is None and self._files.state() != self._state:
             self._reread(self._now)  # another process has changed them, and then the number
         records = tuple(Denial(each.kind, each.value, each.expires_at) for each in denied.records)
         renewal = None
         if rotation is not None and rotation.issued_before:
             renewal = Renewal(rotation.issued_before, rotation.renew_within_s)
-        return Bundle(self.trust_domain, self.bundle_pem, denied.sequence, records, renewal)
+        return Bundle(
+            self.trust_domain, self.bundle_pem, denied.sequence, records, renewal, self.jwts.public(self._now)
+        )
 
     def refused(self, action: str, requester: str, peer: str, identity: str, reason: str, now: float) -> None:
         """Tell the audit log of a refusal; Unreachable when it cannot be told."""
@@ -227,9 +237,10 @@ class Authority:
         self.store.forget_expired(now)
 
     def rotate(self, now: float) -> None:
-        """Bring a rotation of issuer or root as far as it may be now. To be called every second or so. Problem or
-        Unreachable when it cannot be."""
+        """Bring a rotation of issuer or root, and the keys of JWT-SVIDs, as far as may be now. To be called every
+        second or so. Problem or Unreachable when it cannot be."""
         self._now = now
+        self.jwts.keep(now)
         rotation = self.store.rotation()
         if self._external is not None or rotation is None or rotation.is_over:
             return

@@ -18,7 +18,7 @@ from meshd.ca.calls import WITHIN_S, BrokenOff, call
 from meshd.ca.contacts import Contact
 from meshd.ca.following import LONGEST_WAIT_S
 from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, Renewal, SignRequest
+from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, JwtRequest, Renewal, SignRequest, Token
 
 T = TypeVar("T")
 
@@ -58,6 +58,9 @@ class CaClient:
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         request = msgspec.json.encode(SignRequest(csr_pem, str(identity)))
         return await self._call("POST", "/v1/sign", Certificate, request)
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        return await self._call("POST", "/v1/jwt", Token, msgspec.json.encode(JwtRequest(str(identity), audiences)))
 
     async def join(self, csr_pem: str, node: str) -> Joined:
         """Become the node of that name; errors as of `sign`."""

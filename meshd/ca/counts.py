@@ -7,7 +7,13 @@ from typing import Final
 BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """A signature and its fsync take milliseconds, a review of a pod's token the cluster's time."""
 
-ACTIONS: Final = {"/v1/sign": "sign", "/v1/join": "join", "/v1/bundle": "bundle", "/v1/health": "health"}
+ACTIONS: Final = {
+    "/v1/sign": "sign",
+    "/v1/jwt": "jwt",
+    "/v1/join": "join",
+    "/v1/bundle": "bundle",
+    "/v1/health": "health",
+}
 
 REASONS: Final = {
     400: "invalid",
@@ -36,13 +42,15 @@ class Durations:
 
 
 class Counts:
-    """Since the start. `issued` by what was done, `refused` by what was asked for and why not, `took` by what was asked
-    for. Whatever peers ask for, there are as many keys as there are words for it here."""
+    """Since the start. `issued` are certificates by what was done, `tokens` are JWT-SVIDs; `refused` by what was asked
+    for and why not, `took` by what was asked for. Whatever peers ask for, there are as many keys as there are words for
+    it here."""
 
     def __init__(self) -> None:
         self.issued: Counter[str] = Counter({"sign": 0, "join": 0, "renew": 0})
+        self.tokens = 0
         self.refused: Counter[tuple[str, str]] = Counter(
-            {(action, reason): 0 for action in ("sign", "join") for reason in REASONS.values()}
+            {(action, reason): 0 for action in ("sign", "jwt", "join") for reason in REASONS.values()}
         )
         self.took: defaultdict[str, Durations] = defaultdict(Durations)
 

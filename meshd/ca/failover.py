@@ -13,7 +13,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.ca.client import CaClient
 from meshd.ca.source import Unreachable
-from meshd.ca.wire import Bundle, Renewal
+from meshd.ca.wire import Bundle, Renewal, Token
 
 T = TypeVar("T")
 
@@ -26,6 +26,9 @@ class Failover:
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         return await self._any(lambda client: client.sign(csr_pem, identity))
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        return await self._any(lambda client: client.jwt(identity, audiences))
 
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         return await self._any(lambda client: client.news(after, oldest))

@@ -35,7 +35,7 @@ class Signing(NamedTuple):
     """What is signed with, and by which rules."""
 
     own: Material
-    rules: Pipeline
+    rules: Pipeline[Asked]
 
 
 class Wanted(NamedTuple):
@@ -84,10 +84,17 @@ class Issuing:
         if self._audit is not None and lines:
             self._audit.append(lines)
 
+    def denials(self) -> Denials:
+        """The deny list as it is now; it is read again when it has changed."""
+        if self._store.sequence() != self._denied[0]:
+            found = self._store.denied()
+            self._denied = (found.sequence, {(each.kind, each.value): each.reason for each in found.records})
+        return self._denied[1]
+
     def _signed(self, wanted: Wanted, signing: Signing) -> _Signed | Exception:
         identity, requester = wanted.identity, wanted.requester
         try:
-            asked = Asked(identity, read_csr(wanted.csr_pem), wanted.now, requester, self._denials())
+            asked = Asked(identity, read_csr(wanted.csr_pem), wanted.now, requester, self.denials())
             life = signing.rules.decide(asked)
             leaf = certificates.make_leaf(str(identity), asked.csr.public_key(), signing.own.issuer, life)
         except Exception as error:  # a Refusal, Unreachable, or a bug: of this one alone in any case
@@ -103,13 +110,6 @@ class Issuing:
             workload="" if identity.host else str(identity.workload),
         )
         return _Signed(asked, issued, Certificate(chain_pem(leaf, signing.own), *life))
-
-    def _denials(self) -> Denials:
-        """The deny list as it is now; it is read again when it has changed."""
-        if self._store.sequence() != self._denied[0]:
-            found = self._store.denied()
-            self._denied = (found.sequence, {(each.kind, each.value): each.reason for each in found.records})
-        return self._denied[1]
 
     def _kept(self, signed: Sequence[_Signed]) -> list[Certificate | Exception]:
         """On record, and told of."""

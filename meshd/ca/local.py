@@ -14,7 +14,8 @@ from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
 from meshd.ca.following import LONGEST_WAIT_S
 from meshd.ca.requester import LOCAL
-from meshd.ca.wire import Bundle, Renewal
+from meshd.ca.source import Unreachable
+from meshd.ca.wire import Bundle, Renewal, Token
 
 
 class LocalCa:
@@ -45,6 +46,14 @@ class LocalCa:
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         self._authority.maintain(self._clock())
         return self._authority.issue(csr_pem, identity, self._clock(), LOCAL)
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        now = self._clock()
+        try:
+            self._authority.jwts.keep(now)
+        except Problem as problem:
+            raise Unreachable(str(problem)) from problem
+        return self._authority.jwts.issue(identity, audiences, 0.0, now, LOCAL)
 
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:  # noqa: ARG002 - it is for CAs of many hosts
         if self._authority.store.sequence() == after:

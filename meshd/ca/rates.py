@@ -1,6 +1,6 @@
 """How often the CA is asked by one: a node, a join token, an address. Above it, 429 and when to come again.
 
-    node      what it signs with its certificate         a host whose workloads all start at once is within the burst
+    node      what it has signed, by its certificate     a host whose workloads all start at once is within the burst
     token     joining with it                            many hosts that boot together are, too
     address   the shared token, which has no other name
     failures  of an address that proves nothing: guessing is slow, and does not fill the audit log
@@ -74,9 +74,12 @@ class Rates:
         """The address proved nothing."""
         self._failures.take(address)
 
-    def admit(self, requester: Requester) -> None:
-        """Count a request of one who is known; TooOften when there is no room for it."""
-        rate, key = self._of(requester)
+    def admit(self, requester: Requester, what: str) -> None:
+        """Count a request of one who is known, for `what`; TooOften when there is no room for it. What is asked for by
+        one path does not use up what there is for another: a program that wants tokens without end is not to keep its
+        host from renewing certificates."""
+        rate, who = self._of(requester)
+        key = f"{what} {who}"
         if wait_s := rate.wait_s(key):
             raise TooOften(str(requester), wait_s)
         rate.take(key)

@@ -18,11 +18,13 @@ from meshd.ca import certificates, material
 from meshd.ca.audit import AuditLog
 from meshd.ca.files import CaFiles
 from meshd.ca.patterns import check_node, check_workload
-from meshd.ca.records import Denied, Entry, Issued, JoinToken, Rotation, hashed
+from meshd.ca.records import Denied, Entry, Issued, JoinToken, JwtKey, Rotation, hashed
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
 from meshd.ca.tokens import PrintedToken, new_id
+
+NO_JWT_KEY: Final = "there is no key of JWT-SVIDs that is not being followed by another already"
 
 MAX_USES: Final = 10_000
 LONGEST_TTL_S: Final = 30 * 86400.0
@@ -169,6 +171,21 @@ class Registrar:
             _, sequence = self.store.rotate(before, before._replace(stage="aborting", stage_at=self._clock()))
             self._changed("rotate abort", sequence, f"{before.what}: {before.stage} → aborting")
 
+    def rotate_jwt(self, settle_s: float) -> list[str]:
+        """Ask all CAs for new keys of JWT-SVIDs, published for settle_s before they sign; they do so when they run.
+        Which keys (kid) are followed by others, or sign before their time."""
+        now = self._clock()
+        asked = []
+        with _problems():
+            for key in self.store.jwt_keys():
+                wanted = _sooner(key, now, settle_s)
+                if wanted is not None:
+                    self._changed("rotate jwt", self.store.put_jwt_key(key, wanted), f"jwt key {key.kid}: asked")
+                    asked.append(key.kid)
+        if not asked:
+            raise Problem(f"{NO_JWT_KEY}: see `meshd ca status`")
+        return asked
+
     def _deny(self, records: Sequence[Denied], subject: str, reason: str, node: str = "") -> None:
         self._changed("revoke", self.store.deny(records), subject, node=node, reason=reason)
 
@@ -176,6 +193,17 @@ class Registrar:
         self._audit.write(
             self._clock(), sequence, action, "changed", self._actor, subject=subject, node=node, reason=reason
         )
+
+
+def _sooner(key: JwtKey, now: float, settle_s: float) -> JwtKey | None:
+    """The key's record when what is to follow is to follow now; None when that is under way, or over."""
+    match key.state(now):
+        case "signs" if key.succeed_at > now:
+            return key._replace(succeed_at=now, settle_s=settle_s)
+        case "published" if key.use_at > now + settle_s:
+            return key._replace(use_at=now + settle_s)
+        case _:
+            return None
 
 
 def described(token: JoinToken) -> str:

@@ -3,6 +3,7 @@
 What proves it is `meshd.ca.attest`; that what was granted is kept to is a rule of `meshd.ca.rules`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,8 +23,8 @@ class Grant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """`name` says by what it is known; `node` and `serial` are of the host's certificate that it showed; `token` is the
-    token that it joins with."""
+    """`name` says by what it is known; `node` and `serial` are of the host's certificate that it showed, which is good
+    until `until` (seconds since the epoch); `token` is the token that it joins with."""
 
     name: str
     grant: Grant
@@ -31,6 +32,7 @@ class Requester:
     node: str = ""
     serial: str = ""
     token: JoinToken | None = None
+    until: float = math.inf
 
     def __str__(self) -> str:
         return f"{self.name} at {self.address}" if self.address else self.name

@@ -3,12 +3,13 @@
     authorise → modify → validate → enforce → (sign → store, in `meshd.ca.authority`)
 
 A check raises Refusal with a reason for the requester. A change returns the life that the leaf is to have. What a leaf
-says besides its identity, key and life is no one's to ask for (`meshd.ca.certificates`).
+says besides its identity, key and life is no one's to ask for (`meshd.ca.certificates`). Those of JWT-SVIDs are in
+`meshd.ca.jwt_rules`, and have some of these.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -41,6 +42,26 @@ Denials = Mapping[tuple[str, str], str]
 NOTHING_DENIED: Final[Denials] = {}
 
 
+class Claim(Protocol):
+    """Someone asks for an identity, in whatever form."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def now(self) -> float: ...
+
+    @property
+    def requester(self) -> Requester: ...
+
+    @property
+    def denied(self) -> Denials: ...
+
+
+A = TypeVar("A", bound=Claim)
+A_contra = TypeVar("A_contra", contravariant=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What is asked for, by whom, and when; `denied` is what is no longer believed."""
@@ -52,13 +73,13 @@ class Asked:
     denied: Denials
 
 
-class Check(Protocol):
-    def __call__(self, asked: Asked) -> None:
+class Check(Protocol[A_contra]):
+    def __call__(self, asked: A_contra, /) -> None:
         """Returns when asked may pass; Refusal when not."""
 
 
-class Change(Protocol):
-    def __call__(self, asked: Asked, life: Life) -> Life:
+class Change(Protocol[A_contra]):
+    def __call__(self, asked: A_contra, life: Life, /) -> Life:
         """The life as it is to be; Refusal or Unreachable when there can be none."""
 
 
@@ -80,18 +101,18 @@ class OfTrustDomain:
 
     trust_domain: str
 
-    def __call__(self, asked: Asked) -> None:
+    def __call__(self, asked: Claim) -> None:
         if asked.identity.trust_domain != self.trust_domain:
             raise Forbidden(f"{asked.identity} is not of this CA's trust domain, {self.trust_domain}")
 
 
-def is_granted(asked: Asked) -> None:
+def is_granted(asked: Claim) -> None:
     """Authorise: what the requester proved to be says what may be had."""
     if reason := asked.requester.grant(asked.identity):
         raise Forbidden(reason)
 
 
-def is_not_denied(asked: Asked) -> None:
+def is_not_denied(asked: Claim) -> None:
     """Authorise: neither who asks nor what is asked for is on the deny list."""
     requester = asked.requester
     for kind, value in (("node", requester.node), ("serial", requester.serial), ("identity", str(asked.identity))):
@@ -175,16 +196,16 @@ class WithinIssuer:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(Generic[A]):
     """The rules in the order they are asked; the first that refuses is the one heard of."""
 
-    authorise: Sequence[Check]
-    modify: Sequence[Change]
-    validate: Sequence[Check]
-    enforce: Sequence[Change]
+    authorise: Sequence[Check[A]]
+    modify: Sequence[Change[A]]
+    validate: Sequence[Check[A]]
+    enforce: Sequence[Change[A]]
 
-    def decide(self, asked: Asked) -> Life:
-        """The life of the leaf that may be signed; Refusal or Unreachable when none may."""
+    def decide(self, asked: A) -> Life:
+        """The life of what may be signed; Refusal or Unreachable when none may."""
         for check in self.authorise:
             check(asked)
         life = Life(asked.now, asked.now)
@@ -197,7 +218,7 @@ class Pipeline:
         return life
 
 
-def rules(trust_domain: str, issuer: Life) -> Pipeline:
+def rules(trust_domain: str, issuer: Life) -> Pipeline[Asked]:
     """The rules of a CA of trust_domain whose issuer lives so long."""
     return Pipeline(
         authorise=(OfTrustDomain(trust_domain), is_granted, is_not_denied),

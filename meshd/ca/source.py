@@ -8,7 +8,7 @@ from typing import Protocol
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
-from meshd.ca.wire import Bundle, Renewal
+from meshd.ca.wire import Bundle, Renewal, Token
 
 
 class Refusal(Exception):
@@ -37,6 +37,9 @@ class CertificateSource(Protocol):
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         """A certificate of `identity` for the key that signed the CSR, stored by the CA before it is returned.
         Refusal when it must not be had, Unreachable when it cannot be had now; no other error."""
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        """A JWT-SVID of `identity` for these audiences; errors as of `sign`."""
 
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         """The trust bundle and what is denied: once its sequence number is another than `after`, or after some seconds.

@@ -21,6 +21,16 @@ class Standing(Struct, frozen=True):
     trouble: str
 
 
+class JwtKeyStanding(Struct, frozen=True):
+    """A key of JWT-SVIDs: which CA has it, and whether it is published, signs, or is retired."""
+
+    kid: str
+    ca: str
+    state: str
+    use_at: float
+    not_after: float
+
+
 class Summary(Struct, frozen=True):
     """Times in seconds since the epoch; `root_hash` is what join tokens name the CA by (SHA-256, hexadecimal)."""
 
@@ -36,6 +46,7 @@ class Summary(Struct, frozen=True):
     denied: int
     sequence: int
     rotation: str
+    jwt_keys: tuple[JwtKeyStanding, ...] = ()
 
 
 def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Summary:
@@ -58,6 +69,11 @@ def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Sum
         denied=len(denied.records),
         sequence=denied.sequence,
         rotation="none" if rotation is None else described(rotation, waits_for(rotation, store, now)),
+        jwt_keys=tuple(
+            JwtKeyStanding(each.kid, each.ca, each.state(now), each.use_at, each.not_after)
+            for each in store.jwt_keys()
+            if each.not_after > now
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """The CA's HTTPS API: what is said over it. The server is `meshd.ca.api`, the client `meshd.ca.client`.
 
     POST /v1/sign     SignRequest                                 →  meshd.api.control.Certificate
+    POST /v1/jwt      JwtRequest                                  →  Token
     POST /v1/join     JoinRequest, `Authorization: Bearer TOKEN`  →  Joined
     GET  /v1/bundle                                               →  Bundle
     GET  /v1/bundle?after=SEQUENCE&wait=SECONDS                   →  Bundle, when it is another, or after that time
@@ -10,8 +11,8 @@
 With `after` a node says which bundle it has, and with `oldest` when its oldest certificate in use was issued (seconds
 since the epoch): a root is withdrawn when nobody needs it any more.
 
-Bodies are JSON. Who signs proves who it is by a certificate in TLS or by `Authorization: Bearer` (`meshd.ca.attest`),
-who joins by a join token there. A status other than 200 comes with an `Error`.
+Bodies are JSON. Who has something signed proves who it is by a certificate in TLS or by `Authorization: Bearer`
+(`meshd.ca.attest`), who joins by a join token there. A status other than 200 comes with an `Error`.
 """
 
 from typing import Literal
@@ -33,6 +34,22 @@ class SignRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     csr_pem: str
     identity: str
+
+
+class JwtRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A JWT-SVID of `identity` for these audiences, good for `life_s` seconds; 0: as long as the CA usually has it."""
+
+    identity: str
+    audiences: tuple[str, ...]
+    life_s: float = 0.0
+
+
+class Token(Struct, frozen=True):
+    """A JWT-SVID, and from when to when it is good, in seconds since the epoch."""
+
+    token: str
+    issued_at: float
+    expires_at: float
 
 
 class JoinRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,15 +87,26 @@ class Renewal(Struct, frozen=True):
     within_s: float
 
 
+class Jwk(Struct, frozen=True):
+    """A key that JWT-SVIDs of the trust domain are signed with (P-256; `x` and `y` as in RFC 7518, section 6.2.1), to
+    be believed until `not_after` (seconds since the epoch)."""
+
+    kid: str
+    x: str
+    y: str
+    not_after: float
+
+
 class Bundle(Struct, frozen=True):
-    """The roots that everything in the trust domain chains to (PEM), and what is denied all the same. `sequence` is
-    another with every change of either."""
+    """The roots that everything in the trust domain chains to (PEM), what is denied all the same, and the keys of
+    JWT-SVIDs. `sequence` is another with every change of these."""
 
     trust_domain: str
     bundle_pem: str
     sequence: int = 0
     denied: tuple[Denial, ...] = ()
     renewal: Renewal | None = None
+    jwt_keys: tuple[Jwk, ...] = ()
 
 
 class Health(Struct, frozen=True):

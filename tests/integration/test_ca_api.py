@@ -34,6 +34,7 @@ from tests.support.waiting import eventually
 
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 GOOD = {"csr_pem": csr(), "identity": str(WEB)}
+TOKEN_FOR = {"identity": str(WEB), "audiences": ["reports"]}
 
 
 @pytest.fixture
@@ -75,6 +76,20 @@ async def session(server: CaServer, authority: Authority) -> AsyncIterator[aioht
         ("POST", "/v1/sign", AUTHORIZED, {**GOOD, "csr_pem": "x"}, 400, "not a certificate request"),
         ("POST", "/v1/sign", AUTHORIZED, {**GOOD, "identity": "spiffe://b/ns/a/sa/b"}, 403, "not of this CA's trust"),
         ("POST", "/v1/sign", AUTHORIZED, {**GOOD, "identity": f"spiffe://{TRUST_DOMAIN}/node/a"}, 403, "a host's"),
+        ("POST", "/v1/jwt", {}, TOKEN_FOR, 401, "there is no token"),
+        ("POST", "/v1/jwt", {"Authorization": f"Bearer {TOKEN}x"}, TOKEN_FOR, 401, "not known"),
+        ("POST", "/v1/jwt", AUTHORIZED, "x" * (MAX_BODY_BYTES + 1), 413, "request entity too large"),
+        ("POST", "/v1/jwt", AUTHORIZED, "[]", 400, "not a request for a token"),
+        ("POST", "/v1/jwt", AUTHORIZED, {"identity": str(WEB)}, 400, "missing required field `audiences`"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "audiences": "reports"}, 400, "not a request for a token"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "claims": {"admin": True}}, 400, "unknown field `claims`"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "identity": "web"}, 400, "is not spiffe://TRUST-DOMAIN"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "audiences": []}, 400, "1 to 16 audiences, not 0"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "audiences": ["a\nb"]}, 400, "is no audience"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "life_s": 86400}, 400, "10 to 3600 seconds, not 86400"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "identity": "spiffe://b/ns/a/sa/b"}, 403, "not of this CA's"),
+        ("POST", "/v1/jwt", AUTHORIZED, {**TOKEN_FOR, "identity": f"spiffe://{TRUST_DOMAIN}/node/a"}, 403, "a host's"),
+        ("GET", "/v1/jwt", AUTHORIZED, "", 405, "method not allowed"),
         ("GET", "/v1/sign", AUTHORIZED, "", 405, "method not allowed"),
         ("GET", "/", AUTHORIZED, "", 404, "not found"),
         ("GET", "/v1/sign/../../root.key", {}, "", 404, "not found"),
@@ -117,13 +132,17 @@ def test_bundle_and_health_are_for_everybody(authority: Authority) -> None:
     async def main() -> None:
         async with served(authority) as server, session(server, authority) as http:
             async with http.get("/v1/bundle") as response:
-                assert await response.json() == {
+                bundle = await response.json()
+                (key,) = bundle.pop("jwt_keys")
+                assert bundle == {
                     "trust_domain": TRUST_DOMAIN,
                     "bundle_pem": authority.bundle_pem,
-                    "sequence": 0,
+                    "sequence": authority.store.sequence(),
                     "denied": [],
                     "renewal": None,
                 }
+                (known,) = authority.store.jwt_keys()
+                assert key == {"kid": known.kid, "x": known.x, "y": known.y, "not_after": known.not_after}
             async with http.get("/v1/health") as response:
                 health = await response.json()
                 assert health.pop("now") == pytest.approx(time.time(), abs=60)

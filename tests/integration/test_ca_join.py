@@ -95,6 +95,10 @@ def test_a_host_joins_and_has_what_it_may_have(mesh: Mesh) -> None:
             ):
                 with pytest.raises(Forbidden, match=reason):
                     await vm1.sign(csr(), identity)
+            await vm1.jwt(WEB, ("reports",))
+            for identity, reason in ((API, "no entry lets the node vm1 have"), (VM1, "tokens are of workloads")):
+                with pytest.raises(Forbidden, match=reason):
+                    await vm1.jwt(identity, ("reports",))
             with Registrar.at(mesh.directory / "ca") as registrar:
                 registrar.add_entries("vm*", ["default/api"])
             await vm1.sign(csr(), API)
@@ -207,7 +211,7 @@ def test_a_token_whose_secret_is_another(mesh: Mesh) -> None:
 def test_a_token_that_is_malformed_is_not_even_sent(mesh: Mesh) -> None:
     before = mesh.token()[:-1]
     assert refusal(mesh, before) == "this is no join token: a part of it is missing or changed: copy it whole"
-    assert [line["action"] for line in mesh.audited()] == ["token create", "serve"]
+    assert [line["action"] for line in mesh.audited()] == ["rotate", "token create", "serve"]
 
 
 def test_a_token_of_another_ca_is_not_sent_to_this_one(mesh: Mesh) -> None:
@@ -532,6 +536,7 @@ def test_when_one_ca_is_away_another_is_asked(mesh: Mesh) -> None:
             both = Failover([away, here])
             await both.health()
             await both.sign(csr(), WEB)
+            await both.jwt(WEB, ("reports",))
             with pytest.raises(Refusal, match="not a certificate request"):
                 await both.sign("x", WEB)
         with pytest.raises(Unreachable, match=rf"https://{here.url[8:]}: .*; https://127\.0\.0\.1:1: Connection"):

@@ -58,6 +58,7 @@ def test_a_pod_has_its_service_accounts_identity_and_no_other(cluster: Cluster, 
             try:
                 pod = CaClient(f"https://{server.address}", authority.bundle_pem, token)
                 await pod.sign(csr(), WEB)
+                await pod.jwt(WEB, ("reports",))
                 with pytest.raises(Forbidden, match="is not the service account default/web's, which is default/web"):
                     await pod.sign(csr(), Identity.parse(f"spiffe://{TRUST_DOMAIN}/ns/default/sa/api"))
                 with pytest.raises(Forbidden, match="is no join token"):
@@ -76,8 +77,8 @@ def test_a_pod_has_its_service_accounts_identity_and_no_other(cluster: Cluster, 
         "shared token",
     ]
     audit = (cluster.directory / "ca" / "audit.log").read_text()
-    assert [json.loads(line)["decision"] for line in audit.splitlines()][1:] == [
-        "issued", "refused", "refused", "issued", "refused"
+    assert [json.loads(line)["decision"] for line in audit.splitlines()][2:] == [
+        "issued", "issued", "refused", "refused", "issued", "refused"
     ]  # fmt: skip
     assert not any(token in audit for token in cluster.accounts)
 

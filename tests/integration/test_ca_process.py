@@ -1,6 +1,7 @@
 """`meshd ca init` and `meshd ca serve` as an operator runs them."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import jwt
 import msgspec
 import pytest
 from cryptography import x509
@@ -75,7 +77,7 @@ def serial(chain_pem: str) -> str:
 def test_init_says_what_it_made_and_what_to_do_next(tmp_path: Path) -> None:
     done = meshd("init", "--trust-domain", TRUST_DOMAIN, "--state-dir", str(tmp_path / "ca"))
     assert done.returncode == 0
-    for made in ("bundle.pem", "root.key", "issuer.key", "ca.db"):
+    for made in ("bundle.pem", "root.key", "issuer.key", "jwt.key", "ca.db"):
         assert made in done.stdout
         assert (tmp_path / "ca" / made).exists()
     assert f"meshd ca serve --state-dir {tmp_path / 'ca'}" in done.stdout
@@ -134,7 +136,7 @@ def test_what_was_issued_is_on_record_whenever_the_ca_is_killed(ca: Path) -> Non
     assert len(signed) >= 40
     assert {serial(each) for each in signed} <= serials(ca)
     lines = (ca / "audit.log").read_text().splitlines()
-    assert {serial(each) for each in signed} <= {msgspec.json.decode(line)["serial"] for line in lines}
+    assert {serial(each) for each in signed} <= {msgspec.json.decode(line).get("serial") for line in lines}
     with serving(ca) as again:
         aio.run(again.client.sign(csr(), WEB))
 
@@ -284,6 +286,24 @@ def test_a_ca_that_is_about_to_end_says_so_by_its_status(ca: Path) -> None:
     ended = meshd("status", "--state-dir", str(ca), "-o", "json")
     assert ended.returncode == 1
     assert '"trouble": "expired"' in ended.stdout
+
+
+def test_the_key_of_tokens_is_changed_by_a_running_ca(ca: Path) -> None:
+    async def kid(serving: Serving) -> str:
+        return str(jwt.get_unverified_header((await serving.client.jwt(WEB, ("reports",))).token)["kid"])
+
+    with serving(ca) as daemon:
+        before = aio.run(kid(daemon))
+        assert meshd("rotate", "jwt", "--settle", "1s", "--state-dir", str(ca)).returncode == 0
+        wait_until(lambda: aio.run(kid(daemon)) != before, "another key signs", 30.0)
+        after = aio.run(kid(daemon))
+        bundle = aio.run(daemon.client.news(0))
+        assert {each.kid for each in bundle.jwt_keys} == {before, after}
+    status = meshd("status", "--state-dir", str(ca)).stdout
+    assert re.search(rf"JWT key: +{before} of \S+: retired, believed for \d", status)
+    assert re.search(rf"JWT key: +{after} of \S+: signs, believed for 30d", status)
+    found = json.loads(meshd("status", "--state-dir", str(ca), "-o", "json").stdout)
+    assert [(each["kid"], each["state"]) for each in found["jwt_keys"]] == [(before, "retired"), (after, "signs")]
 
 
 def test_what_does_not_go_together_is_misuse(tmp_path: Path) -> None:

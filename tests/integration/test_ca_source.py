@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from meshd.api.names import Identity
-from meshd.ca import certificates
+from meshd.ca import certificates, jwt
 from meshd.ca.authority import Authority
 from meshd.ca.certificates import LEAF_LIFE_S
 from meshd.ca.local import LocalCa
@@ -100,6 +100,55 @@ def test_what_must_not_be_signed_is_refused_for_good(
                 await source.sign(request_pem, Identity.parse(identity))
             await source.health()
         assert recorded(tmp_path / "ca") == []
+
+    aio.run(main())
+
+
+@both
+def test_a_token_is_of_the_identity_for_its_audiences_by_a_key_in_the_bundle(make: Make, authority: Authority) -> None:
+    async def main() -> None:
+        async with make(authority, Clock()) as source:
+            issued = await source.jwt(WEB, ("reports", "ledger"))
+            bundle = await source.news(0)
+        keys = {each.kid: jwt.Point(each.x, each.y).key() for each in bundle.jwt_keys}
+        for audience in ("reports", "ledger"):
+            identity, claims = jwt.verify(issued.token, keys, audience, TRUST_DOMAIN, time.time())
+            assert (identity, claims["exp"] - claims["iat"]) == (WEB, 300)
+        assert (issued.issued_at, issued.expires_at) == (claims["iat"], claims["exp"])
+
+    aio.run(main())
+
+
+@both
+@pytest.mark.parametrize(
+    ("identity", "audiences", "refusal", "reason"),
+    [
+        (str(WEB), (), Refusal, "1 to 16 audiences"),
+        ("spiffe://other.example/ns/default/sa/web", ("reports",), Forbidden, "not of this CA's trust domain"),
+        ("spiffe://prod.example/node/vm1", ("reports",), Forbidden, "a host's identity"),
+    ],
+)
+def test_no_token_is_made_of_what_is_not_to_be_had(
+    make: Make, authority: Authority, identity: str, audiences: tuple[str, ...], refusal: type[Refusal], reason: str
+) -> None:
+    async def main() -> None:
+        async with make(authority, Clock()) as source:
+            with pytest.raises(refusal, match=reason):
+                await source.jwt(Identity.parse(identity), audiences)
+
+    aio.run(main())
+
+
+@both
+def test_a_ca_that_cannot_sign_tokens_now_may_be_asked_again(make: Make, authority: Authority, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with make(authority, Clock()) as source:
+            with closing(sqlite3.connect(tmp_path / "ca" / "ca.db")) as other:
+                other.execute("ALTER TABLE counters RENAME TO mislaid")
+                with pytest.raises(Unreachable):
+                    await source.jwt(WEB, ("reports",))
+                other.execute("ALTER TABLE mislaid RENAME TO counters")
+            await source.jwt(WEB, ("reports",))
 
     aio.run(main())
 

@@ -13,7 +13,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Denial, Renewal
+from meshd.ca.wire import Bundle, Denial, Renewal, Token
 from tests.support import aio
 from tests.support.bundles import root
 from tests.support.waiting import eventually
@@ -38,6 +38,12 @@ class Source:
         if self.fails is not None:
             raise self.fails
         return Certificate(f"for {identity}", not_before=NOW - 60, not_after=NOW + 86400)
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        await self.health()
+        if self.fails is not None:
+            raise self.fails
+        return Token(f"of {identity} for {' '.join(audiences)}", NOW, NOW + 300)
 
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         self.oldest = oldest

@@ -26,7 +26,7 @@ from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.contacts import Contacts
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Denial, Renewal
+from meshd.ca.wire import Bundle, Denial, Renewal, Token
 from tests.support import aio
 from tests.support.metrics import samples
 
@@ -50,6 +50,11 @@ class Ca:
         if self.fails is not None:
             raise self.fails
         return Certificate("", NOW - 60, NOW + 86400)
+
+    async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
+        if self.fails is not None:
+            raise self.fails
+        return Token("token", NOW, NOW + 300)
 
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:
         raise NotImplementedError

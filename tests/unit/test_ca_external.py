@@ -62,6 +62,14 @@ def chain(authority: Authority, now: float = NOW) -> list[x509.Certificate]:
     return signed
 
 
+def test_such_a_ca_signs_tokens_and_changes_their_key(offline: Offline) -> None:
+    offline.sign()
+    with closing(offline.open()) as authority:
+        authority.jwts.issue(WEB, ("reports",), 0.0, NOW, AGENT)
+        authority.rotate(NOW + 29 * DAY_S)
+        assert len(authority.bundle().jwt_keys) == 2
+
+
 def test_a_ca_whose_root_is_offline_signs_below_it(offline: Offline) -> None:
     serial = offline.sign()
     with closing(offline.open()) as authority:

@@ -76,10 +76,11 @@ SHARED = Requester("shared token", AnyWorkload(""), "192.0.2.1")
 )
 def test_each_is_counted_by_what_it_is_known_by(first: Requester, same: Requester, other: Requester) -> None:
     rates = Rates(LimitSettings(node_burst=1, token_burst=1, address_burst=1), Clock())
-    rates.admit(first)
+    rates.admit(first, "/v1/sign")
     with pytest.raises(TooOften, match=f"too many requests of {same}: again in 1 s"):
-        rates.admit(same)
-    rates.admit(other)
+        rates.admit(same, "/v1/sign")
+    rates.admit(other, "/v1/sign")
+    rates.admit(same, "/v1/jwt")  # tokens do not use up certificates
 
 
 def test_an_address_that_proves_nothing_is_not_heard_for_a_while() -> None:

@@ -112,6 +112,7 @@ A CA for the trust domain {trust_domain} is in {paths.directory}:
   bundle.pem    the trust bundle: its root, for 10 years; not secret
   root.key      the root's key; secret: keep a copy where this host's loss does not reach
   issuer.key    the issuer's key and certificate; renewed by the CA itself
+  jwt.key       the key of JWT-SVIDs; changed by the CA itself
   ca.db         what was issued, who may join, and who may have what{shared if shared_token else ""}
 
 {_next(paths)}"""

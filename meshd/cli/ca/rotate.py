@@ -1,4 +1,4 @@
-"""`meshd ca rotate`: one issuer after another, and one root after another."""
+"""`meshd ca rotate`: one issuer, one root, one key of JWT-SVIDs after another."""
 
 import json
 import time
@@ -19,7 +19,7 @@ DAY_S = 86400.0
 
 @click.group()
 def rotate() -> None:
-    """Put a new issuer or a new root in the place of the one there is.
+    """Put a new issuer, root or key of JWT-SVIDs in the place of the one there is.
 
     The CA's daemon does it, step by step; `meshd ca rotate status` says how far it is.
     """
@@ -59,6 +59,25 @@ def root(settle: float, renew_within: float, force_after: float | None, state_di
     First every node believes both, then what is in use is renewed below the new one, then the old one is withdrawn.
     """
     _ask(state_dir, "root", settle, renew_within, force_after or 0.0)
+
+
+@rotate.command("jwt")
+@click.option(
+    "--settle",
+    type=Duration(least_s=0.1, most_s=DAY_S),
+    default="1m",
+    show_default=True,
+    help="How long the new key is in the bundle before it signs: agents are to have heard of it.",
+)
+@state_dir_option
+def jwt(settle: float, state_dir: Path) -> None:
+    """Sign JWT-SVIDs with a new key. What the one before signed stays good until it expires.
+
+    Each CA does so by itself every 30 days, a day after the new key was published. `meshd ca status` lists the keys.
+    """
+    with Registrar.at(state_dir.absolute()) as registrar:
+        registrar.rotate_jwt(settle)
+    click.echo("the CA does it as it runs: `meshd ca status` says how far it is")
 
 
 @rotate.command("status")

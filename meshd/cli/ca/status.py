@@ -14,7 +14,7 @@ from meshd.ca import files, material
 from meshd.ca.files import CaFiles
 from meshd.ca.settings import SETTINGS_FILE, load
 from meshd.ca.sqlite import SqliteStore
-from meshd.ca.summary import Standing, Summary, summary
+from meshd.ca.summary import JwtKeyStanding, Standing, Summary, summary
 from meshd.cli.ca.common import config_option, state_dir_option
 from meshd.view.figures import span
 
@@ -68,8 +68,14 @@ def _text(found: Summary, now: float) -> str:
         ("good certificates", str(found.certificates)),
         ("denied", f"{found.denied} (sequence {found.sequence})"),
         ("last rotation", found.rotation),
+        *(("JWT key", _key(each, now)) for each in found.jwt_keys),
     )
     return "\n".join(f"{name + ':':<21}{value}" for name, value in rows)
+
+
+def _key(key: JwtKeyStanding, now: float) -> str:
+    when = f"signs in {span(key.use_at - now)}" if key.state == "published" else f"{key.state}"
+    return f"{key.kid} of {key.ca}: {when}, believed for {span(key.not_after - now)}"
 
 
 def _until(standing: Standing, now: float) -> str:
