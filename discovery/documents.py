@@ -1,20 +1,20 @@
-"""One file's documents: read, typed, and checked for what types cannot say.
+"""One text's documents: read, typed, and checked for what types cannot say.
 
     mesh.yaml: document 2 (Workload web): spec.upstreams[0].listen: port 0 cannot be listened on
 
-A file is good or refused as a whole. What concerns several files at once (the same name twice) is
-`discovery.ledger`'s to see, by the claims that `claims` lists.
+The text is a file's, or whatever holds what a file would. It is good or refused as a whole. What concerns several files
+at once (the same name twice) is `discovery.ledger`'s to see, by the claims that `claims` lists.
 """
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from discovery.names import Authority
 from meshd.api.documents import Document, Selector, Service, Workload
-from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
+from meshd.api.loading import ConfigurationError, Finding, Located, convert, located, read_text
 from meshd.api.names import Address, InvalidName, WorkloadName, canonical_address
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
@@ -29,28 +29,50 @@ class Claim(NamedTuple):
     text: str
 
 
-def read_documents(file: Path, *, beside_settings: bool = False) -> tuple[Document, ...]:
+class Placed(NamedTuple):
+    """A document, and the line of its text where it begins; 0: it is not in lines."""
+
+    document: Document
+    line: int = 0
+
+
+def read_documents(file: Path, *, beside_settings: bool = False) -> tuple[Placed, ...]:
     """The documents of file; ConfigurationError with every finding when one of them is not good.
 
     With beside_settings, a document without `kind` is the settings, which are somebody else's to read.
     """
     name = str(file)
-    documents: list[Document] = []
+    values = located(read_text(file), name)
+    if beside_settings:
+        values = (each for each in values if not isinstance(each.value, dict) or "kind" in each.value)
+    return _read(values, name)
+
+
+def documents_in(text: str, name: str) -> tuple[Placed, ...]:
+    """The documents of text, which findings call `name`; otherwise as `read_documents`."""
+    return _read(located(text, name), name)
+
+
+def document_of(value: Any, name: str) -> tuple[Placed, ...]:
+    """The one document that value is, as YAML or JSON would have it; otherwise as `read_documents`."""
+    return _read([Located("", value, 0)], name)
+
+
+def _read(values: Iterable[Located], name: str) -> tuple[Placed, ...]:
+    placed: list[Placed] = []
     findings: list[Finding] = []
-    for label, value in parse(read_text(file), name):
-        if beside_settings and isinstance(value, dict) and "kind" not in value:
-            continue
+    for label, value, line in values:
         try:
             document: Document = _typed(value, name, label)
         except ConfigurationError as error:
             findings += error.findings
             continue
         findings += (Finding(name, message, path, label) for path, message in _wrong(document))
-        documents.append(document)
-    findings += _repeated(documents, name)
+        placed.append(Placed(document, line))
+    findings += _repeated(placed, name)
     if findings:
         raise ConfigurationError(findings)
-    return tuple(documents)
+    return tuple(placed)
 
 
 def _typed(value: Any, file: str, label: str) -> Document:
@@ -76,9 +98,9 @@ def claims(document: Document) -> Iterator[Claim]:
             yield Claim(("listen", upstream.listen), text)
 
 
-def _repeated(documents: list[Document], file: str) -> Iterator[Finding]:
+def _repeated(placed: list[Placed], file: str) -> Iterator[Finding]:
     seen: set[tuple[str, ...]] = set()
-    for document in documents:
+    for document, _ in placed:
         for key, text in claims(document):
             if key in seen:
                 yield Finding(file, f"{text} is in this file twice: remove one of them")

@@ -5,13 +5,12 @@ gone takes its documents with it. When two files claim the same thing, the one t
 neither has, the one whose name sorts first. Pure: readings in, documents and findings out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from discovery.documents import claims
-from meshd.api.documents import Document
+from discovery.documents import Placed, claims
 from meshd.api.loading import ConfigurationError, Finding
 
-Reading = tuple[Document, ...] | ConfigurationError
+Reading = tuple[Placed, ...] | ConfigurationError
 """What reading a file gave."""
 
 
@@ -20,12 +19,13 @@ class Ledger:
 
     def __init__(self) -> None:
         self._latest: dict[str, Reading] = {}
-        self._in_force: dict[str, tuple[Document, ...]] = {}
+        self._in_force: dict[str, tuple[Placed, ...]] = {}
         self.findings: tuple[Finding, ...] = ()
 
-    @property
-    def documents(self) -> tuple[Document, ...]:
-        return tuple(document for file in sorted(self._in_force) for document in self._in_force[file])
+    def placed(self) -> Iterator[tuple[str, Placed]]:
+        """(file, document) of all that is in force, by the names of files."""
+        for file in sorted(self._in_force):
+            yield from ((file, placed) for placed in self._in_force[file])
 
     def update(self, read: Mapping[str, Reading], gone: Iterable[str] = ()) -> None:
         """Take in what changed: files read again (or for the first time), and files that are no more."""
@@ -43,7 +43,7 @@ class Ledger:
 
         def changed(file: str) -> bool:
             reading = self._latest[file]
-            return not isinstance(reading, ConfigurationError) and reading != before.get(file)
+            return not isinstance(reading, ConfigurationError) and not _alike(reading, before.get(file))
 
         for file in sorted(self._latest, key=lambda file: (changed(file), file)):
             reading = self._latest[file]
@@ -58,15 +58,20 @@ class Ledger:
                 self._accept(file, before[file], owners)
         self.findings = tuple(findings)
 
-    def _accept(self, file: str, documents: tuple[Document, ...], owners: dict[tuple[str, ...], str]) -> None:
-        self._in_force[file] = documents
-        owners.update((key, file) for document in documents for key, _ in claims(document))
+    def _accept(self, file: str, reading: tuple[Placed, ...], owners: dict[tuple[str, ...], str]) -> None:
+        self._in_force[file] = reading
+        owners.update((key, file) for document, _ in reading for key, _ in claims(document))
 
 
-def _collisions(file: str, documents: tuple[Document, ...], owners: dict[tuple[str, ...], str]) -> list[Finding]:
+def _alike(reading: tuple[Placed, ...], before: tuple[Placed, ...] | None) -> bool:
+    """Whether the documents are the same, wherever in the file they are."""
+    return before is not None and [each.document for each in reading] == [each.document for each in before]
+
+
+def _collisions(file: str, reading: tuple[Placed, ...], owners: dict[tuple[str, ...], str]) -> list[Finding]:
     return [
         Finding(file, f"{text} is also in {owners[key]}: remove one of them")
-        for document in documents
+        for document, _ in reading
         for key, text in claims(document)
         if key in owners
     ]

@@ -1,21 +1,48 @@
 """What several places of documents claim alike. Within one place that is refused (`discovery.ledger`); between places
-the first is believed, which is seldom what was meant."""
+the first is believed, and the document of the other is shadowed: not in force, whatever else it claims.
+"""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
+from discovery.declaring import Declared, DocumentName
 from discovery.documents import claims
-from discovery.file import FileSource
 from meshd.api.loading import Finding
 
 
-def overlaps(sources: Iterable[FileSource]) -> Iterator[Finding]:
-    """A finding for everything in a source that one before it has."""
-    owners: dict[tuple[str, ...], FileSource] = {}
-    for source in sources:
-        for document in source.documents:
-            for key, text in claims(document):
-                owner = owners.setdefault(key, source)
-                if owner is not source:
-                    yield Finding(
-                        str(source.path), f"{text} is also in {owner.path}, which goes first: remove one of them"
-                    )
+class Shadow(NamedTuple):
+    """A document at `origin` is shadowed: `text` is what another claims, too, and `by` where that one is."""
+
+    origin: str
+    text: str
+    by: str
+
+    @property
+    def finding(self) -> Finding:
+        """What an operator is told of it."""
+        return Finding(self.origin, f"{self.text} is also in {self.by}, which goes first: remove one of them")
+
+
+def shadows(places: Iterable[Iterable[Declared]]) -> list[dict[DocumentName, Shadow]]:
+    """For each place, in the order in which they are believed, what of it is shadowed. What is shadowed claims nothing,
+    and so shadows nothing itself."""
+    owners: dict[tuple[str, ...], str] = {}
+    found: list[dict[DocumentName, Shadow]] = []
+    for place in places:
+        shadowed: dict[DocumentName, Shadow] = {}
+        claimed: dict[tuple[str, ...], str] = {}
+        for each in place:
+            own = tuple(claims(each.document))
+            taken = next((claim for claim in own if claim.key in owners), None)
+            if taken is not None:
+                shadowed[each.name] = Shadow(each.origin, taken.text, owners[taken.key])
+            else:
+                claimed.update((claim.key, each.origin) for claim in own)
+        owners |= claimed
+        found.append(shadowed)
+    return found
+
+
+def overlaps(places: Iterable[Mapping[DocumentName, Shadow]]) -> tuple[Finding, ...]:
+    """A finding for everything that is shadowed."""
+    return tuple(each.finding for shadowed in places for each in shadowed.values())

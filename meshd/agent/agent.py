@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from discovery.chain import Chain, Named
-from discovery.file import FileSource
 from discovery.following import Following
-from discovery.overlap import overlaps
 from discovery.publish import Publisher
-from discovery.rules import rules
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
+from meshd.agent.documents import Documents
 from meshd.agent.listening import ControlSocket
 from meshd.agent.local import LocalSource
 from meshd.agent.memory import Memory
@@ -27,10 +25,6 @@ from meshd.agent.publishing import Publishing
 from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
 from meshd.agent.settings import ProxySettings
-from meshd.api.control import ProxyWorkload
-from meshd.api.documents import Selector
-from meshd.api.loading import Finding
-from meshd.api.names import WorkloadName
 from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -99,11 +93,10 @@ class Agent:
         advertise: str = "",
     ) -> None:
         self.registry = Registry()
-        self.files = tuple(each.source for each in sources if isinstance(each.source, FileSource))
+        self.documents = Documents(sources)
         self.registries = tuple(each.source for each in sources if isinstance(each.source, Following))
         self._proxy = proxy
         self._notices: tuple[str, ...] = ()
-        self._overlaps: tuple[Finding, ...] = ()
         self._settling: asyncio.TimerHandle | None = None
         self._stopping = self._settled = False
         self._memory = Memory(state_dir / "announced.json")
@@ -147,10 +140,7 @@ class Agent:
         if self._admin is not None:
             await self._admin.start()
         loop = asyncio.get_running_loop()
-        for source in self.files:
-            source.load()
-            source.follow(loop)
-            source.subscribe(self._documents_changed)
+        self.documents.start(self._documents_changed)
         self._documents_changed()
         for registry in self.registries:
             registry.start()
@@ -184,8 +174,7 @@ class Agent:
         if self.workload_api is not None:
             await self.workload_api.close()
         await self._tasks.cancel()
-        for source in self.files:
-            source.close()
+        await self.documents.close()
         await self._publishing.withdraw()
         for registry in self.registries:
             await registry.close()
@@ -213,19 +202,14 @@ class Agent:
     def reload(self, access: Access, proxy: ProxySettings | None, notices: Iterable[str]) -> None:
         """What may change while running: who may do what, the host's proxy, what the operator is to be told."""
         self.core.access, self._proxy, self._notices = access, proxy, tuple(notices)
-        for source in self.files:
-            source.load()
+        self.documents.load()
         self.reloaded = Reloaded(self.core.clock(), whole=not self._notices)
         self._documents_changed()
 
     def _documents_changed(self) -> None:
-        found = tuple(overlaps(self.files))
-        for finding in found:
-            if finding not in self._overlaps:
-                log.error("%s", finding)
-        self._overlaps = found
-        self.core.discovery.use(rules(document for source in self.files for document in source.documents))
-        selectors = self._selectors()
+        self.documents.settle()
+        self.core.discovery.use(self.documents.rules())
+        selectors = self.documents.selectors()
         if selectors != self.core.selectors:
             self.core.selectors = selectors
             self.core.changed()
@@ -235,33 +219,18 @@ class Agent:
             self.registry.declare_host(self._host(self._proxy))
 
     def _host(self, proxy: ProxySettings) -> Instance:
-        """What the host's proxy is to serve: every declared workload, as the first source has it that declares it."""
-        workloads: dict[WorkloadName, ProxyWorkload] = {}
-        for source in self.files:
-            for document in source.workloads:
-                name, spec = document.metadata.workload, document.spec
-                declared = ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams, spec.opaque_ports)
-                workloads.setdefault(name, declared)
+        """The host's proxy: it serves every workload that is declared."""
         return Instance(
             key=HOST,
             uid=0,
             pid=0,
-            workloads=tuple(workloads.values()),
+            workloads=self.documents.workloads(),
             outbound=proxy.outbound,
             inbound=proxy.inbound,
             admin=proxy.admin,
             workers=proxy.workers,
         )
 
-    def _selectors(self) -> dict[WorkloadName, tuple[Selector, ...]]:
-        """Which processes are which workload, as the first source has it that declares the workload."""
-        found: dict[WorkloadName, tuple[Selector, ...]] = {}
-        for source in self.files:
-            for document in source.workloads:
-                found.setdefault(document.metadata.workload, document.spec.selectors)
-        return {name: selectors for name, selectors in found.items() if selectors}
-
     def _troubles(self) -> tuple[str, ...]:
-        findings = (str(finding) for source in self.files for finding in source.findings)
         admin = (self._admin.trouble,) if self._admin is not None and self._admin.trouble else ()
-        return (*self.core.signer.troubles(), *self._notices, *admin, *findings, *map(str, self._overlaps))
+        return (*self.core.signer.troubles(), *self._notices, *admin, *map(str, self.documents.findings))

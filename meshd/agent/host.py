@@ -14,7 +14,7 @@ from discovery.chain import Named
 from discovery.file import FileSource
 from discovery.following import Following
 from discovery.keeping import Keeper
-from discovery.overlap import overlaps
+from discovery.overlap import overlaps, shadows
 from meshd.agent.agent import AdminService, Agent, WorkloadService
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
@@ -76,7 +76,7 @@ def check(file: Path) -> Checked:
     for source in documents:
         source.load()
         findings += source.findings
-    findings += overlaps(documents)
+    findings += overlaps(shadows(source.declared for source in documents))
     if findings:
         raise ConfigurationError(findings)
     return Checked(settings, sum(len(source.documents) for source in documents))

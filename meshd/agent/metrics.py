@@ -5,7 +5,7 @@ an alert on what a proxy's certificate has left then says so of a host's.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -13,10 +13,10 @@ from cryptography import x509
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from discovery.file import FileSource
 from meshd.admin.page import build_info, counter, counters, gauge, gauges
 from meshd.agent.agent import Reloaded, WorkloadService
 from meshd.agent.core import Core
+from meshd.agent.documents import Documents
 from meshd.agent.node import Renewals
 from meshd.agent.registry import HOST
 from meshd.api.names import WorkloadName
@@ -32,7 +32,7 @@ class Running(Protocol):
     def core(self) -> Core: ...
 
     @property
-    def files(self) -> Sequence[FileSource]: ...
+    def documents(self) -> Documents: ...
 
     @property
     def reloaded(self) -> Reloaded: ...
@@ -186,18 +186,18 @@ class AgentMetrics(Collector):
         )
 
     def _configuration(self) -> Iterator[Metric]:
-        files, reloaded = self._agent.files, self._agent.reloaded
+        places, reloaded = self._agent.documents.sources, self._agent.reloaded
         yield from gauges(
             "meshd_agent_configuration_documents",
             "Documents in force.",
             ("source",),
-            (((each.health().name,), len(each.documents)) for each in files),
+            (((each.health().name,), len(each.documents)) for each in places),
         )
         yield from gauges(
             "meshd_agent_configuration_findings",
             "What is refused of the documents; what was last good stays in force.",
             ("source",),
-            (((each.health().name,), len(each.findings)) for each in files),
+            (((each.health().name,), len(each.findings)) for each in places),
         )
         yield from gauge(
             "meshd_agent_configuration_last_reload_timestamp_seconds",

@@ -10,7 +10,7 @@ nothing here knows what the values mean.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -54,14 +54,27 @@ def read_text(file: Path) -> str:
         raise ConfigurationError([Finding(str(file), f"cannot be read: {error.strerror}")]) from error
 
 
+class Located(NamedTuple):
+    """One YAML document: how findings call it, what it says, and its first line."""
+
+    label: str
+    value: Any
+    line: int
+
+
 def parse(text: str, file: str) -> Iterator[tuple[str, Any]]:
     """(label, value) of every YAML document in text that is not empty. ConfigurationError on bad YAML."""
+    return ((each.label, each.value) for each in located(text, file))
+
+
+def located(text: str, file: str) -> Iterator[Located]:
+    """Every YAML document in text that is not empty. ConfigurationError on bad YAML."""
     from meshd.api import strict_yaml  # noqa: PLC0415 - a megabyte that a proxy with an agent does without
 
     try:
-        for number, value in enumerate(strict_yaml.documents(text), 1):
+        for number, (line, value) in enumerate(strict_yaml.documents(text), 1):
             if value is not None:
-                yield _label(value, number), value
+                yield Located(_label(value, number), value, line)
     except strict_yaml.NotYaml as error:
         raise ConfigurationError([Finding(file, str(error), error.where)]) from error
 

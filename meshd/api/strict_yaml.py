@@ -17,16 +17,27 @@ class NotYaml(Exception):
         self.where = where
 
 
-def documents(text: str) -> Iterator[Any]:
-    """The values of all documents in text. NotYaml."""
+def documents(text: str) -> Iterator[tuple[int, Any]]:
+    """(line, value) of all documents in text; lines count from 1. NotYaml."""
     try:
-        yield from yaml.load_all(text, _Loader)
+        yield from _documents(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise NotYaml(error.problem or "not YAML", where) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NotYaml(f"not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _documents(text: str) -> Iterator[tuple[int, Any]]:
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            assert node is not None  # there is one
+            yield node.start_mark.line + 1, loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

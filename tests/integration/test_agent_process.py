@@ -269,7 +269,7 @@ def test_what_two_places_declare_is_reported_and_the_first_is_in_force(host: Hos
     document = "apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: web}}\nspec: {{ports: [{{port: {}}}]}}\n"
     host.write_settings(more="---\n" + document.format(1))
     (host.documents / "web.yaml").write_text(document.format(2))
-    said = f"{host.documents}: Workload default/web is also in {host.settings}, which goes first"
+    said = f"{host.documents}/web.yaml:1: Workload default/web is also in {host.settings}:"
 
     async def main() -> None:
         status = await status_of(host.socket)

@@ -1,12 +1,11 @@
 """The file back end against a real directory: every way in which people and programs change files."""
 
-import asyncio
 import logging
 import os
 import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -48,15 +47,15 @@ class Watched:
         await eventually(lambda: any(said in str(each) for each in self.source.findings), f"a finding: {said}")
 
 
-@contextmanager
-def followed(path: Path) -> Iterator[Watched]:
+@asynccontextmanager
+async def followed(path: Path) -> AsyncIterator[Watched]:
     source = FileSource(path, "mesh.local")
     source.load()
-    source.follow(asyncio.get_running_loop())
+    source.start()
     try:
         yield Watched(source)
     finally:
-        source.close()
+        await source.close()
 
 
 def test_what_an_endpoint_is(tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def swap_link(file: Path, text: str) -> None:
 @pytest.mark.parametrize("write", [write_in_place, rename_over, move_aside_and_write, swap_link])
 def test_a_file_may_be_written_in_any_way(tmp_path: Path, write: Callable[[Path, str], None]) -> None:
     async def main() -> None:
-        with followed(tmp_path) as watched:
+        async with followed(tmp_path) as watched:
             assert watched.ports is None
             write(tmp_path / "api.yaml", service(8080))
             await watched.sees([8080])
@@ -124,7 +123,7 @@ def test_a_file_may_be_written_in_any_way(tmp_path: Path, write: Callable[[Path,
 
 def test_a_bad_file_leaves_its_last_good_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        with followed(tmp_path) as watched:
+        async with followed(tmp_path) as watched:
             (tmp_path / "api.yaml").write_text(service(8080))
             await watched.sees([8080])
             (tmp_path / "api.yaml").write_text(service(8080).replace("port: 80,", "port: eighty,"))
@@ -145,7 +144,7 @@ def test_a_bad_file_leaves_its_last_good_content(tmp_path: Path, caplog: pytest.
 
 def test_two_files_with_one_name(tmp_path: Path) -> None:
     async def main() -> None:
-        with followed(tmp_path) as watched:
+        async with followed(tmp_path) as watched:
             (tmp_path / "b.yaml").write_text(service(8080))
             await watched.sees([8080])
             (tmp_path / "a.yaml").write_text(service(9090))
@@ -161,7 +160,7 @@ def test_a_directory_that_comes_goes_and_comes_again(tmp_path: Path) -> None:
     directory = tmp_path / "etc" / "meshd" / "conf.d"
 
     async def main() -> None:
-        with followed(directory) as watched:
+        async with followed(directory) as watched:
             assert "does not exist" in watched.source.health().message
             directory.mkdir(parents=True)
             (directory / "api.yaml").write_text(service(8080))
@@ -186,7 +185,7 @@ def test_a_directory_that_is_replaced_by_renaming(tmp_path: Path) -> None:
     (directory / "api.yaml").write_text(service(8080))
 
     async def main() -> None:
-        with followed(directory) as watched:
+        async with followed(directory) as watched:
             fresh.mkdir()
             (fresh / "api.yaml").write_text(service(8081))
             directory.rename(tmp_path / "old")
@@ -203,7 +202,7 @@ def test_one_file_instead_of_a_directory(tmp_path: Path) -> None:
     file = tmp_path / "mesh.yaml"
 
     async def main() -> None:
-        with followed(file) as watched:
+        async with followed(file) as watched:
             rename_over(file, service(8080))
             await watched.sees([8080])
             write_in_place(file, service(8081))
@@ -224,7 +223,7 @@ def test_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
 
 def test_a_storm_of_writes_ends_with_the_last(tmp_path: Path) -> None:
     async def main() -> None:
-        with followed(tmp_path) as watched:
+        async with followed(tmp_path) as watched:
             for number in range(1, 400):
                 write = (write_in_place, rename_over)[number % 2]
                 write(tmp_path / "api.yaml", service(number))
@@ -256,7 +255,7 @@ def test_without_inotify_it_works_and_says_what_is_missing(tmp_path: Path, caplo
     async def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
         try:
-            source.follow(asyncio.get_running_loop())
+            source.start()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

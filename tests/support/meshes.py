@@ -32,7 +32,7 @@ def declared(text: str, directory: Path) -> Services:
     """The services of documents, as discovery makes them."""
     file = directory / "documents.yaml"
     file.write_text(text)
-    documents = read_documents(file)
+    documents = [each.document for each in read_documents(file)]
     catalogue = Catalogue.of(documents, TRUST_DOMAIN)
     found: Services = {}
     for document in documents:

@@ -1,7 +1,6 @@
 """The agent's page of metrics, as Prometheus reads it: what is on it at a given state of what the agent knows."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from meshd.admin.page import Page
 from meshd.agent.agent import Reloaded, WorkloadService
 from meshd.agent.certificates import NotSigned, Signer
 from meshd.agent.core import Core
+from meshd.agent.documents import Documents
 from meshd.agent.local import LocalSource
 from meshd.agent.metrics import AgentMetrics
 from meshd.agent.node import Renewals
@@ -82,7 +82,8 @@ class Host:
     """An agent that is not started."""
 
     core: Core
-    files: Sequence[FileSource]
+    documents: Documents
+    files: FileSource
     ca: Ca
     contacts: Contacts
     renewals: Renewals
@@ -119,7 +120,8 @@ def host(tmp_path: Path) -> Host:
     )
     contacts = Contacts()
     contacts.of(URLS)
-    return Host(core, [documents], ca, contacts, Renewals(), Reloaded(NOW, whole=True))
+    places = Documents([Named("file", documents)])
+    return Host(core, places, documents, ca, contacts, Renewals(), Reloaded(NOW, whole=True))
 
 
 def test_what_there_is_at_first_is_said_and_nothing_that_is_not_known(host: Host) -> None:
@@ -195,7 +197,7 @@ def test_what_is_believed_and_what_is_denied(host: Host) -> None:
 
 
 def test_documents_and_how_old_they_are(host: Host) -> None:
-    (documents,) = host.files
+    documents = host.files
     of = f'{{source="file {documents.path}"}}'
     documents.path.mkdir()
     (documents.path / "a.yaml").write_text(GOOD)

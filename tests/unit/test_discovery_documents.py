@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from discovery.documents import read_documents
+from discovery.documents import Placed, read_documents
 from discovery.ledger import Ledger, Reading
-from meshd.api.documents import Document, Service
+from meshd.api.documents import Service
 from meshd.api.loading import ConfigurationError, Finding
 
 
@@ -46,8 +46,8 @@ spec:
 
 
 def test_the_example(tmp_path: Path) -> None:
-    web, api = read_documents(written(tmp_path, EXAMPLE))
-    assert (web.metadata.name, api.metadata.name) == ("web", "api")
+    (web, _), (api, line) = read_documents(written(tmp_path, EXAMPLE))
+    assert (web.metadata.name, api.metadata.name, line) == ("web", "api", 8)
     assert isinstance(api, Service)
     assert api.spec.endpoints
     assert api.spec.endpoints[0].inbound_port == 4143
@@ -128,68 +128,80 @@ def test_a_workload_and_a_service_may_share_a_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> tuple[Document, ...]:
+def api(tmp_path: Path) -> tuple[Placed, ...]:
     return read_documents(written(tmp_path, service("{port: 80}")))
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> tuple[Document, ...]:
+def other(tmp_path: Path) -> tuple[Placed, ...]:
     return read_documents(written(tmp_path, service("{port: 80}", name="other")))
+
+
+def held(ledger: Ledger) -> tuple[Placed, ...]:
+    return tuple(placed for _, placed in ledger.placed())
 
 
 def bad(message: str = "bad") -> Reading:
     return ConfigurationError([Finding("f", message)])
 
 
-def test_a_file_that_turns_bad_keeps_its_last_good_content(api: tuple[Document, ...]) -> None:
+def test_a_file_that_turns_bad_keeps_its_last_good_content(api: tuple[Placed, ...]) -> None:
     ledger = Ledger()
     ledger.update({"a": api})
     ledger.update({"a": bad()})
-    assert (ledger.documents, [str(f) for f in ledger.findings]) == (api, ["f: bad"])
+    assert (held(ledger), [str(f) for f in ledger.findings]) == (api, ["f: bad"])
     ledger.update({"a": ()})
-    assert (ledger.documents, ledger.findings) == ((), ())
+    assert (held(ledger), ledger.findings) == ((), ())
 
 
 def test_a_file_that_was_never_good_has_nothing_in_force() -> None:
     ledger = Ledger()
     ledger.update({"a": bad()})
-    assert (ledger.documents, len(ledger.findings)) == ((), 1)
+    assert (held(ledger), len(ledger.findings)) == ((), 1)
 
 
-def test_a_file_that_is_gone_takes_its_documents_and_findings_with_it(api: tuple[Document, ...]) -> None:
+def test_a_file_that_is_gone_takes_its_documents_and_findings_with_it(api: tuple[Placed, ...]) -> None:
     ledger = Ledger()
     ledger.update({"a": api, "b": bad()})
     ledger.update({}, gone=["a", "b"])
-    assert (ledger.documents, ledger.findings) == ((), ())
+    assert (held(ledger), ledger.findings) == ((), ())
 
 
-def test_of_two_new_files_the_first_by_name_has_what_both_claim(api: tuple[Document, ...]) -> None:
+def test_of_two_new_files_the_first_by_name_has_what_both_claim(api: tuple[Placed, ...]) -> None:
     ledger = Ledger()
     ledger.update({"b": api, "a": api})
-    assert ledger.documents == api
+    assert held(ledger) == api
     assert [str(f) for f in ledger.findings] == ["b: Service default/api is also in a: remove one of them"]
 
 
-def test_what_is_in_force_keeps_its_claims(api: tuple[Document, ...], other: tuple[Document, ...]) -> None:
+def test_what_is_in_force_keeps_its_claims(api: tuple[Placed, ...], other: tuple[Placed, ...]) -> None:
     ledger = Ledger()
     ledger.update({"b": api})
     ledger.update({"a": api + other})
-    assert ledger.documents == api
+    assert held(ledger) == api
     assert "is also in b" in str(ledger.findings[0])
     ledger.update({}, gone=["b"])
-    assert (ledger.documents, ledger.findings) == (api + other, ())
+    assert (held(ledger), ledger.findings) == (api + other, ())
 
 
-def test_last_good_content_keeps_its_claims_too(api: tuple[Document, ...]) -> None:
+def test_last_good_content_keeps_its_claims_too(api: tuple[Placed, ...]) -> None:
     ledger = Ledger()
     ledger.update({"b": api})
     ledger.update({"b": bad(), "a": api})
-    assert ledger.documents == api
+    assert held(ledger) == api
     assert {f.file for f in ledger.findings} == {"a", "f"}
 
 
-def test_a_document_may_move_from_one_file_to_another_at_once(api: tuple[Document, ...]) -> None:
+def test_a_line_more_above_a_document_is_no_change(api: tuple[Placed, ...], other: tuple[Placed, ...]) -> None:
+    ledger = Ledger()
+    ledger.update({"b": api})
+    ledger.update({"a": api + other, "b": tuple(each._replace(line=each.line + 1) for each in api)})
+    assert [file for file, _ in ledger.placed()] == ["b"]
+    assert held(ledger)[0].line == api[0].line + 1
+
+
+def test_a_document_may_move_from_one_file_to_another_at_once(api: tuple[Placed, ...]) -> None:
     ledger = Ledger()
     ledger.update({"b": api, "a": ()})
     ledger.update({"a": api, "b": ()})
-    assert (ledger.documents, ledger.findings) == (api, ())
+    assert (held(ledger), ledger.findings) == (api, ())

@@ -1,0 +1,90 @@
+"""What the documents of all places come to: which are in force, and what they say of this host.
+
+The places come in the order in which they are believed. Whoever owns this calls `settle` after one of them changed, and
+hands on what it gives.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from discovery.chain import Named
+from discovery.declaring import DocumentName, DocumentSource
+from discovery.overlap import Shadow, overlaps, shadows
+from discovery.rules import Rule, rules
+from meshd.api.control import ProxyWorkload
+from meshd.api.documents import Document, Selector, Workload
+from meshd.api.loading import Finding
+from meshd.api.names import WorkloadName
+
+log = logging.getLogger(__name__)
+
+
+class Documents:
+    """Those of `sources`, as far as they are places of documents."""
+
+    def __init__(self, sources: Sequence[Named]) -> None:
+        self._places = tuple((each.name, each.source) for each in sources if isinstance(each.source, DocumentSource))
+        self._shadows: tuple[Mapping[DocumentName, Shadow], ...] = ({},) * len(self._places)
+        self._overlaps: tuple[Finding, ...] = ()
+
+    @property
+    def sources(self) -> tuple[DocumentSource, ...]:
+        return tuple(source for _, source in self._places)
+
+    # --- following them -----------------------------------------------------------------------------------------
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Read what is at hand, and call `changed` whenever a place did."""
+        for source in self.sources:
+            source.load()
+            source.start()
+            source.subscribe(changed)
+
+    def load(self) -> None:
+        """Look again for what may have changed."""
+        for source in self.sources:
+            source.load()
+
+    async def close(self) -> None:
+        for source in self.sources:
+            await source.close()
+
+    def settle(self) -> None:
+        """Decide anew which documents are in force."""
+        self._shadows = tuple(shadows(source.declared for source in self.sources))
+        for source, shadowed in zip(self.sources, self._shadows, strict=True):
+            source.shadow(shadowed.keys())
+        found = overlaps(self._shadows)
+        for each in found:
+            if each not in self._overlaps:
+                log.error("%s", each)
+        self._overlaps = found
+
+    # --- what they say --------------------------------------------------------------------------------------------
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is refused of them, and what is shadowed."""
+        return (*(each for source in self.sources for each in source.findings), *self._overlaps)
+
+    def rules(self) -> dict[tuple[str, str], Rule]:
+        return rules(self._documents())
+
+    def workloads(self) -> tuple[ProxyWorkload, ...]:
+        """What the host's proxy is to serve."""
+        return tuple(
+            ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams, spec.opaque_ports)
+            for name, spec in ((each.metadata, each.spec) for each in self._documents() if isinstance(each, Workload))
+        )
+
+    def selectors(self) -> dict[WorkloadName, tuple[Selector, ...]]:
+        """Which processes are which workload."""
+        return {
+            each.metadata.workload: each.spec.selectors
+            for each in self._documents()
+            if isinstance(each, Workload) and each.spec.selectors
+        }
+
+    def _documents(self) -> Iterator[Document]:
+        for source in self.sources:
+            yield from source.documents
