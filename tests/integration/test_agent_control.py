@@ -197,7 +197,7 @@ def test_status_shows_workloads_edges_and_health(tmp_path: Path) -> None:
 
 
 def test_a_watch_follows_documents_and_ends_when_cancelled(tmp_path: Path) -> None:
-    document = "apiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: api}}\nspec: {{port: {}}}\n"
+    document = "apiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: api}}\nspec: {{port: {}, endpoints: []}}\n"
 
     async def main() -> None:
         async with mesh(tmp_path) as clients:
