@@ -19,6 +19,7 @@ from meshd.api.control import (
     Cancel,
     Certificate,
     Destination,
+    DestinationChange,
     ProxyConfiguration,
     Refused,
     ReportState,
@@ -28,6 +29,7 @@ from meshd.api.control import (
     SignCertificate,
     WatchDestination,
 )
+from meshd.api.differences import Differing, applied
 from meshd.api.endpoints import EndpointSet
 from meshd.api.frames import FramingError, LineReader, frame
 from proxy.mesh.identity import Sign, SigningFailed
@@ -54,6 +56,7 @@ class AgentClient:
         self._ids = itertools.count(1)
         self._attach = Attach(version, instance)
         self._watches: dict[int, tuple[WatchDestination, Callable[[EndpointSet | None], None]]] = {}
+        self._known: dict[int, EndpointSet | None] = {}  # what was said last, on this connection
         self._asked: dict[int, asyncio.Future[Response]] = {}
         self._attached = 0
         self._writer: asyncio.StreamWriter | None = None
@@ -70,12 +73,13 @@ class AgentClient:
     def watch(self, authority: str, namespace: str, found: Callable[[EndpointSet | None], None]) -> Callable[[], None]:
         """See `Resolver.watch`."""
         number = next(self._ids)
-        body = WatchDestination(authority, namespace)
+        body = WatchDestination(authority, namespace, differences=True)
         self._watches[number] = (body, found)
         self._send(number, body)
 
         def unwatch() -> None:
             del self._watches[number]
+            self._known.pop(number, None)
             self._send(number, Cancel())
 
         return unwatch
@@ -160,7 +164,7 @@ class AgentClient:
                 for answer in lines.feed(data):
                     spoken = True
                     self._answered(answer)
-        except (OSError, FramingError) as error:
+        except (OSError, FramingError, Differing) as error:
             log.warning("the agent at %s: %s", self._socket, error)
         finally:
             self._writer = None
@@ -172,6 +176,7 @@ class AgentClient:
 
     def _begin(self) -> None:
         """Ask for all that is followed, on a new connection."""
+        self._known.clear()
         self._attached = next(self._ids)
         self._send(self._attached, self._attach)
         for number, (body, _) in self._watches.items():
@@ -182,14 +187,19 @@ class AgentClient:
         if answer.id == self._attached:
             self._attachment(body)
         elif (watch := self._watches.get(answer.id)) is not None:
-            if isinstance(body, Destination):
-                watch[1](body.found)
+            if isinstance(body, Destination | DestinationChange):
+                self._found(answer.id, body)
             elif isinstance(body, Refused):
                 log.warning("the agent does not look up %s: %s", watch[0].authority, body.reason)
                 if not body.retry:
                     watch[1](None)
         elif (asked := self._asked.get(answer.id)) is not None and not asked.done():
             asked.set_result(body)
+
+    def _found(self, number: int, body: Destination | DestinationChange) -> None:
+        now = body.found if isinstance(body, Destination) else applied(self._known.get(number), body)
+        self._known[number] = now
+        self._watches[number][1](now)
 
     def _attachment(self, body: Response) -> None:
         if isinstance(body, ProxyConfiguration):

@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self._reader = LineReader(Call, MAX_CALL_BYTES)
         self._calls: deque[Call] = deque()
         self._answers: deque[Answer] = deque()
-        self._newest: dict[int, Answer] = {}  # of watches, by id
+        self._newest: dict[int, Callable[[], Response]] = {}  # of watches, by id
         self._full = False
         self._stalled: asyncio.TimerHandle | None = None
         self._session: Session | None = None
@@ -58,9 +58,9 @@ class Connection(asyncio.Protocol):
         self._answers.append(Answer(call_id, body))
         self._flush()
 
-    def update(self, call_id: int, body: Response) -> None:
-        """Send an answer that the next one with this id replaces."""
-        self._newest[call_id] = Answer(call_id, body)
+    def update(self, call_id: int, body: Callable[[], Response]) -> None:
+        """Send an answer that the next one with this id replaces. `body` makes it when it is sent."""
+        self._newest[call_id] = body
         self._flush()
 
     def forget(self, call_id: int) -> None:
@@ -127,7 +127,8 @@ class Connection(asyncio.Protocol):
             if self._answers:
                 message = self._answers.popleft()
             elif self._newest:
-                message = self._newest.pop(next(iter(self._newest)))
+                call_id = next(iter(self._newest))
+                message = Answer(call_id, self._newest.pop(call_id)())
             else:
                 return
             self._transport.write(frame(message))

@@ -7,6 +7,7 @@ connection.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from discovery.names import Authority
@@ -35,6 +36,7 @@ from meshd.api.control import (
     WatchDestination,
     WithdrawWorkload,
 )
+from meshd.api.differences import told
 from meshd.api.endpoints import EndpointSet
 from meshd.api.names import InvalidName, WorkloadName
 from meshd.api.tasks import Tasks
@@ -53,7 +55,7 @@ class Outbox(Protocol):
 
     def answer(self, call_id: int, body: Response) -> None: ...
 
-    def update(self, call_id: int, body: Response) -> None: ...
+    def update(self, call_id: int, body: Callable[[], Response]) -> None: ...
 
     def forget(self, call_id: int) -> None: ...
 
@@ -153,7 +155,7 @@ class ControlSession:
             configuration = self._core.configuration(instance.key)
             if configuration is not None and configuration != told:
                 told = configuration
-                self._outbox.update(call_id, configuration)
+                self._outbox.update(call_id, lambda: configuration)
 
         self._watches[call_id] = self._core.follow(tell)
         tell()
@@ -219,12 +221,19 @@ class ControlSession:
         try:
             authority = Authority.parse(asked.authority, asked.namespace)
         except InvalidName:
-            self._outbox.update(call_id, Destination(None))
+            self._outbox.update(call_id, lambda: Destination(None))
             self._watches[call_id] = lambda: None
             return
 
+        sent: EndpointSet | None = None
+
+        def say(endpoints: EndpointSet | None) -> Response:
+            nonlocal sent
+            before, sent = sent, endpoints
+            return told(before, endpoints) if asked.differences else Destination(endpoints)
+
         def found(endpoints: EndpointSet | None) -> None:
-            self._outbox.update(call_id, Destination(endpoints))
+            self._outbox.update(call_id, partial(say, endpoints))
 
         self._watches[call_id] = self._core.discovery.watch(authority, found)
 

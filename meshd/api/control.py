@@ -2,9 +2,9 @@
 
 One connection carries many calls. A client sends `Call`s, each with an id of its choosing that is new on the
 connection; the agent sends `Answer`s with the id of the call. A call is answered once, except the two that watch
-(`Attach`, `WatchDestination`): these are answered again whenever the answer changes, each answer whole and replacing
-the last, until the client sends `Cancel` with their id or closes. `ReportState` and `ReportStats` are not answered.
-What the agent does not do is answered with `Refused`.
+(`Attach`, `WatchDestination`): these are answered again whenever the answer changes, until the client sends `Cancel`
+with their id or closes; each answer replaces the last, or says what differs from it (`DestinationChange`).
+`ReportState` and `ReportStats` are not answered. What the agent does not do is answered with `Refused`.
 
 What a connection registered (`RegisterWorkload`) lives as long as the connection: nothing is left behind by a client
 that dies. The agent trusts what the kernel says of the peer (SO_PEERCRED), never what a message says.
@@ -36,10 +36,12 @@ class Attach(Struct, frozen=True, tag="attach"):
 
 class WatchDestination(Struct, frozen=True, tag="watch-destination"):
     """Where `authority` (NAME[.NAMESPACE…][:PORT], as the application wrote it) leads for a caller in
-    `namespace`: answered with `Destination`. Without a port it is the service's own (first) port."""
+    `namespace`: answered with `Destination`, and with `DestinationChange` where that is less, to a client that knows
+    `differences`. Without a port it is the service's own (first) port."""
 
     authority: str
     namespace: str
+    differences: bool = False
 
 
 class SignCertificate(Struct, frozen=True, tag="sign-certificate"):
@@ -218,6 +220,15 @@ class Destination(Struct, frozen=True, tag="destination"):
     found: EndpointSet | None
 
 
+class DestinationChange(Struct, frozen=True, tag="destination-change"):
+    """What differs from the last answer to the same watch, where that is less than all. `now` has, of the endpoints,
+    those alone that are new or other than they were; `removed` are the addresses and ports of those that are no more
+    (`meshd.api.differences`)."""
+
+    now: EndpointSet
+    removed: tuple[tuple[str, int], ...] = ()
+
+
 class Certificate(Struct, frozen=True, tag="certificate"):
     """The leaf and the intermediates below the trust bundle's roots (PEM, leaf first), and the leaf's life."""
 
@@ -302,7 +313,7 @@ class Status(Struct, frozen=True, tag="status"):
     edges: tuple[EdgeStatus, ...]
 
 
-Response = Refused | Done | ProxyConfiguration | Destination | Certificate | Registered | Status
+Response = Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Registered | Status
 
 
 class Call(Struct, frozen=True):
@@ -317,8 +328,8 @@ class Answer(Struct, frozen=True):
 
 __all__ = [
     "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState",
-    "Destination", "Done", "EdgeStatus", "GetStatus", "Golden", "Health", "Protocol", "ProxyConfiguration",
-    "ProxyWorkload", "Refused",
+    "Destination", "DestinationChange", "Done", "EdgeStatus", "GetStatus", "Golden", "Health", "Protocol",
+    "ProxyConfiguration", "ProxyWorkload", "Refused",
     "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response", "SignCertificate", "Status",
     "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip

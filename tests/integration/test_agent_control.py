@@ -26,6 +26,7 @@ from meshd.api.control import (
     Certificate,
     CertificateState,
     Destination,
+    DestinationChange,
     Done,
     GetStatus,
     ProxyConfiguration,
@@ -43,8 +44,9 @@ from meshd.api.control import (
 )
 from meshd.api.detection import Detection
 from meshd.api.documents import Upstream, WorkloadPort
-from meshd.api.endpoints import Endpoint
+from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.frames import frame
+from proxy.control import AgentClient
 from tests.support import aio
 from tests.support.agents import local_agent
 from tests.support.control import ControlClient
@@ -213,6 +215,45 @@ def test_a_watch_follows_documents_and_ends_when_cancelled(tmp_path: Path) -> No
             await eventually(lambda: len(client.heard.get(again, [])) == 1, "the new watch")
             await eventually(lambda: str(client.heard[again][-1]).count("port=81"), "the new port")
             assert len(client.heard[watch]) == 3
+
+    aio.run(main())
+
+
+def test_a_proxy_is_told_what_differs_and_knows_all(tmp_path: Path) -> None:
+    def document(*hosts: int) -> str:
+        each = ", ".join(f"{{address: 192.0.2.{host}, port: 1}}" for host in hosts)
+        return (
+            "apiVersion: meshd.io/v1\nkind: Service\nmetadata: {name: api}\n"
+            f"spec: {{port: 80, endpoints: [{each}]}}\n"
+        )
+
+    async def main() -> None:
+        file = tmp_path / "conf.d" / "api.yaml"
+        file.parent.mkdir()
+        file.write_text(document(*range(1, 51)))
+        async with mesh(tmp_path) as clients:
+            told: list[EndpointSet | None] = []
+            proxy = AgentClient(str(clients.socket), "", "0.1", lambda _: None)
+            proxy.watch("api", "default", told.append)
+            running = asyncio.ensure_future(proxy.run())  # noqa: TID251 - ended below
+            raw = await clients.connect()
+            watch = raw.say(WatchDestination("api", "default", differences=True))
+            whole = await clients.connect()
+            plain = whole.say(WatchDestination("api", "default"))
+
+            def hosts() -> set[str]:
+                return set() if not told or told[-1] is None else {each.address for each in told[-1].endpoints}
+
+            await eventually(lambda: len(hosts()) == 50, "the first answer")
+            file.write_text(document(*range(2, 51), 99))
+            expected = {f"192.0.2.{host}" for host in (*range(2, 51), 99)}
+            await eventually(lambda: hosts() == expected, "the change")
+            await eventually(lambda: isinstance(raw.heard[watch][-1], DestinationChange), "it comes as a change")
+            await eventually(lambda: len(whole.heard[plain]) == 2, "who does not know of changes is told all")
+            assert isinstance(whole.heard[plain][-1], Destination)
+            file.write_text(document(7))
+            await eventually(lambda: hosts() == {"192.0.2.7"}, "a change that is better said whole")
+            running.cancel()
 
     aio.run(main())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 
 import msgspec
 
@@ -88,8 +89,8 @@ def test_of_a_watch_that_is_not_read_only_the_newest_answer_is_kept() -> None:
         peer = Peered()
         connection = await peer.start()
         for number in range(100):
-            connection.update(1, numbered(number))
-            connection.update(2, numbered(number))
+            connection.update(1, partial(numbered, number))
+            connection.update(2, partial(numbered, number))
         connection.answer(3, numbered(3))
         connection.forget(2)
         heard: list[Answer] = []
@@ -97,7 +98,7 @@ def test_of_a_watch_that_is_not_read_only_the_newest_answer_is_kept() -> None:
             heard += await peer.reads(1)
         assert len(heard) < 50
         assert heard[-2].id == 3
-        connection.update(1, numbered(100))
+        connection.update(1, lambda: numbered(100))
         assert await peer.reads(1) == [Answer(1, numbered(100))]
         await peer.close()
 
