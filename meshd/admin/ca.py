@@ -89,11 +89,13 @@ def _kept(store: Store, now: float) -> Iterator[Metric]:
     try:
         nodes, entries, denied = len(store.nodes()), len(store.entries()), store.denied()
         tokens = Counter(token.state(now) for token in store.join_tokens())
+        authorities = 1 if store.peers is None else len(store.peers.live())
     except Unreachable:
         yield from gauge("meshd_ca_store_up", "Whether the store can be read.", 0)
     else:
         kinds = Counter(each.kind for each in denied.records)
         yield from gauge("meshd_ca_store_up", "Whether the store can be read.", 1)
+        yield from gauge("meshd_ca_authorities", "CAs that run on this store.", authorities)
         yield from gauge("meshd_ca_nodes", "Hosts that joined.", nodes)
         yield from gauge("meshd_ca_entries", "Entries: which nodes may have which workloads.", entries)
         yield from gauges(

@@ -48,6 +48,9 @@ MAX_REQUESTS: Final = 256
 
 MAX_LOGGED: Final = 400
 
+AGAIN_S: Final = "5"
+"""When to come again to a CA that cannot sign now. Who knows another asks that at once."""
+
 AUDITED_PER_SECOND: Final = 0.5
 """Of those who ask too often."""
 
@@ -163,7 +166,9 @@ class Api:
                 await self.following.newer(after, wait_s)
             finally:
                 self._requests += 1
-        return _answer(await asyncio.to_thread(self._authority.bundle))
+        if requester is not None:  # who may know of another CA does not hear old news from this one
+            return _answer(await asyncio.to_thread(self._authority.bundle))
+        return _answer(await asyncio.to_thread(self._authority.last_bundle))
 
     async def _member(self, request: web.Request) -> Requester | None:
         """Who asks; None for strangers. Waiting is for the mesh's own: anyone else is answered at once."""
@@ -251,7 +256,8 @@ class Api:
             return _refused(refusal)
         except Unreachable as error:
             log.error("%s %s of %s failed: %s", request.method, request.path, request.remote, error)
-            return _failed(503, "the CA cannot sign now: its log says why")
+            what = "its store is away" if self._authority.store.trouble else "it is not ready"
+            return _failed(503, f"the CA cannot sign now: {what}, and its log says why", {"Retry-After": AGAIN_S})
         except web.HTTPException as error:
             return _failed(error.status, error.reason.lower())
         except (ConnectionError, TimeoutError):  # the client has gone, and an answer to no one ends it quietly

@@ -18,7 +18,7 @@ from cryptography import x509
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, is_trust_domain
 from meshd.api.problems import Misuse, Problem
-from meshd.ca import certificates, files, material
+from meshd.ca import certificates, files, material, stores
 from meshd.ca.audit import AuditLog
 from meshd.ca.certificates import Life
 from meshd.ca.external import IssuerFiles, prepare
@@ -28,12 +28,12 @@ from meshd.ca.issuing import Issuing, Signing, Wanted, chain_pem, line
 from meshd.ca.jwt_authority import JwtAuthority
 from meshd.ca.jwt_keys import JwtKeys
 from meshd.ca.material import Material, when
-from meshd.ca.records import Issued
+from meshd.ca.records import Issued, Running
 from meshd.ca.requester import ITSELF, Requester
 from meshd.ca.rotation import described, step
 from meshd.ca.rules import rules
+from meshd.ca.settings import StoreSettings
 from meshd.ca.source import Unreachable
-from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
 from meshd.ca.wire import Bundle, Denial, Renewal
 
@@ -60,13 +60,21 @@ class Authority:
         self.store = store
         self._audit = audit
         self._issuing = Issuing(store, audit)
+        self._last: Bundle | None = None
+        self._begun_at = 0.0
         self.trust_domain = own.trust_domain
         self._files = paths
         self._state = paths.state() if external is None else ()
         self._external = external
         self._external_state = external.state() if external is not None else ()
         self._maintained = self._now = float("-inf")
-        self.jwts = JwtAuthority(own.trust_domain, JwtKeys(paths, store), store, audit, self._issuing.denials)
+        self.jwts = JwtAuthority(
+            own.trust_domain,
+            JwtKeys(paths, store, store.peers.name if store.peers is not None else ""),
+            store,
+            audit,
+            self._issuing.denials,
+        )
         self._use(own)
 
     @classmethod
@@ -79,30 +87,36 @@ class Authority:
         *,
         audited: bool = True,
         passphrase: bytes | None = None,
+        store: StoreSettings = stores.SQLITE,
     ) -> Self:
         """A new CA in directory, which is made if need be. With agent_token, that is what agents prove themselves
         with. Problem when there is a CA already or it cannot be written; Misuse when trust_domain is none."""
         _check_trust_domain(trust_domain)
         paths = CaFiles(directory, passphrase)
         with paths.making():
-            with closing(SqliteStore.create(paths.database)) as store:
-                if agent_token:
-                    store.add_token(agent_token, now)
-                    files.write(paths.agent_token, agent_token.encode() + b"\n")
             material.create(paths, trust_domain, now)
-        return cls.open(directory, now, audited=audited, passphrase=passphrase)
+            with closing(stores.create(paths, store, trust_domain)) as made:
+                if agent_token:
+                    made.add_token(agent_token, now)
+                    files.write(paths.agent_token, agent_token.encode() + b"\n")
+        return cls.open(directory, now, audited=audited, passphrase=passphrase, store=store)
 
     @classmethod
     def create_below(
-        cls, directory: Path, trust_domain: str, bundle_pem: bytes, passphrase: bytes | None = None
+        cls,
+        directory: Path,
+        trust_domain: str,
+        bundle_pem: bytes,
+        passphrase: bytes | None = None,
+        store: StoreSettings = stores.SQLITE,
     ) -> None:
         """A CA in directory without a root of its own: its issuer is signed by, or is, someone else's
         (`meshd.ca.external`). Errors as of `create`."""
         _check_trust_domain(trust_domain)
         paths = CaFiles(directory, passphrase)
         with paths.making():
-            SqliteStore.create(paths.database).close()
             prepare(paths, trust_domain, bundle_pem)
+            stores.join(paths, store, trust_domain).close()
 
     @classmethod
     def open(
@@ -113,6 +127,7 @@ class Authority:
         audited: bool = True,
         passphrase: bytes | None = None,
         external: IssuerFiles | None = None,
+        store: StoreSettings = stores.SQLITE,
     ) -> Self:
         """The CA in directory, its issuer renewed if that is due, or, where its root is elsewhere, read from `external`
         or its own files. Problem when there is none, it cannot be read, its files do not fit each other, it is expired,
@@ -131,7 +146,7 @@ class Authority:
         else:
             own = material.load(paths, now)
         audit = AuditLog(paths.audit) if audited else None
-        authority = cls(paths, SqliteStore.open(paths.database), own, audit, external)
+        authority = cls(paths, stores.open_store(paths, store, own.trust_domain), own, audit, external)
         try:
             authority.maintain(now)
             authority.check(now)
@@ -186,9 +201,19 @@ class Authority:
         renewal = None
         if rotation is not None and rotation.issued_before:
             renewal = Renewal(rotation.issued_before, rotation.renew_within_s)
-        return Bundle(
+        self._last = Bundle(
             self.trust_domain, self.bundle_pem, denied.sequence, records, renewal, self.jwts.public(self._now)
         )
+        return self._last
+
+    def last_bundle(self) -> Bundle:
+        """The bundle; while the store cannot be read, as it was when it last could be."""
+        try:
+            return self.bundle()
+        except Unreachable:
+            if self._last is None:
+                raise
+            return self._last
 
     def refused(self, action: str, requester: str, peer: str, identity: str, reason: str, now: float) -> None:
         """Tell the audit log of a refusal; Unreachable when it cannot be told."""
@@ -240,6 +265,7 @@ class Authority:
         """Bring a rotation of issuer or root, and the keys of JWT-SVIDs, as far as may be now. To be called every
         second or so. Problem or Unreachable when it cannot be."""
         self._now = now
+        self._beat(now)
         self.jwts.keep(now)
         rotation = self.store.rotation()
         if self._external is not None or rotation is None or rotation.is_over:
@@ -263,6 +289,22 @@ class Authority:
 
     def close(self) -> None:
         self.store.close()
+
+    def _beat(self, now: float) -> None:
+        """Tell the other CAs on the store, if there may be any, that this one runs."""
+        if self.store.peers is None:
+            return
+        own, self._begun_at = self.own, self._begun_at or now
+        self.store.peers.beat(
+            Running(
+                self.store.peers.name,
+                self._begun_at,
+                now,
+                self._files.root_key.exists(),
+                certificates.bundle_hash(own.bundle_pem),
+                certificates.key_hash(own.root.public_key()).hex(),
+            )
+        )
 
     def _reread(self, now: float) -> None:
         """Sign with what is in the files."""

@@ -155,6 +155,12 @@ def key_hash(key: CertificatePublicKeyTypes) -> bytes:
     return hashlib.sha256(key.public_bytes(*form)).digest()
 
 
+def bundle_hash(bundle_pem: str) -> str:
+    """What stands for a trust bundle, in whatever order its roots are: hexadecimal."""
+    roots = x509.load_pem_x509_certificates(bundle_pem.encode())
+    return hashlib.sha256(b"".join(sorted(root.fingerprint(hashes.SHA256()) for root in roots))).hexdigest()
+
+
 def serial(certificate: x509.Certificate) -> str:
     """As it is stored and logged: lower-case hexadecimal."""
     return f"{certificate.serial_number:032x}"

@@ -13,7 +13,8 @@ In either case
 
     root.next     while roots change: the other root, with its key (`meshd.ca.material`)
     jwt.key       the private key of JWT-SVIDs; jwt.next the one that follows it (`meshd.ca.jwt_keys`)
-    ca.db         what was issued (`meshd.ca.store`)
+    ca.db         what was issued (`meshd.ca.store`); where that is in Consul there is instead
+    ca.name       what the other CAs on that store know this one by
     agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
     audit.log     who asked for what (`meshd.ca.audit`)
 
@@ -45,6 +46,7 @@ class CaFiles:
         self.jwt_key = directory / "jwt.key"
         self.jwt_next = directory / "jwt.next"
         self.database = directory / "ca.db"
+        self.name = directory / "ca.name"
         self.agent_token = directory / "agent.token"
         self.audit = directory / "audit.log"
         self.trust_domain = directory / "trust-domain"
@@ -129,7 +131,7 @@ class CaFiles:
 
     def _kept(self) -> list[Path]:
         """What only a CA that was made has, and what must not be lost."""
-        return [self.root_key, self.bundle, self.issuer, self.database]
+        return [self.root_key, self.bundle, self.issuer, self.database, self.name]
 
 
 def write(file: Path, data: bytes, mode: int = 0o600, owner_of: Path | None = None) -> None:

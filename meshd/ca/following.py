@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 
+GIVE_UP_AFTER: Final = 3
+"""Looks that fail in a row: then who waits is told so, and may ask another CA that can look."""
+
 LONGEST_WAIT_S: Final = 20.0
 """Below what a connection may live (`meshd.ca.limits`), with time for its handshake and its answer."""
 
@@ -24,7 +27,7 @@ class Following:
 
     def __init__(self, store: Store, max_waiting: int, look_every_s: float = LOOK_EVERY_S) -> None:
         self._store, self._look_every_s, self._max = store, look_every_s, max_waiting
-        self._sequence = 0
+        self._sequence = self._failed = 0
         self._waiting: set[asyncio.Event] = set()
 
     @property
@@ -59,8 +62,15 @@ class Following:
             found = await asyncio.to_thread(self._store.sequence)
         except Unreachable as error:
             log.error("what is denied cannot be looked at: %s", error)
+            self._failed += 1
+            if self._failed == GIVE_UP_AFTER:
+                self._wake()
             return
+        self._failed = 0
         if found != self._sequence:
             self._sequence = found
-            for changed in self._waiting:
-                changed.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        for changed in self._waiting:
+            changed.set()

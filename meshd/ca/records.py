@@ -171,5 +171,19 @@ class JwtKey(NamedTuple):
         return "published" if now < self.use_at else "signs"
 
 
+class Running(NamedTuple):
+    """A CA daemon that runs, where there are several on one store, as it says of itself. `clock` is its own; `roots`
+    and `issuer` are hashes: of the trust bundle that it hands out, and of the key of the root that its issuer is below.
+    `ready_for` is that of another root, for which it has an issuer too; empty when there is none."""
+
+    ca: str
+    begun_at: float
+    clock: float
+    has_root_key: bool
+    roots: str
+    issuer: str
+    ready_for: str = ""
+
+
 def hashed(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()

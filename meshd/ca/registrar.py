@@ -14,13 +14,13 @@ from typing import Final, Literal, Self
 
 from meshd.api.names import Identity, InvalidName, check_label
 from meshd.api.problems import Misuse, Problem
-from meshd.ca import certificates, material
+from meshd.ca import certificates, material, stores
 from meshd.ca.audit import AuditLog
 from meshd.ca.files import CaFiles
 from meshd.ca.patterns import check_node, check_workload
 from meshd.ca.records import Denied, Entry, Issued, JoinToken, JwtKey, Rotation, hashed
+from meshd.ca.settings import StoreSettings
 from meshd.ca.source import Unreachable
-from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Conflict, Store
 from meshd.ca.tokens import PrintedToken, new_id
 
@@ -49,14 +49,16 @@ class Registrar:
 
     @classmethod
     @contextmanager
-    def at(cls, directory: Path, clock: Callable[[], float] = time.time) -> Iterator[Self]:
+    def at(
+        cls, directory: Path, clock: Callable[[], float] = time.time, store: StoreSettings = stores.SQLITE
+    ) -> Iterator[Self]:
         """For the CA in directory, on behalf of the user who runs this."""
         paths = CaFiles(directory)
         paths.check()
         trust_domain, root = material.load_root(paths)
-        with closing(SqliteStore.open(paths.database)) as store:
+        with closing(stores.open_store(paths, store, trust_domain)) as opened:
             root_hash = certificates.key_hash(root.public_key())
-            yield cls(store, AuditLog(paths.audit), trust_domain, root_hash, operator(), clock)
+            yield cls(opened, AuditLog(paths.audit), trust_domain, root_hash, operator(), clock)
 
     def create_token(self, node: str, workloads: Sequence[str], uses: int, ttl_s: float) -> tuple[str, JoinToken]:
         """A new join token, as text that is nowhere else, and as it is on record."""

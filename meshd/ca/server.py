@@ -99,7 +99,8 @@ class CaServer:
             self._authority.check(self._clock())
         except Unreachable as error:
             return (f"a good certificate: {error}",)
-        return ()
+        trouble = self._authority.store.trouble
+        return (f"its store: {trouble}",) if trouble else ()
 
     async def start(self) -> None:
         """Returns when connections are accepted. Problem when they cannot be."""

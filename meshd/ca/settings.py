@@ -5,8 +5,11 @@
 Every field has a type, a default, a unit where it is a quantity, and a sentence; `docs/settings.md` is made from them.
 """
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -87,6 +90,75 @@ class ExternalIssuer(Struct, frozen=True, forbid_unknown_fields=True, rename="ca
             raise ValueError("key and chain go together")
 
 
+class ConsulSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A Consul whose KV store several CAs share."""
+
+    address: Annotated[
+        str,
+        Meta(
+            description="Its HTTP API, best that of the agent on this host, as in `http://127.0.0.1:8500`; https "
+            "elsewhere. Empty for none: then the store is `ca.db` in the CA's directory."
+        ),
+    ] = ""
+    token: Annotated[str, Meta(description="ACL token; better in a file (`tokenFile`).")] = ""
+    token_file: Annotated[
+        str, Meta(description="File with the ACL token, not readable by everyone; read for each call.")
+    ] = ""
+    ca: Annotated[str, Meta(description="File with the certificates (PEM) that Consul's must chain to; for https.")] = (
+        ""
+    )
+    certificate: Annotated[str, Meta(description="File with this CA's own certificate for Consul (PEM).")] = ""
+    key: Annotated[str, Meta(description="File with its private key (PEM).")] = ""
+    datacenter: Annotated[
+        str, Meta(description="The datacenter whose KV store it is; empty for the one of that agent.")
+    ] = ""
+    prefix: Annotated[
+        str, Meta(description="What all keys begin with: one for each trust domain.", min_length=1, max_length=200)
+    ] = "meshd/ca"
+
+    def __repr__(self) -> str:
+        return f"ConsulSettings({self.address})"  # the token is for no message
+
+    def __post_init__(self) -> None:
+        if self.address:
+            _check_consul(self.address, self.ca)
+        if self.token and self.token_file:
+            raise ValueError("token and tokenFile do not go together")
+        if not (self.token + self.token_file).isprintable():
+            raise ValueError("token and tokenFile are each one line")
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key go together")
+        if not all(_KEY.fullmatch(part) for part in self.prefix.split("/")):
+            raise ValueError(
+                f"prefix: {self.prefix!r} is not letters, digits, dots, underscores and dashes between slashes, as in "
+                "meshd/ca"
+            )
+
+
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def _check_consul(address: str, ca: str) -> None:
+    """ValueError when what is sent there could be read, or answered, by others than Consul."""
+    url = urlsplit(address)
+    try:
+        is_local = url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback
+    except ValueError:
+        is_local = False
+    if url.scheme not in {"http", "https"} or not url.hostname or url.port is None or url.path not in {"", "/"}:
+        raise ValueError(f"address: {address!r} is not http://HOST:PORT or https://HOST:PORT")
+    if url.scheme == "http" and not is_local:
+        raise ValueError(f"address: {address!r} is not on this host, so it has to be https")
+    if url.scheme == "https" and not ca:
+        raise ValueError("ca: must be given with https, to know Consul by")
+
+
+class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Where the CA keeps what it must not forget."""
+
+    consul: Annotated[ConsulSettings, Meta(description="A Consul, for CAs on several hosts.")] = ConsulSettings()
+
+
 class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The whole file."""
 
@@ -95,6 +167,9 @@ class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="
     kubernetes: Annotated[KubernetesSettings, Meta(description="A cluster whose pods ask this CA.")] = (
         KubernetesSettings()
     )
+    store: Annotated[
+        StoreSettings, Meta(description="Where the CA keeps what it must not forget; every command of it has to know.")
+    ] = StoreSettings()
     admin: Annotated[
         str,
         Meta(description="HOST:PORT of `/metrics`, `/ready` and `/live`, in plain HTTP; empty for none."),

@@ -34,7 +34,7 @@ from meshd.ca.records import (
 )
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, migrate
-from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Conflict
+from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Conflict
 
 BUSY_S: Final = 2.0
 """How long another program that writes, or copies the database, may hold a call up."""
@@ -44,12 +44,15 @@ class SqliteStore:
     """The database at one path; see `meshd.ca.store.Store` for what it does."""
 
     callers: Final = 1
+    keep_expired_s: Final = 30 * 86400.0
+    peers: Final = None
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._connection = path, connection
         self._lock = threading.RLock()
         self._is_together = False
-        self.errors = 0
+        self.where = f"SQLite at {path}"
+        self.errors, self.trouble = 0, ""
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -121,8 +124,8 @@ class SqliteStore:
 
     def forget_expired(self, now: float) -> None:
         with self._writing() as db:
-            db.execute("DELETE FROM issued WHERE not_after < ?", (now - KEEP_EXPIRED_S,))
-            db.execute("DELETE FROM join_tokens WHERE expires_at < ?", (now - KEEP_EXPIRED_S,))
+            db.execute("DELETE FROM issued WHERE not_after < ?", (now - self.keep_expired_s,))
+            db.execute("DELETE FROM join_tokens WHERE expires_at < ?", (now - self.keep_expired_s,))
             denials = db.execute("DELETE FROM denied WHERE expires_at > 0 AND expires_at < ?", (now,)).rowcount
             keys = db.execute("DELETE FROM jwt_keys WHERE not_after < ?", (now,)).rowcount
             if denials or keys:
@@ -336,7 +339,10 @@ class SqliteStore:
             except sqlite3.Error as error:
                 self.errors += 1
                 self._is_together = False
-                raise Unreachable(f"the CA's database {self._path} cannot be used: {error}") from error
+                self.trouble = f"the CA's database {self._path} cannot be used: {error}"
+                raise Unreachable(self.trouble) from error
+            else:
+                self.trouble = ""
             finally:
                 if self._connection.in_transaction and not self._is_together:
                     self._connection.rollback()

@@ -1,4 +1,5 @@
-"""The seam between the CA and where it keeps what it must not forget; `meshd.ca.sqlite` is an implementation.
+"""The seam between the CA and where it keeps what it must not forget: `meshd.ca.sqlite` on one host, `meshd.ca.consul`
+for CAs on several.
 
 Several processes use one store at once: the daemon (or several), and `meshd ca token …` beside it. So what must not
 happen twice is one call, which is done whole or not at all: a token's use with the certificate it is for, a
@@ -15,10 +16,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, JwtKey, Node, Rotation
-
-KEEP_EXPIRED_S: Final = 30 * 86400.0
-"""How long what has expired is still on record."""
+from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, JwtKey, Node, Rotation, Running
 
 MAX_DENIED: Final = 5000
 """Records in the deny list: all of it goes to every agent, and a serial takes 32 characters of 256 KiB."""
@@ -33,8 +31,30 @@ class Conflict(Exception):
     """What is asked for does not go with what is on record; the message says why, for the one who asked."""
 
 
+class Peers(Protocol):
+    """The CAs that run on one store, each on a host of its own. Errors as of the store."""
+
+    @property
+    def name(self) -> str:
+        """This one's, which no other has."""
+
+    def beat(self, running: Running) -> None:
+        """Say that this CA runs, and how it is. To be called every second or so; then it is among `live`, and some
+        seconds after the last time it is not."""
+
+    def live(self) -> list[Running]:
+        """Those that run now, by name."""
+
+    def alone(self, what: str) -> bool:
+        """Whether this CA is the one that does `what`, which it then is until it ends."""
+
+
 class Store(Protocol):
     """Everything the CA remembers besides its keys."""
+
+    @property
+    def where(self) -> str:
+        """What it is, and where, for people."""
 
     @property
     def errors(self) -> int:
@@ -49,6 +69,18 @@ class Store(Protocol):
         was left without an error, and not before. A Conflict undoes the call that it is of; after Unreachable, which
         leaving may raise too, nothing counts as done. For changes alone, and those of little time."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the last call ended with Unreachable; empty when it did not."""
+
+    @property
+    def keep_expired_s(self) -> float:
+        """How long what has expired is still on record."""
+
+    @property
+    def peers(self) -> Peers | None:
+        """None where one host alone can have the store."""
+
     # --- certificates
 
     def add(self, issued: Issued, node: Node | None = None) -> int:
@@ -61,7 +93,7 @@ class Store(Protocol):
         """The newest first, those alone that fit what is given; `until`: still good then."""
 
     def forget_expired(self, now: float) -> None:
-        """Forget what expired more than KEEP_EXPIRED_S ago, and at once denials of certificates and keys of JWT-SVIDs
+        """Forget what expired more than `keep_expired_s` ago, and at once denials of certificates and keys of JWT-SVIDs
         that have expired."""
 
     # --- the token that agents share

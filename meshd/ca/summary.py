@@ -1,6 +1,7 @@
 """What `meshd ca status` says of a CA: its certificates and what is in its store, with none of its keys."""
 
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from msgspec import Struct
@@ -9,8 +10,13 @@ from meshd.api.problems import Problem
 from meshd.ca import certificates, files, material
 from meshd.ca.certificates import Life
 from meshd.ca.files import CaFiles
+from meshd.ca.records import Running
 from meshd.ca.rotation import described, waits_for
 from meshd.ca.store import Store
+
+MAX_AHEAD_S: Final = 5.0
+"""Of another's clock. What it said last may be some seconds old, so that one that is behind looks like that from here;
+to it, this one is ahead."""
 
 
 class Standing(Struct, frozen=True):
@@ -31,10 +37,21 @@ class JwtKeyStanding(Struct, frozen=True):
     not_after: float
 
 
+class Alive(Struct, frozen=True):
+    """A CA that runs on a store that several may share; `trouble` is what it does not agree with this one about."""
+
+    name: str
+    begun_at: float
+    has_root_key: bool
+    trouble: str
+
+
 class Summary(Struct, frozen=True):
     """Times in seconds since the epoch; `root_hash` is what join tokens name the CA by (SHA-256, hexadecimal)."""
 
     trust_domain: str
+    store: str
+    authorities: tuple[Alive, ...]
     root_hash: str
     root_key: str
     root: Standing
@@ -58,6 +75,8 @@ def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Sum
     denied, rotation = store.denied(), store.rotation()
     return Summary(
         trust_domain,
+        store.where,
+        tuple(_alive(each, paths, now) for each in (store.peers.live() if store.peers is not None else ())),
         certificates.key_hash(root.public_key()).hex(),
         "here" if paths.root_key.exists() else "elsewhere",
         _standing(root, now),
@@ -75,6 +94,15 @@ def summary(paths: CaFiles, store: Store, chain: Path | None, now: float) -> Sum
             if each.not_after > now
         ),
     )
+
+
+def _alive(running: Running, paths: CaFiles, now: float) -> Alive:
+    trouble = ""
+    if running.roots != certificates.bundle_hash(files.read(paths.bundle).decode("ascii", "replace")):
+        trouble = "its trust bundle is another than the one here"
+    elif running.clock > now + MAX_AHEAD_S:
+        trouble = f"its clock is {running.clock - now:.0f} s ahead of the one here"
+    return Alive(running.ca, running.begun_at, running.has_root_key, trouble)
 
 
 def _first(file: Path) -> x509.Certificate:

@@ -1,12 +1,16 @@
 """The stores of the CA, each made anew: what the suite of all of them runs over, and records for them."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from meshd.ca.consul.store import ConsulStore
 from meshd.ca.records import Entry, Issued, JoinToken, JwtKey, Node, hashed
+from meshd.ca.settings import ConsulSettings
 from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Store
+from tests.support.consul import Consul
 
 NOW: Final = 1_800_000_000.0
 DAY_S: Final = 86400.0
@@ -14,7 +18,19 @@ DAY_S: Final = 86400.0
 STORES: Final[dict[str, Callable[[Path], Store]]] = {
     "sqlite": lambda directory: SqliteStore.create(directory / "ca.db"),
 }
-"""Name → what makes an empty one, whose files may be in a directory of the test's."""
+"""Name → what makes an empty one, whose files may be in a directory of the test's. Consul's is `consul_store`."""
+
+TRUST_DOMAIN: Final = "prod.example"
+
+
+def consul_settings(consul: Consul, prefix: str = "", token: str = "") -> ConsulSettings:
+    """For a place there: a new one, if none is given."""
+    return ConsulSettings(address=consul.url, prefix=prefix or f"test/{uuid.uuid4().hex}", token=token)
+
+
+def consul_store(consul: Consul, name: str = "here") -> ConsulStore:
+    """An empty one."""
+    return ConsulStore.create(consul_settings(consul), name, TRUST_DOMAIN)
 
 
 def issued(

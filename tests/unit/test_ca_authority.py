@@ -23,7 +23,6 @@ from meshd.ca.issuing import Wanted
 from meshd.ca.local import LocalCa
 from meshd.ca.records import Denied, Issued
 from meshd.ca.source import Forbidden, Refusal, Unreachable
-from meshd.ca.store import KEEP_EXPIRED_S
 from tests.support.authorities import AGENT, TOKEN, TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
 
@@ -133,7 +132,7 @@ def test_what_expired_long_ago_is_forgotten_and_nothing_else(ca: Path) -> None:
     with closing(open_at(ca)) as authority:
         authority.issue(csr(), WEB, NOW, replace(AGENT, name="first"))
         authority.issue(csr(), WEB, NOW + DAY_S, replace(AGENT, name="second"))
-        authority.maintain(NOW + LEAF_LIFE_S + KEEP_EXPIRED_S + 3600)
+        authority.maintain(NOW + LEAF_LIFE_S + authority.store.keep_expired_s + 3600)
         assert [issued.requester for issued in recorded(ca)] == ["second at 192.0.2.1"]
 
 

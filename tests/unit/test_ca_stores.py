@@ -14,7 +14,7 @@ from meshd.ca.records import Denied, Entry, Held, Issued, JoinToken, Node, Rotat
 from meshd.ca.source import Unreachable
 from meshd.ca.sqlite import SqliteStore, connect
 from meshd.ca.sqlite_schema import SCHEMA_VERSION
-from meshd.ca.store import KEEP_EXPIRED_S, MAX_DENIED, MAX_JWT_KEYS, Conflict, Store
+from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, Conflict, Store
 from tests.support.authorities import recorded
 from tests.support.stores import DAY_S, NOW, STORES, entry, issued, join_token, jwt_key, node
 
@@ -79,7 +79,7 @@ def test_what_expired_long_ago_is_forgotten_and_nothing_else(store: Store) -> No
     store.add(issued("02", at=NOW + DAY_S))
     store.add_join_token(join_token("t1"))
     store.add_join_token(join_token("t2")._replace(expires_at=NOW + 2 * DAY_S))
-    store.forget_expired(NOW + DAY_S + KEEP_EXPIRED_S + 1)
+    store.forget_expired(NOW + DAY_S + store.keep_expired_s + 1)
     assert [each.serial for each in store.issued()] == ["02"]
     assert [each.id for each in store.join_tokens()] == ["t2"]
 

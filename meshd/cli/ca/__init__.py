@@ -65,7 +65,9 @@ def serve_command(
     settings = load(config.absolute())
     elsewhere = IssuerFiles(Path(settings.issuer.key), Path(settings.issuer.chain)) if settings.issuer.key else None
     secret = passphrase.read(passphrase_file, os.environ)
-    authority = Authority.open(state_dir.absolute(), time.time(), passphrase=secret, external=elsewhere)
+    authority = Authority.open(
+        state_dir.absolute(), time.time(), passphrase=secret, external=elsewhere, store=settings.store
+    )
     with closing(authority):
         server, admin = CaServer(authority, address, names, settings=settings), settings.admin_address
         page = Page(CaMetrics(authority, server))

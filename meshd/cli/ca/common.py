@@ -3,12 +3,16 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import wraps
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import click
 import yaml
 
+from meshd.ca.registrar import Registrar
+from meshd.ca.settings import SETTINGS_FILE, load
 from meshd.view.figures import span
 from meshd.view.tables import table
 
@@ -26,6 +30,29 @@ def state_dir_option(function: F) -> F:
         show_default=True,
         help="Where the CA's keys and its database are.",
     )(function)
+
+
+class Place(NamedTuple):
+    """Which CA a command is for: its directory, and the settings that say where its store is."""
+
+    state_dir: Path
+    config: Path
+
+    def registrar(self) -> AbstractContextManager[Registrar]:
+        """Acts on that CA's store, for who runs this."""
+        return Registrar.at(self.state_dir, store=load(self.config).store)
+
+
+def store_options(function: F) -> F:
+    """--state-dir DIR and --config FILE, together as `at`."""
+
+    @config_option(SETTINGS_FILE)
+    @state_dir_option
+    @wraps(function)
+    def wrapped(*args: Any, state_dir: Path, config: Path, **others: Any) -> object:
+        return function(*args, at=Place(state_dir.absolute(), config.absolute()), **others)
+
+    return cast(F, wrapped)
 
 
 def config_option(default: str) -> Callable[[F], F]:

@@ -1,11 +1,8 @@
 """`meshd ca entry`: which nodes may have certificates for which workloads."""
 
-from pathlib import Path
-
 import click
 
-from meshd.ca.registrar import Registrar
-from meshd.cli.ca.common import ago, output_option, show, state_dir_option
+from meshd.cli.ca.common import Place, ago, output_option, show, store_options
 
 
 @click.group()
@@ -23,20 +20,20 @@ def entry() -> None:
     metavar="NS/NAME|PATTERN",
     help="What it may have certificates for; repeatable.",
 )
-@state_dir_option
-def add(node: str, workloads: tuple[str, ...], state_dir: Path) -> None:
+@store_options
+def add(node: str, workloads: tuple[str, ...], at: Place) -> None:
     """Let a node have certificates for workloads. It need not have joined yet."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         for made in registrar.add_entries(node, workloads):
             click.echo(f"{made.id}: {made.node} may have {made.workload}")
 
 
 @entry.command("list")
 @output_option
-@state_dir_option
-def list_command(output: str, state_dir: Path) -> None:
+@store_options
+def list_command(output: str, at: Place) -> None:
     """List the entries, those that came with join tokens too."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         entries = registrar.store.entries()
     rows = [(each.id, each.node, each.workload, each.origin.replace(" ", ":"), ago(each.made_at)) for each in entries]
     show(output, [each._asdict() for each in entries], ("ID", "NODE", "WORKLOAD", "ORIGIN", "AGE"), rows)
@@ -44,8 +41,8 @@ def list_command(output: str, state_dir: Path) -> None:
 
 @entry.command("remove")
 @click.argument("entry_id", metavar="ID")
-@state_dir_option
-def remove(entry_id: str, state_dir: Path) -> None:
+@store_options
+def remove(entry_id: str, at: Place) -> None:
     """Give no more certificates because of the entry. Those that are out stay good until they expire."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         registrar.remove_entry(entry_id)

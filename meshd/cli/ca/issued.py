@@ -1,7 +1,6 @@
 """`meshd ca issued`: what the CA has signed, and what of it is no longer to be believed."""
 
 import time
-from pathlib import Path
 from typing import Literal
 
 import click
@@ -10,7 +9,7 @@ from meshd.api.names import Identity, InvalidName, WorkloadName
 from meshd.api.problems import Misuse
 from meshd.ca.material import when
 from meshd.ca.registrar import Registrar
-from meshd.cli.ca.common import ago, output_option, show, state_dir_option
+from meshd.cli.ca.common import Place, ago, output_option, show, store_options
 from meshd.view.figures import span
 
 
@@ -25,11 +24,11 @@ def issued() -> None:
 @click.option("--all", "with_expired", is_flag=True, help="Also those that expired, in the last 30 days.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="How many at most.")
 @output_option
-@state_dir_option
-def list_command(node: str, workload: str, with_expired: bool, limit: int, output: str, state_dir: Path) -> None:
+@store_options
+def list_command(node: str, workload: str, with_expired: bool, limit: int, output: str, at: Place) -> None:
     """List the certificates that are on record, the newest first."""
     now = time.time()
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         identity = str(_identity(registrar, workload)) if workload else ""
         found = registrar.store.issued(node=node, identity=identity, until=0.0 if with_expired else now, limit=limit)
         denied = {(each.kind, each.value) for each in registrar.store.denied().records}
@@ -60,14 +59,14 @@ _which = (
 @_which[1]
 @_which[2]
 @click.option("--reason", default="revoked", show_default=True, help="For the audit log, and for who is refused.")
-@state_dir_option
-def revoke(serial: str, workload: str, node: str, reason: str, state_dir: Path) -> None:
+@store_options
+def revoke(serial: str, workload: str, node: str, reason: str, at: Place) -> None:
     """Put a certificate, a workload or a node on the deny list, which every agent follows.
 
     The CA signs nothing for a denied workload or node, until `meshd ca issued allow`.
     """
     kind, value = _one_of(serial, workload, node)
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         if kind == "node":
             count = registrar.deny_node(value, reason)
             click.echo(f"the node {value} is denied, with {count} certificates that it was given")
@@ -84,20 +83,20 @@ def revoke(serial: str, workload: str, node: str, reason: str, state_dir: Path) 
 @_which[0]
 @_which[1]
 @_which[2]
-@state_dir_option
-def allow(serial: str, workload: str, node: str, state_dir: Path) -> None:
+@store_options
+def allow(serial: str, workload: str, node: str, at: Place) -> None:
     """Take a certificate, a workload or a node off the deny list."""
     kind, value = _one_of(serial, workload, node)
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         registrar.allow(kind, str(_identity(registrar, value)) if kind == "identity" else value)
 
 
 @issued.command("denied")
 @output_option
-@state_dir_option
-def denied_command(output: str, state_dir: Path) -> None:
+@store_options
+def denied_command(output: str, at: Place) -> None:
     """List what is denied."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         records = registrar.store.denied().records
     now = time.time()
     rows = [

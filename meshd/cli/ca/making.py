@@ -15,7 +15,8 @@ from meshd.ca.authority import Authority, create_root
 from meshd.ca.certificates import ISSUER_LIFE_S, Life
 from meshd.ca.files import CaFiles
 from meshd.ca.registrar import operator
-from meshd.cli.ca.common import passphrase_option, state_dir_option
+from meshd.ca.settings import SETTINGS_FILE, load
+from meshd.cli.ca.common import config_option, passphrase_option, state_dir_option
 from meshd.cli.durations import Duration
 
 
@@ -32,6 +33,7 @@ from meshd.cli.durations import Duration
     type=click.Path(path_type=Path),
     help="Make a CA below the roots in this file (PEM): its issuer is signed, or made, where they are.",
 )
+@config_option(SETTINGS_FILE)
 @passphrase_option
 @state_dir_option
 def init(
@@ -39,10 +41,11 @@ def init(
     shared_token: bool,
     root_only: bool,
     bundle: Path | None,
+    config: Path,
     passphrase_file: Path | None,
     state_dir: Path,
 ) -> None:
-    """Make a CA: root, issuer, database. Hosts then join with tokens (`meshd ca token create`).
+    """Make a CA: root, issuer, store. Hosts then join with tokens (`meshd ca token create`).
 
     What is there already is never overwritten.
     """
@@ -53,11 +56,12 @@ def init(
         create_root(directory, trust_domain, now, secret)
         click.echo(_root_made(directory, trust_domain))
     elif bundle is not None:
-        Authority.create_below(directory, trust_domain, files.read(bundle), secret)
+        Authority.create_below(directory, trust_domain, files.read(bundle), secret, load(config.absolute()).store)
         click.echo(_below_made(CaFiles(directory), trust_domain))
     else:
         shared = "meshd-agent-" + secrets.token_urlsafe(32) if shared_token else ""
-        Authority.create(directory, trust_domain, now, shared, passphrase=secret).close()
+        store = load(config.absolute()).store
+        Authority.create(directory, trust_domain, now, shared, passphrase=secret, store=store).close()
         click.echo(_made(CaFiles(directory), trust_domain, shared_token))
 
 
@@ -113,7 +117,7 @@ A CA for the trust domain {trust_domain} is in {paths.directory}:
   root.key      the root's key; secret: keep a copy where this host's loss does not reach
   issuer.key    the issuer's key and certificate; renewed by the CA itself
   jwt.key       the key of JWT-SVIDs; changed by the CA itself
-  ca.db         what was issued, who may join, and who may have what{shared if shared_token else ""}
+{_store_made(paths)}{shared if shared_token else ""}
 
 {_next(paths)}"""
 
@@ -139,12 +143,19 @@ A CA for the trust domain {trust_domain} is in {paths.directory}, and its root i
   bundle.pem    the trust bundle; not secret
   issuer.key    the issuer's key; secret
   issuer.csr    what its certificate is asked for with; not secret
-  ca.db         what was issued, who may join, and who may have what
+{_store_made(paths)}
 
 First: where the root is, `meshd ca sign-intermediate issuer.csr`; what it prints is to be {paths.issuer_chain}.
 Or let the settings name the files of an issuer that something else renews: issuer: {{key: …, chain: …}}
 
 {_next(paths)}"""
+
+
+def _store_made(paths: CaFiles) -> str:
+    what = "what was issued, who may join, and who may have what"
+    if not paths.name.exists():
+        return f"  ca.db         {what}"
+    return f"  ca.name       how the other CAs know this one; {what} is in Consul"
 
 
 def _next(paths: CaFiles) -> str:

@@ -1,12 +1,10 @@
 """`meshd ca node`: which hosts have joined."""
 
 import time
-from pathlib import Path
 
 import click
 
-from meshd.ca.registrar import Registrar
-from meshd.cli.ca.common import ago, output_option, show, state_dir_option
+from meshd.cli.ca.common import Place, ago, output_option, show, store_options
 from meshd.view.figures import span
 
 
@@ -17,14 +15,14 @@ def node() -> None:
 
 @node.command("list")
 @output_option
-@state_dir_option
-def list_command(output: str, state_dir: Path) -> None:
+@store_options
+def list_command(output: str, at: Place) -> None:
     """List the nodes: when each joined, with what, and until when its certificate is good.
 
     What else a node may have is said by the entries; `meshd ca issued revoke --node` ends it.
     """
     now = time.time()
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         nodes = registrar.store.nodes()
         denied = {each.value for each in registrar.store.denied().records if each.kind == "node"}
     states = ["denied" if each.name in denied else "good" if now < each.not_after else "expired" for each in nodes]

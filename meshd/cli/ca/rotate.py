@@ -2,16 +2,14 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Literal
 
 import click
 
 from meshd.api.problems import Problem
 from meshd.ca.files import CaFiles
-from meshd.ca.registrar import Registrar
 from meshd.ca.rotation import described, waits_for
-from meshd.cli.ca.common import state_dir_option
+from meshd.cli.ca.common import Place, store_options
 from meshd.cli.durations import Duration
 
 DAY_S = 86400.0
@@ -26,10 +24,10 @@ def rotate() -> None:
 
 
 @rotate.command("issuer")
-@state_dir_option
-def issuer(state_dir: Path) -> None:
+@store_options
+def issuer(at: Place) -> None:
     """Sign with a new issuer from now on. What the one before signed stays good."""
-    _ask(state_dir, "issuer", 0.0, 0.0, 0.0)
+    _ask(at, "issuer", 0.0, 0.0, 0.0)
 
 
 @rotate.command("root")
@@ -52,13 +50,13 @@ def issuer(state_dir: Path) -> None:
     type=Duration(least_s=1, most_s=30 * DAY_S),
     help="Go on after so long in a stage, though nodes are missing, which may then have to join again.",
 )
-@state_dir_option
-def root(settle: float, renew_within: float, force_after: float | None, state_dir: Path) -> None:
+@store_options
+def root(settle: float, renew_within: float, force_after: float | None, at: Place) -> None:
     """Put a new root in the place of the one there is, with no failed request.
 
     First every node believes both, then what is in use is renewed below the new one, then the old one is withdrawn.
     """
-    _ask(state_dir, "root", settle, renew_within, force_after or 0.0)
+    _ask(at, "root", settle, renew_within, force_after or 0.0)
 
 
 @rotate.command("jwt")
@@ -69,13 +67,13 @@ def root(settle: float, renew_within: float, force_after: float | None, state_di
     show_default=True,
     help="How long the new key is in the bundle before it signs: agents are to have heard of it.",
 )
-@state_dir_option
-def jwt(settle: float, state_dir: Path) -> None:
+@store_options
+def jwt(settle: float, at: Place) -> None:
     """Sign JWT-SVIDs with a new key. What the one before signed stays good until it expires.
 
     Each CA does so by itself every 30 days, a day after the new key was published. `meshd ca status` lists the keys.
     """
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         registrar.rotate_jwt(settle)
     click.echo("the CA does it as it runs: `meshd ca status` says how far it is")
 
@@ -84,10 +82,10 @@ def jwt(settle: float, state_dir: Path) -> None:
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form."
 )
-@state_dir_option
-def status(output: str, state_dir: Path) -> None:
+@store_options
+def status(output: str, at: Place) -> None:
     """Show how far the rotation is, and which nodes it waits for."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         rotation = registrar.store.rotation()
         waiting = () if rotation is None else waits_for(rotation, registrar.store, time.time())
     if output == "json":
@@ -97,19 +95,20 @@ def status(output: str, state_dir: Path) -> None:
 
 
 @rotate.command("abort")
-@state_dir_option
-def abort(state_dir: Path) -> None:
+@store_options
+def abort(at: Place) -> None:
     """Go back to the root that there was before. Not possible once that is withdrawn."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         registrar.abort_rotation()
 
 
 def _ask(
-    state_dir: Path, what: Literal["issuer", "root"], settle_s: float, renew_within_s: float, force_after_s: float
+    at: Place, what: Literal["issuer", "root"], settle_s: float, renew_within_s: float, force_after_s: float
 ) -> None:
-    directory = state_dir.absolute()
-    if CaFiles(directory).trust_domain.exists():
-        raise Problem(f"{directory}: this CA's root is elsewhere: have a new issuer, or a new root, made there")
-    with Registrar.at(directory) as registrar:
+    if CaFiles(at.state_dir).trust_domain.exists():
+        raise Problem(f"{at.state_dir}: this CA's root is elsewhere: have a new issuer, or a new root, made there")
+    if CaFiles(at.state_dir).name.exists():
+        raise Problem(f"{at.state_dir}: CAs that share a store do not rotate together yet")
+    with at.registrar() as registrar:
         registrar.rotate(what, settle_s, renew_within_s, force_after_s)
     click.echo("the CA does it as it runs: `meshd ca rotate status` says how far it is")

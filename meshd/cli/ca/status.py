@@ -10,11 +10,10 @@ import click
 import msgspec
 import yaml
 
-from meshd.ca import files, material
+from meshd.ca import files, material, stores
 from meshd.ca.files import CaFiles
 from meshd.ca.settings import SETTINGS_FILE, load
-from meshd.ca.sqlite import SqliteStore
-from meshd.ca.summary import JwtKeyStanding, Standing, Summary, summary
+from meshd.ca.summary import Alive, JwtKeyStanding, Standing, Summary, summary
 from meshd.cli.ca.common import config_option, state_dir_option
 from meshd.view.figures import span
 
@@ -28,12 +27,14 @@ from meshd.view.figures import span
 def status(output: str, config: Path, state_dir: Path) -> None:
     """Show the CA's certificates, and what is in its store.
 
-    Exit status: 0 when all is well, 1 when a certificate is expired, not good yet, or due for renewal.
+    Exit status: 0 when all is well, 1 when a certificate is expired, not good yet, or due for renewal, or another CA on
+    the store does not agree with this one.
     """
     paths, now = CaFiles(state_dir.absolute()), time.time()
     paths.check()
-    chain = load(config.absolute()).issuer.chain
-    with closing(SqliteStore.open(paths.database)) as store:
+    settings = load(config.absolute())
+    chain, (trust_domain, _) = settings.issuer.chain, material.load_root(paths)
+    with closing(stores.open_store(paths, settings.store, trust_domain)) as store:
         found = summary(paths, store, Path(chain) if chain else None, now)
     data = msgspec.to_builtins(found)
     if output == "json":
@@ -42,7 +43,7 @@ def status(output: str, config: Path, state_dir: Path) -> None:
         click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
     else:
         click.echo(_text(found, now))
-    if found.root.trouble or found.issuer.trouble:
+    if found.root.trouble or found.issuer.trouble or any(each.trouble for each in found.authorities):
         sys.exit(1)
 
 
@@ -59,6 +60,8 @@ def bundle(state_dir: Path) -> None:
 def _text(found: Summary, now: float) -> str:
     rows = (
         ("trust domain", found.trust_domain),
+        ("store", found.store),
+        *(("alive", _alive(each)) for each in found.authorities),
         ("root", f"{_until(found.root, now)}; its key is {found.root_key}"),
         ("issuer", _until(found.issuer, now)),
         ("root's key, SHA-256", found.root_hash),
@@ -76,6 +79,11 @@ def _text(found: Summary, now: float) -> str:
 def _key(key: JwtKeyStanding, now: float) -> str:
     when = f"signs in {span(key.use_at - now)}" if key.state == "published" else f"{key.state}"
     return f"{key.kid} of {key.ca}: {when}, believed for {span(key.not_after - now)}"
+
+
+def _alive(found: Alive) -> str:
+    key = ", with the root's key" if found.has_root_key else ""
+    return f"{found.name}, since {material.when(found.begun_at)}{key}{f': {found.trouble}' if found.trouble else ''}"
 
 
 def _until(standing: Standing, now: float) -> str:

@@ -1,13 +1,12 @@
 """`meshd ca token`: what new hosts join with."""
 
 import time
-from pathlib import Path
 
 import click
 
 from meshd.ca.records import JoinToken
-from meshd.ca.registrar import LONGEST_TTL_S, Registrar
-from meshd.cli.ca.common import ago, output_option, show, state_dir_option
+from meshd.ca.registrar import LONGEST_TTL_S
+from meshd.cli.ca.common import Place, ago, output_option, show, store_options
 from meshd.cli.durations import Duration
 from meshd.view.figures import span
 
@@ -36,13 +35,13 @@ def token() -> None:
     metavar="NS/NAME|PATTERN",
     help="What such a node may have certificates for; repeatable, and never left out: '*/*' is everything.",
 )
-@state_dir_option
-def create(node: str, uses: int, ttl: float, workloads: tuple[str, ...], state_dir: Path) -> None:
+@store_options
+def create(node: str, uses: int, ttl: float, workloads: tuple[str, ...], at: Place) -> None:
     """Make a join token, and print it: it is kept nowhere else.
 
     Who has it can join a host to the mesh. What it is good for goes to standard error.
     """
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         text, made = registrar.create_token(node, workloads, uses, ttl)
     click.echo(text)
     click.echo(_said(made, ttl), err=True)
@@ -50,11 +49,11 @@ def create(node: str, uses: int, ttl: float, workloads: tuple[str, ...], state_d
 
 @token.command("list")
 @output_option
-@state_dir_option
-def list_command(output: str, state_dir: Path) -> None:
+@store_options
+def list_command(output: str, at: Place) -> None:
     """List the join tokens, without their secrets; those that expired are listed for 30 days."""
     now = time.time()
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         tokens = registrar.store.join_tokens()
     heading = ("ID", "STATE", "NODE", "USED", "EXPIRES", "WORKLOADS")
     rows = [
@@ -69,10 +68,10 @@ def list_command(output: str, state_dir: Path) -> None:
 
 @token.command("revoke")
 @click.argument("token_id", metavar="ID")
-@state_dir_option
-def revoke(token_id: str, state_dir: Path) -> None:
+@store_options
+def revoke(token_id: str, at: Place) -> None:
     """Let no node join with the token any more. Those that did stay: see `meshd ca issued revoke --node`."""
-    with Registrar.at(state_dir.absolute()) as registrar:
+    with at.registrar() as registrar:
         registrar.revoke_token(token_id)
 
 

@@ -1,0 +1,313 @@
+"""The store in a real Consul: the suite of all stores, and what Consul alone can do wrong."""
+
+import inspect
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from meshd.api.problems import Problem
+from meshd.ca.consul.client import Client
+from meshd.ca.consul.store import ConsulStore
+from meshd.ca.records import Denied, Running
+from meshd.ca.settings import ConsulSettings
+from meshd.ca.source import Unreachable
+from meshd.ca.store import Conflict, Store
+from tests.support.certificates import Root, write
+from tests.support.consul import Consul, agent, cluster, token_for, with_acl
+from tests.support.stores import (
+    DAY_S,
+    NOW,
+    TRUST_DOMAIN,
+    consul_settings,
+    consul_store,
+    entry,
+    issued,
+    join_token,
+    node,
+)
+from tests.support.waiting import wait_until
+from tests.unit import test_ca_stores as suite
+
+pytestmark = pytest.mark.peer("consul")
+
+for _name, _test in vars(suite).items():
+    if _name.startswith("test_") and "store" in inspect.signature(_test).parameters:
+        globals()[_name] = _test  # each asks for the store below
+
+
+@pytest.fixture(scope="module")
+def consul() -> Iterator[Consul]:
+    with agent() as started:
+        yield started
+
+
+@pytest.fixture
+def store(consul: Consul) -> Iterator[Store]:
+    with closing(consul_store(consul)) as made:
+        yield made
+
+
+@pytest.fixture
+def stores(consul: Consul) -> Iterator[list[ConsulStore]]:
+    """One store as three CAs have it."""
+    settings = consul_settings(consul)
+    ConsulStore.create(settings, "first", TRUST_DOMAIN).close()
+    with ExitStack() as opened:
+        names = ("first", "second", "third")
+        yield [opened.enter_context(closing(ConsulStore.open(settings, name, TRUST_DOMAIN))) for name in names]
+
+
+def test_a_token_is_used_up_once_whichever_ca_it_comes_to(stores: list[ConsulStore]) -> None:
+    stores[0].add_join_token(join_token(uses=2))
+    together = threading.Barrier(9)
+    outcomes: list[str] = []
+
+    def use(number: int) -> None:
+        together.wait()
+        try:
+            stores[number % 3].join("t1", node(f"vm{number}"), issued(f"{number:02}", f"vm{number}", ""), (), NOW)
+        except Conflict as conflict:
+            outcomes.append(str(conflict))
+        else:
+            outcomes.append("joined")
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["joined"] * 2 + ["the join token t1 is used up"] * 7
+    assert [len(store.nodes()) for store in stores] == [2, 2, 2]
+    assert len(stores[1].issued()) == 2
+    assert stores[2].join_tokens() == [join_token(uses=2)._replace(used=2)]
+
+
+def test_what_one_ca_denies_none_signs(stores: list[ConsulStore]) -> None:
+    first, second, _ = stores
+    second.add(issued("01", "vm1"))  # it knows the deny list now
+    first.deny([Denied("node", "vm1", "lost", NOW)])
+    with pytest.raises(Conflict, match="the node vm1 is denied: lost"):
+        second.add(issued("02", "vm1"))
+    first.allow("node", "vm1")
+    second.add(issued("03", "vm1"))
+    assert [each.serial for each in first.issued()] == ["03", "01"]
+
+
+def test_all_of_many_changes_at_once_are_done(stores: list[ConsulStore]) -> None:
+    failed: list[Exception] = []
+
+    def change(store: ConsulStore) -> None:
+        try:
+            for number in range(10):
+                store.add_entry(
+                    entry(0, "vm1", f"{store.peers.name}/w{number}")._replace(id=f"{store.peers.name}{number}")
+                )
+                store.deny([Denied("serial", f"{store.peers.name}{number}", "", NOW)])
+        except (Conflict, Unreachable) as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=change, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert (len(stores[0].entries()), len(stores[0].denied().records)) == (30, 30)
+
+
+def test_the_lines_of_each_audit_log_are_counted_for_themselves(stores: list[ConsulStore]) -> None:
+    assert [stores[0].next_audit(), stores[1].next_audit(), stores[0].add(issued("01"))] == [1, 1, 2]
+
+
+def test_a_serial_number_is_there_once(stores: list[ConsulStore]) -> None:
+    stores[0].add(issued("01", "vm1"))
+    with pytest.raises(Unreachable, match="there is a certificate with that serial number"):
+        stores[1].add(issued("01", "vm2"))
+    assert [each.node for each in stores[1].issued()] == ["vm1"]
+
+
+def test_more_is_forgotten_than_one_transaction_has_room_for_and_by_one_ca(stores: list[ConsulStore]) -> None:
+    first, second, _ = stores
+    for number in range(70):
+        first.add(issued(f"{number:x}0{number:02}", at=NOW - 5 * DAY_S))
+    first.add(issued("ff"))
+    assert first.peers.alone("pruning")
+    second.forget_expired(NOW)
+    assert len(first.issued()) == 71  # it is the first one's to do
+    first.forget_expired(NOW)
+    assert [each.serial for each in second.issued()] == ["ff"]
+    first.close()
+    second.add(issued("fe", at=NOW - 5 * DAY_S))
+    second.forget_expired(NOW)
+    assert [each.serial for each in second.issued()] == ["ff"]
+
+
+def test_who_runs_is_known_until_it_ends(stores: list[ConsulStore]) -> None:
+    first, second, third = stores
+    for store in (first, second):
+        store.peers.beat(Running(store.peers.name, NOW, NOW, False, "roots", "issuer"))
+    assert [each.ca for each in third.peers.live()] == ["first", "second"]
+    assert (first.peers.alone("rotation"), second.peers.alone("rotation")) == (True, False)
+    second.peers.beat(Running("second", NOW, NOW + 1, False, "roots", "issuer", "next"))
+    assert [each.ready_for for each in third.peers.live()] == ["", "next"]
+    first.close()
+    assert [each.ca for each in third.peers.live()] == ["second"]
+    assert second.peers.alone("rotation")
+
+
+def test_a_session_that_is_lost_is_begun_anew(stores: list[ConsulStore], consul: Consul) -> None:
+    first, second, _ = stores
+    first.peers.beat(Running("first", NOW, NOW, False, "roots", "issuer"))
+    for session in consul.call("GET", "session/list"):
+        if session["Name"] == "meshd-ca first":
+            consul.call("PUT", f"session/destroy/{session['ID']}")
+    assert second.peers.live() == []
+
+    def beats() -> bool:
+        try:
+            first.peers.beat(Running("first", NOW, NOW, True, "roots", "issuer"))
+        except Unreachable:
+            return False
+        return bool(second.peers.live())
+
+    wait_until(beats, "the first one is seen again", 30.0)
+
+
+def test_values_are_bounded(store: ConsulStore) -> None:
+    with pytest.raises(Conflict, match="is the most"):
+        store.deny(
+            [Denied("serial", random.randbytes(200).hex(), random.randbytes(200).hex(), NOW) for _ in range(2000)]
+        )
+    assert store.denied().records == ()
+
+
+def test_a_place_is_taken_once_and_by_one_trust_domain(consul: Consul) -> None:
+    settings = consul_settings(consul)
+    with pytest.raises(Problem, match="the CA's records are missing"):
+        ConsulStore.open(settings, "first", TRUST_DOMAIN)
+    ConsulStore.create(settings, "first", TRUST_DOMAIN).close()
+    with pytest.raises(Problem, match=r"there is a CA already, of prod\.example: .*`meshd ca init --bundle`"):
+        ConsulStore.create(settings, "second", TRUST_DOMAIN)
+    with pytest.raises(Problem, match=r"is of the trust domain prod\.example, and this CA of b\.example"):
+        ConsulStore.share(settings, "second", "b.example")
+
+
+def test_records_of_another_make_are_not_guessed_at(consul: Consul) -> None:
+    settings = consul_settings(consul)
+    with closing(ConsulStore.create(settings, "first", TRUST_DOMAIN)) as store:
+        consul.call("PUT", f"kv/{settings.prefix}/nodes/vm1/node", {"name": "vm1"})
+        with pytest.raises(Unreachable, match="nodes/vm1/node holds no Node"):
+            store.nodes()
+        consul.call("DELETE", f"kv/{settings.prefix}/trust/denied")
+        with pytest.raises(Unreachable, match="has not the CA's records"):
+            store.denied()
+        with pytest.raises(Unreachable, match="has not the CA's records"):
+            store.add(issued("01"))
+
+
+# --- Consul that is away, or refuses
+
+
+def test_a_consul_that_is_away_is_said_and_may_come_back() -> None:
+    with agent() as consul, closing(consul_store(consul)) as store:
+        store.add(issued("01"))
+        consul.stop()
+        for ask in (store.nodes, store.sequence, lambda: store.add(issued("02"))):
+            with pytest.raises(Unreachable, match=f"Consul at {consul.url} cannot be used: Connection refused"):
+                ask()
+        assert store.errors == 3
+        assert "Connection refused" in store.trouble
+        consul.start()
+        consul.wait_until_led()
+        with pytest.raises(Unreachable, match="has not the CA's records"):  # one of `-dev` keeps nothing
+            store.sequence()
+
+
+def test_no_leader_is_no_answer_and_nothing_is_lost() -> None:
+    with cluster() as servers, closing(consul_store(servers[0])) as store:
+        store.add(issued("01"))
+        for server in servers[1:]:
+            server.kill()
+
+        def is_away() -> bool:
+            try:
+                store.add(issued("02"))
+            except Unreachable:
+                return True
+            return False
+
+        wait_until(is_away, "nothing is written without a leader", 60.0)
+        for server in servers[1:]:
+            server.start()
+
+        def is_back() -> bool:
+            try:
+                store.add(issued("03"))
+            except Unreachable:
+                return False
+            return True
+
+        wait_until(is_back, "there is a leader again", 60.0)
+        assert {"01", "03"} <= {each.serial for each in store.issued()}
+
+
+def test_a_token_has_to_be_good_for_the_prefix_and_is_in_no_message(caplog: pytest.LogCaptureFixture) -> None:
+    with with_acl() as consul:
+        prefix = "meshd/ca"
+        good = token_for(
+            consul, f'key_prefix "{prefix}/" {{ policy = "write" }} session_prefix "" {{ policy = "write" }}'
+        )
+        other = token_for(consul, 'key_prefix "other/" { policy = "write" }')
+        settings = consul_settings(consul, prefix, good)
+        with closing(ConsulStore.create(settings, "first", TRUST_DOMAIN)) as store:
+            store.add(issued("01"))
+            assert store.peers.alone("pruning")
+        refused = []
+        for token in (other, "", "not-a-token"):
+            with pytest.raises(Problem) as problem:
+                ConsulStore.open(consul_settings(consul, prefix, token), "second", TRUST_DOMAIN)
+            refused.append(str(problem.value))
+        assert all("refuses" in each and "key_prefix 'meshd/ca/'" in each for each in refused), refused
+        with closing(ConsulStore(Client(consul_settings(consul, prefix, other)), "second")) as store:
+            asks: list[Callable[[], object]] = [store.denied, store.sequence, lambda: store.add(issued("02"))]
+            for ask in asks:
+                with pytest.raises(Unreachable) as unreachable:
+                    ask()
+                refused.append(str(unreachable.value))
+        said = "\n".join((*refused, repr(settings), caplog.text))
+        assert not any(secret in said for secret in (good, other, "not-a-token"))
+
+
+def test_over_tls_consul_and_the_ca_prove_who_they_are(tmp_path: Path) -> None:
+    root, stranger = Root(), Root()
+    write(root.held(hosts=("ca.example",)), tmp_path, "ca")
+    (tmp_path / "root.pem").write_text(root.bundle_pem)
+    (tmp_path / "stranger.pem").write_text(stranger.bundle_pem)
+    with agent(tls=root) as consul:
+        good = ConsulSettings(
+            address=consul.url,
+            ca=str(tmp_path / "root.pem"),
+            certificate=str(tmp_path / "ca.pem"),
+            key=str(tmp_path / "ca.key"),
+        )
+        with closing(ConsulStore.create(good, "first", TRUST_DOMAIN)) as store:
+            store.add(issued("01"))
+        for bad in (replace(good, ca=str(tmp_path / "stranger.pem")), replace(good, certificate="", key="")):
+            with pytest.raises(Problem, match="cannot be used"):
+                ConsulStore.open(bad, "second", TRUST_DOMAIN)
+
+
+def test_the_token_is_read_from_its_file_each_time(tmp_path: Path, consul: Consul) -> None:
+    file = tmp_path / "token"
+    settings = replace(consul_settings(consul), token_file=str(file))
+    with pytest.raises(Problem, match="token: Consul's token cannot be read: No such file"):
+        ConsulStore.create(settings, "first", TRUST_DOMAIN)
+    file.write_text("x\n")
+    file.chmod(0o644)
+    with pytest.raises(Problem, match="everyone on this host can read it"):
+        ConsulStore.create(settings, "first", TRUST_DOMAIN)
