@@ -110,6 +110,7 @@ class Agent:
             signer=signer,
             access=access,
             troubles=self._troubles,
+            documents=self.documents,
             zone=zone,
         )
         publishers = [each.registry for each in self.registries if isinstance(each.registry, Publisher)]

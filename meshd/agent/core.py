@@ -2,6 +2,7 @@
 
     registry      workloads and proxies of this host
     discovery     where services are
+    documents     what is declared, and where
     signer        certificates
     accounts      what each proxy counted
 
@@ -16,6 +17,7 @@ from typing import Literal
 
 from discovery.chain import Chain
 from meshd.agent.certificates import Signer
+from meshd.agent.documents import Documents
 from meshd.agent.peer import Access
 from meshd.agent.registry import HOST, Registry
 from meshd.agent.traffic import Account
@@ -41,6 +43,7 @@ class Core:
     signer: Signer
     access: Access
     troubles: Callable[[], tuple[str, ...]]
+    documents: Documents = field(default_factory=lambda: Documents(()))
     zone: str = ""
     detection: Detection = field(default_factory=Detection)
     max_connections: int = 0

@@ -6,6 +6,7 @@ hands on what it gives.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from discovery.chain import Named
 from discovery.declaring import DocumentName, DocumentSource
@@ -19,17 +20,26 @@ from meshd.api.names import WorkloadName
 log = logging.getLogger(__name__)
 
 
+class Place(NamedTuple):
+    """A source as the settings call it, and what of it is shadowed."""
+
+    name: str
+    source: DocumentSource
+    shadowed: Mapping[DocumentName, Shadow] = {}
+
+
 class Documents:
     """Those of `sources`, as far as they are places of documents."""
 
     def __init__(self, sources: Sequence[Named]) -> None:
-        self._places = tuple((each.name, each.source) for each in sources if isinstance(each.source, DocumentSource))
-        self._shadows: tuple[Mapping[DocumentName, Shadow], ...] = ({},) * len(self._places)
+        self.places = tuple(
+            Place(each.name, each.source) for each in sources if isinstance(each.source, DocumentSource)
+        )
         self._overlaps: tuple[Finding, ...] = ()
 
     @property
     def sources(self) -> tuple[DocumentSource, ...]:
-        return tuple(source for _, source in self._places)
+        return tuple(place.source for place in self.places)
 
     # --- following them -----------------------------------------------------------------------------------------
 
@@ -51,10 +61,11 @@ class Documents:
 
     def settle(self) -> None:
         """Decide anew which documents are in force."""
-        self._shadows = tuple(shadows(source.declared for source in self.sources))
-        for source, shadowed in zip(self.sources, self._shadows, strict=True):
-            source.shadow(shadowed.keys())
-        found = overlaps(self._shadows)
+        shadowed = shadows(source.declared for source in self.sources)
+        self.places = tuple(place._replace(shadowed=own) for place, own in zip(self.places, shadowed, strict=True))
+        for place in self.places:
+            place.source.shadow(place.shadowed.keys())
+        found = overlaps(shadowed)
         for each in found:
             if each not in self._overlaps:
                 log.error("%s", each)

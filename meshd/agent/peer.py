@@ -1,7 +1,7 @@
 """Who is at the other end of a Unix socket, and what that user may ask of the agent.
 
-    anybody on this host                         read the status
-    root, the agent's user, `control.users`      declare workloads, and attach the proxies of those
+    anybody on this host                         read the status, and where documents are
+    root, the agent's user, `control.users`      declare workloads, attach the proxies of those, read documents
     root, the agent's user, `meshd-proxy`        attach the host's proxy
 
 The kernel says who the peer is (SO_PEERCRED, unix(7)): the user that called connect(2), whatever it says of itself.

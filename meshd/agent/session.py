@@ -1,8 +1,8 @@
 """One connection's calls, and what they may do: the control API's meaning (`meshd.api.control`).
 
-Everybody on this host may read the status. All else is for the users that `Access` names, and certificates are signed
-only for the workloads of the proxy that attached over the very connection. Nothing that a session holds outlives its
-connection.
+Everybody on this host may read the status, and where documents are. All else is for the users that `Access` names, and
+certificates are signed only for the workloads of the proxy that attached over the very connection. Nothing that a
+session holds outlives its connection.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import Protocol
 from discovery.names import Authority
 from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
+from meshd.agent.configuration import build_configuration
 from meshd.agent.core import Core
 from meshd.agent.peer import Peer
 from meshd.agent.registration import check_registration, check_report
@@ -24,6 +25,7 @@ from meshd.api.control import (
     Cancel,
     Destination,
     Done,
+    GetConfiguration,
     GetStatus,
     Refused,
     Registered,
@@ -93,7 +95,7 @@ class ControlSession:
 
     def _check_access(self, body: Request) -> None:
         access, peer = self._core.access, self._peer
-        if isinstance(body, GetStatus | Cancel):
+        if isinstance(body, GetStatus | GetConfiguration | Cancel):
             return
         if not (access.may_declare(peer) or access.may_be_host_proxy(peer)):
             raise Unacceptable(f"uid {peer.uid} may only read the status: add the user to control.users in meshd.yaml")
@@ -117,8 +119,18 @@ class ControlSession:
                 self._core.registry.report(self._attachment(), self, body)
             case ReportStats():
                 self._account(body)
+            case GetConfiguration():
+                self._configuration(call_id, body.whole)
             case GetStatus():
                 self._outbox.answer(call_id, build_status(self._core, body.window_s))
+
+    def _configuration(self, call_id: int, whole: bool) -> None:
+        if whole and not self._core.access.may_declare(self._peer):
+            raise Unacceptable(
+                f"uid {self._peer.uid} may read where documents are, and not what they say: add the user to "
+                "control.users in meshd.yaml"
+            )
+        self._outbox.answer(call_id, build_configuration(self._core.documents, whole))
 
     # --- workloads ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ that dies. The agent trusts what the kernel says of the peer (SO_PEERCRED), neve
 The framing is in `meshd.api.frames`. Times are seconds since the epoch, latencies milliseconds.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -84,6 +84,13 @@ class GetStatus(Struct, frozen=True, tag="get-status"):
     window_s: float = 60.0
 
 
+class GetConfiguration(Struct, frozen=True, tag="get-configuration"):
+    """The mesh's documents as this agent has them: answered with `Configuration`. Those who may declare workloads get
+    them `whole`, with what they say."""
+
+    whole: bool = False
+
+
 class ReportState(Struct, frozen=True, tag="report-state"):
     """How the attached proxy is: `waiting_for` names what keeps it from being ready; empty when it is."""
 
@@ -150,7 +157,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 Request = (
     Attach | WatchDestination | SignCertificate | RegisterWorkload | WithdrawWorkload | GetStatus
-    | ReportState | ReportStats | Cancel
+    | GetConfiguration | ReportState | ReportStats | Cancel
 )  # fmt: skip
 
 
@@ -313,7 +320,55 @@ class Status(Struct, frozen=True, tag="status"):
     edges: tuple[EdgeStatus, ...]
 
 
-Response = Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Registered | Status
+class ConfigurationPlace(Struct, frozen=True):
+    """Where documents are read: `source` is how the settings call it. `stale`: it cannot be read now, and what was last
+    good of it is in force; `read_at` is when it was read last, 0 for never."""
+
+    source: str
+    place: str
+    read_at: float
+    stale: bool
+
+
+class ConfiguredDocument(Struct, frozen=True):
+    """A good document. `origin` is where it is: FILE:LINE, a key, an object; it says what it says `since`, on this
+    agent. It is in force unless `shadowed_by` names the origin of one that goes first. `document` is all of it."""
+
+    kind: str
+    namespace: str
+    name: str
+    source: str
+    origin: str
+    since: float
+    stale: bool
+    shadowed_by: str
+    document: dict[str, Any] | None = None
+
+
+class ConfigurationFinding(Struct, frozen=True):
+    """What is refused, and why: where it is, down to the path in the document."""
+
+    source: str
+    origin: str
+    document: str
+    path: str
+    message: str
+
+
+class Configuration(Struct, frozen=True, tag="configuration"):
+    """All places in the order in which they are believed, what is good in them, and what is refused. `left_out`:
+    documents that an answer had no room for."""
+
+    places: tuple[ConfigurationPlace, ...]
+    documents: tuple[ConfiguredDocument, ...]
+    refused: tuple[ConfigurationFinding, ...]
+    left_out: int = 0
+
+
+Response = (
+    Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Registered | Status
+    | Configuration
+)  # fmt: skip
 
 
 class Call(Struct, frozen=True):
@@ -328,8 +383,9 @@ class Answer(Struct, frozen=True):
 
 __all__ = [
     "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState",
-    "Destination", "DestinationChange", "Done", "EdgeStatus", "GetStatus", "Golden", "Health", "Protocol",
-    "ProxyConfiguration", "ProxyWorkload", "Refused",
-    "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response", "SignCertificate", "Status",
-    "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
+    "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument", "Destination",
+    "DestinationChange", "Done", "EdgeStatus", "GetConfiguration", "GetStatus", "Golden", "Health", "Protocol",
+    "ProxyConfiguration", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats",
+    "Request", "Response", "SignCertificate", "Status", "Traffic", "WatchDestination", "WithdrawWorkload", "Workers",
+    "WorkloadStatus",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ VERBS = {
     "check": "meshd.cli.check",
     "completion": "meshd.cli.completion",
     "demo": "meshd.cli.demo",
+    "diagnostics": "meshd.cli.diagnostics",
     "identity": "meshd.cli.identity",
     "join": "meshd.cli.join",
     "run": "meshd.cli.run",

@@ -1,6 +1,14 @@
 """Plain tables: a heading, columns as wide as their widest cell, two spaces between; for people, and for `awk`."""
 
 from collections.abc import Sequence
+from typing import Final
+
+_NOT_SHOWN: Final = "?"
+
+
+def cell(text: str) -> str:
+    """What somebody else wrote, as a cell: nothing in it moves the cursor or ends the column; `-` for nothing."""
+    return "".join(each if each.isprintable() and not each.isspace() else _NOT_SHOWN for each in text) or "-"
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -25,9 +25,11 @@ from meshd.api.control import (
     Cancel,
     Certificate,
     CertificateState,
+    Configuration,
     Destination,
     DestinationChange,
     Done,
+    GetConfiguration,
     GetStatus,
     ProxyConfiguration,
     Refused,
@@ -254,6 +256,55 @@ def test_a_proxy_is_told_what_differs_and_knows_all(tmp_path: Path) -> None:
             file.write_text(document(7))
             await eventually(lambda: hosts() == {"192.0.2.7"}, "a change that is better said whole")
             running.cancel()
+
+    aio.run(main())
+
+
+SECRETIVE = (
+    "# web\napiVersion: meshd.io/v1\nkind: Workload\nmetadata: {name: web}\n"
+    "spec: {upstreams: [{service: api, listen: '127.0.0.1:9001', tls: {certificate: /c.pem, key: /k.pem}}]}\n"
+)
+
+
+def test_where_documents_are_is_told_to_all_and_what_they_say_to_few(tmp_path: Path) -> None:
+    nobody = Access(frozenset(), frozenset())
+    directory = tmp_path / "conf.d"
+    directory.mkdir()
+    (directory / "web.yaml").write_text(SECRETIVE)
+    (directory / "x.yaml").write_text("kind: Servise")
+
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client = await clients.connect()
+            found = await client.call(GetConfiguration(whole=True))
+            assert isinstance(found, Configuration)
+            assert found.documents[0].document == {
+                "kind": "Workload", "apiVersion": "meshd.io/v1",
+                "metadata": {"name": "web", "namespace": "default", "labels": {}, "annotations": {}},
+                "spec": {
+                    "ports": [], "opaquePorts": None, "selectors": [],
+                    "upstreams": [{
+                        "service": "api", "listen": "127.0.0.1:9001", "protocol": "auto",
+                        "tls": {"certificate": "/c.pem", "key": "/k.pem", "clientCa": None},
+                    }],
+                },
+            }  # fmt: skip
+            clients.agent.core.access = nobody
+            assert "not what they say: add the user to control.users" in refused(
+                await client.call(GetConfiguration(whole=True))
+            )
+            found = await client.call(GetConfiguration())
+            assert isinstance(found, Configuration)
+            assert "k.pem" not in str(found)
+            (web,) = found.documents
+            assert (web.source, web.origin, web.stale, web.shadowed_by) == (
+                "file",
+                f"{directory}/web.yaml:2",
+                False,
+                "",
+            )
+            assert [each.origin for each in found.refused] == [f"{directory}/x.yaml"]
+            assert [place.place for place in found.places] == [str(directory)]
 
     aio.run(main())
 
