@@ -18,6 +18,7 @@ import pytest
 from meshd.agent.agent import Agent
 from meshd.agent.core import Core
 from meshd.agent.trust import Trust
+from meshd.agent.workload.jwts import Jwts
 from meshd.agent.workload.server import MAX_CONNECTIONS_OF_A_USER, WorkloadServer
 from meshd.agent.workload.svids import Svids
 from meshd.api.names import WorkloadName
@@ -103,12 +104,19 @@ def directory() -> Iterator[Path]:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, *documents: str, svids: Callable[[Core], Svids] = Svids
+    directory: Path,
+    *documents: str,
+    svids: Callable[[Core], Svids] = Svids,
+    jwts: Callable[[Core], Jwts] = Jwts,
 ) -> AsyncIterator[tuple[Agent, Path]]:
     path = directory / "workload.sock"
     (directory / "conf.d").mkdir()
     declare(directory, *documents)
-    async with local_agent(directory, workload_api=lambda core: WorkloadServer(core, path, svids(core))) as agent:
+
+    def served(core: Core) -> WorkloadServer:
+        return WorkloadServer(core, path, svids(core), jwts(core))
+
+    async with local_agent(directory, workload_api=served) as agent:
         yield agent, path
 
 

@@ -13,7 +13,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import Bundle, Denial, Renewal, Token
+from meshd.ca.wire import Bundle, Denial, Jwk, Renewal, Token
 from tests.support import aio
 from tests.support.bundles import root
 from tests.support.waiting import eventually
@@ -255,6 +255,35 @@ def test_what_is_old_or_no_bundle_is_not_believed(news: Bundle) -> None:
             async with asyncio.timeout(0.02):
                 await followed(mesh.signer, mesh.source, news)
         assert (mesh.signer.trust_bundle_pem, mesh.source.trusts, mesh.signer.trust.sequence) == (both, both, 3)
+
+    run(main())
+
+
+class Impatient(Source):
+    """A CA that has no place for one who waits."""
+
+    async def news(self, after: int, oldest: float = 0.0) -> Bundle:
+        await asyncio.sleep(0)
+        return self.bundle
+
+
+def test_keys_of_tokens_are_heard_of_under_a_number_that_is_known_and_nothing_else_is() -> None:
+    """What an agent kept that knew of no such keys has the number, and none of them."""
+
+    async def main() -> None:
+        source = Impatient()
+        signer = Signer(source, BUNDLE, "https://ca")
+        await followed(signer, source, Bundle("mesh.local", BUNDLE, 3))
+        key = Jwk("k", "x", "y", NOW)
+        await followed(signer, source, Bundle("mesh.local", BUNDLE, 3, jwt_keys=(key,)))
+        assert signer.trust.jwt_keys == (key,)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await followed(signer, source, Bundle("mesh.local", BUNDLE, 2))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await followed(signer, source, Bundle("mesh.local", BUNDLE, 3, (Denial("node", "a"),), jwt_keys=(key,)))
+        assert (signer.trust.sequence, signer.trust.denied, signer.trust.jwt_keys) == (3, (), (key,))
 
     run(main())
 

@@ -95,11 +95,14 @@ class Host:
         return samples(Page(AgentMetrics(self, self.contacts, self.renewals)).render())
 
     def sign(self, fails: Exception | None = None) -> None:
+        """A certificate and a token are asked for."""
         self.ca.fails = fails
-        try:
-            aio.run(self.core.signer.sign("", self.core.identity(WEB)))
-        except NotSigned:
-            assert fails is not None
+        identity = self.core.identity(WEB)
+        for asked in (self.core.signer.sign("", identity), self.core.signer.jwt(identity, ("reports",))):
+            try:
+                aio.run(asked)
+            except NotSigned:
+                assert fails is not None
 
 
 @pytest.fixture
@@ -165,6 +168,8 @@ def test_certificates_that_were_had_and_those_that_were_not(host: Host) -> None:
     assert {
         reason: said[f'meshd_agent_certificates_failed_total{{reason="{reason}"}}'] for reason in reasons
     } == reasons
+    assert {reason: said[f'meshd_agent_tokens_failed_total{{reason="{reason}"}}'] for reason in reasons} == reasons
+    assert said["meshd_agent_tokens_issued_total"] == 1
     assert said["meshd_agent_ca_healthy"] == 0
 
 

@@ -3,6 +3,7 @@
     process.py      who is at the other end, as the kernel says
     attest.py       which workload that is, by the selectors of the documents
     svids.py        keys and certificates, renewed
+    jwts.py         tokens, and whether those of others are good
     service.py      what is answered
     grpc.py         how: gRPC on a Unix socket
     server.py       the socket, and the bounds on those who connect

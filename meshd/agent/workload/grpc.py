@@ -326,7 +326,7 @@ class GrpcConnection(asyncio.Protocol, Generic[Peer]):
             status.append((b"grpc-message", quote(reason, safe=" !#$&'()*+,/:;=?@[]").encode()))
         with self._unless_ended(stream_id):
             self._h2.send_headers(stream_id, status if stream.answered else [*_HEAD, *status], end_stream=True)
-            if code == Code.RESOURCE_EXHAUSTED:
+            if code == Code.RESOURCE_EXHAUSTED and stream.task is None:
                 self._h2.reset_stream(stream_id, ErrorCodes.NO_ERROR)
 
     @contextmanager

@@ -15,6 +15,7 @@ from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
 from meshd.agent.workload.attest import NotAttested
 from meshd.agent.workload.grpc import GrpcConnection
+from meshd.agent.workload.jwts import Jwts
 from meshd.agent.workload.process import LocalProcess
 from meshd.agent.workload.service import WorkloadApi
 from meshd.agent.workload.svids import Svids
@@ -35,12 +36,12 @@ Connection = GrpcConnection[LocalProcess]
 class WorkloadServer:
     """Serves at `path`, which it takes at once: Problem when it cannot be had."""
 
-    def __init__(self, core: Core, path: Path, svids: Svids | None = None) -> None:
+    def __init__(self, core: Core, path: Path, svids: Svids | None = None, jwts: Jwts | None = None) -> None:
         self._core = core
         self.path = path
         self._socket = ControlSocket(path, "the Workload API's socket", "workloadApi.socket")
-        self._svids = svids or Svids(core)
-        self._api = WorkloadApi(core, self._svids)
+        self._svids, self._jwts = svids or Svids(core), jwts or Jwts(core)
+        self._api = WorkloadApi(core, self._svids, self._jwts)
         self._tasks = Tasks("workload API")
         self._open: dict[Connection, LocalProcess | None] = {}
         self._of_user: Counter[int] = Counter()
@@ -96,4 +97,6 @@ class WorkloadServer:
             process.close()
 
     def _forget(self) -> None:
-        self._svids.keep(frozenset(self._core.selectors))
+        workloads = frozenset(self._core.selectors)
+        self._svids.keep(workloads)
+        self._jwts.keep(workloads)

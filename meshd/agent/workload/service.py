@@ -1,17 +1,19 @@
-"""What the Workload API answers: a process's own identity, and what it may check others with.
+"""What the Workload API answers: a process's own identity, as a certificate or as a token, and what it may check others
+with, or whether a token is good.
 
 Who asks is found out anew for each answer, by the kernel's word on the process that connected: a stream ends when its
 process has, or when the documents no longer select it. Nothing in a request says who it is from.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.struct_pb2 import Struct
 
 from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
@@ -19,9 +21,12 @@ from meshd.agent.core import Core
 from meshd.agent.workload import workload_pb2 as messages
 from meshd.agent.workload.attest import NotAttested, attest
 from meshd.agent.workload.grpc import Code, Method, Refused
+from meshd.agent.workload.jwts import Jwts
 from meshd.agent.workload.process import LocalProcess
 from meshd.agent.workload.svids import Svid, Svids, ders
 from meshd.api.names import WorkloadName
+from meshd.ca.jwt import BadToken
+from meshd.ca.rates import TooOften
 
 LOOK_AGAIN_S: Final = 60.0
 """A process whose bundle alone is followed is looked at this often, to see that it still is who it was."""
@@ -30,11 +35,14 @@ LOOK_AGAIN_S: Final = 60.0
 class WorkloadApi:
     """The methods, by path."""
 
-    def __init__(self, core: Core, svids: Svids) -> None:
-        self._core, self._svids = core, svids
+    def __init__(self, core: Core, svids: Svids, jwts: Jwts) -> None:
+        self._core, self._svids, self._jwts = core, svids, jwts
         self.methods: dict[str, Method[LocalProcess]] = {
             "/SpiffeWorkloadAPI/FetchX509SVID": self._fetch_x509_svid,
             "/SpiffeWorkloadAPI/FetchX509Bundles": self._fetch_x509_bundles,
+            "/SpiffeWorkloadAPI/FetchJWTSVID": self._fetch_jwt_svid,
+            "/SpiffeWorkloadAPI/FetchJWTBundles": self._fetch_jwt_bundles,
+            "/SpiffeWorkloadAPI/ValidateJWTSVID": self._validate_jwt_svid,
         }
 
     async def _fetch_x509_svid(self, process: LocalProcess, request: bytes) -> AsyncGenerator[bytes, None]:
@@ -53,16 +61,61 @@ class WorkloadApi:
 
     async def _fetch_x509_bundles(self, process: LocalProcess, request: bytes) -> AsyncGenerator[bytes, None]:
         _parsed(messages.X509BundlesRequest(), request)
+        async with aclosing(self._following(process, self._x509_bundles)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _fetch_jwt_bundles(self, process: LocalProcess, request: bytes) -> AsyncGenerator[bytes, None]:
+        _parsed(messages.JWTBundlesRequest(), request)
+        async with aclosing(self._following(process, self._jwt_bundles)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _fetch_jwt_svid(self, process: LocalProcess, request: bytes) -> AsyncGenerator[bytes, None]:
+        asked = messages.JWTSVIDRequest()
+        _parsed(asked, request)
+        workload = await self._attest(process)
+        identity = str(self._core.identity(workload))
+        if asked.spiffe_id not in ("", identity):
+            complaints.warning("workload API: %s asks for a token of %.200a", process.peer, asked.spiffe_id)
+            raise Refused(Code.PERMISSION_DENIED, f"this process has one identity, {identity}, and no other")
+        token = await self._token(workload, asked.audience)
+        svid = messages.JWTSVID(spiffe_id=identity, svid=token)
+        yield messages.JWTSVIDResponse(svids=[svid]).SerializeToString(deterministic=True)
+
+    async def _validate_jwt_svid(self, process: LocalProcess, request: bytes) -> AsyncGenerator[bytes, None]:
+        asked = messages.ValidateJWTSVIDRequest()
+        _parsed(asked, request)
+        await self._attest(process)
+        try:
+            identity, claims = self._jwts.verify(asked.svid, asked.audience)
+        except BadToken as bad:
+            raise Refused(Code.INVALID_ARGUMENT, str(bad)) from bad
+        said = Struct()
+        said.update(claims)
+        answer = messages.ValidateJWTSVIDResponse(spiffe_id=str(identity), claims=said)
+        yield answer.SerializeToString(deterministic=True)
+
+    async def _following(self, process: LocalProcess, made: Callable[[], Message]) -> AsyncGenerator[bytes, None]:
+        """What `made` gives, and again whenever that is another, for as long as the process is a workload."""
         sent = b""
         with self._changes() as changes:
             while True:
                 await self._attest(process)
-                answer = messages.X509BundlesResponse(bundles={self._trust_domain: self._bundle()})
-                serialized = answer.SerializeToString(deterministic=True)
-                if serialized != sent:
-                    yield serialized
-                    sent = serialized
+                answer = made().SerializeToString(deterministic=True)
+                if answer != sent:
+                    yield answer
+                    sent = answer
                 await changes.wait(LOOK_AGAIN_S)
+
+    def _x509_bundles(self) -> Message:
+        return messages.X509BundlesResponse(bundles={self._trust_domain: self._bundle()})
+
+    def _jwt_bundles(self) -> Message:
+        try:
+            return messages.JWTBundlesResponse(bundles={self._trust_domain: self._jwts.key_set()})
+        except NotSigned as error:
+            raise Refused(Code.UNAVAILABLE, str(error)) from error
 
     @property
     def _trust_domain(self) -> str:
@@ -83,6 +136,18 @@ class WorkloadApi:
             return await self._svids.get(workload)
         except NotSigned as error:
             complaints.warning("workload API: no SVID for %s: %s", workload, error)
+            raise Refused(Code.UNAVAILABLE if error.retry else Code.PERMISSION_DENIED, str(error)) from error
+
+    async def _token(self, workload: WorkloadName, audiences: Sequence[str]) -> str:
+        try:
+            return await self._jwts.get(workload, audiences)
+        except ValueError as error:
+            raise Refused(Code.INVALID_ARGUMENT, str(error)) from error
+        except TooOften as error:
+            complaints.warning("workload API: no token for %s: %s", workload, error)
+            raise Refused(Code.RESOURCE_EXHAUSTED, str(error)) from error
+        except NotSigned as error:
+            complaints.warning("workload API: no token for %s: %s", workload, error)
             raise Refused(Code.UNAVAILABLE if error.retry else Code.PERMISSION_DENIED, str(error)) from error
 
     @contextmanager
