@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.balance import DECAY_S, DEFAULT_RTT_S, PeakEwma, pick, pick_least
+from proxy.balance import DECAY_S, DEFAULT_RTT_S, MOST_COMPARED, PeakEwma, pick, pick_least
 
 
 def test_before_any_answer_the_estimate_is_the_default() -> None:
@@ -94,3 +94,29 @@ def test_equals_share_alike() -> None:
 def test_the_endpoint_with_the_fewest_connections_is_picked(chance: float) -> None:
     ready = [At(0.0, 3.0), At(0.0, 1.0), At(0.0, 2.0)]
     assert pick_least(ready, lambda: chance) is ready[1]
+
+
+class Counted(At):
+    """Counts how often any of them was looked at."""
+
+    looks = 0
+
+    def load(self, now: float) -> float:
+        Counted.looks += 1
+        return super().load(now)
+
+    def connections(self) -> float:
+        Counted.looks += 1
+        return super().connections()
+
+
+def test_a_pick_costs_the_same_of_ten_thousand() -> None:
+    ready = [Counted(1.0, number) for number in range(10_000)]
+    chance = random.Random(7)
+    Counted.looks = 0
+    pick(ready, 0.0, chance.random)
+    assert Counted.looks == 2
+    Counted.looks = 0
+    picked = [pick_least(ready, chance.random) for _ in range(100)]
+    assert Counted.looks == 100 * MOST_COMPARED
+    assert sum(each.connections() < 1000 for each in picked) > 90, "of the best tenth"
