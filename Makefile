@@ -14,10 +14,10 @@ LOCKS := requirements.lock requirements-build.lock requirements-dev.lock
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint format bench soak fuzz lock clean
+.PHONY: help demo test test-k8s test-fast lint format bench soak fuzz lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## run a small mesh on this machine and show it working (ARGS='--duration 10s --json')
 	@$(BIN)/meshd demo $(ARGS)
@@ -25,6 +25,10 @@ demo: $(RUNTIME) ## run a small mesh on this machine and show it working (ARGS='
 test: $(DEV) ## every test; those whose peers cannot be had are skipped and say so (ARGS='-k pools')
 	@scripts/setup-system test
 	$(BIN)/python -m pytest $(ARGS)
+
+test-k8s: $(DEV) ## the tests of discovery at the cluster that KUBECONFIG names, in a namespace of their own
+	@test -r "$(KUBECONFIG)" || { echo "make test-k8s KUBECONFIG=FILE: the cluster to test at" >&2; exit 2; }
+	MESHD_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest $(ARGS) tests/integration/test_discovery_kubernetes.py
 
 test-fast: $(DEV) ## the tests that open no socket to speak of: seconds
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)

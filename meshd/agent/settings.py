@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from discovery.backends import RemoteSettings
 from discovery.dns.settings import DnsSettings
+from discovery.kubernetes.settings import KubernetesDiscovery
 from meshd.api.control import MAX_MAX_CONNECTIONS, MAX_WORKERS, Workers
 from meshd.api.detection import (
     DEFAULT_DETECT_TIMEOUT,
@@ -105,6 +106,9 @@ class Discovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel",
     ] = FOR_EVER
     file: Annotated[FileDiscovery | None, Meta(description="Documents in files, watched for changes.")] = None
     dns: Annotated[DnsSettings | None, Meta(description="Services whose endpoints are DNS records.")] = None
+    kubernetes: Annotated[
+        KubernetesDiscovery | None, Meta(description="The Services of a Kubernetes cluster, by its API.")
+    ] = None
 
     def __post_init__(self) -> None:
         kinds = [field for field in self.__struct_fields__ if field not in ("name", "keep")]

@@ -101,7 +101,7 @@ def test_a_service_is_found_and_followed(backend: Backend, tmp_path: Path) -> No
             (found,) = told.answers[-1:]
             assert found is not None
             assert (found.service.name, found.service.namespace, found.service.port) == ("web", "default", 80)
-            assert {each.address for each in found.endpoints} == {"127.0.0.1"}
+            assert {each.address for each in found.endpoints} == {backend.address}
             assert {each.identity for each in found.endpoints} == {""}
 
     run(main(), 3 * LONG_S)
@@ -124,7 +124,7 @@ def test_an_endpoint_is_found_by_its_address(backend: Backend, tmp_path: Path) -
     async def main() -> None:
         await apart(backend.serve, 8001, 8002)
         async with following(backend, tmp_path) as chain:
-            told, other = Told(chain, "127.0.0.1:8002"), Told(chain, "127.0.0.1:8009")
+            told, other = (Told(chain, f"{backend.address}:{port}") for port in (8002, 8009))
             await told.sees(8002)
             await other.is_no_service()
 

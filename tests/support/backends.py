@@ -1,14 +1,19 @@
 """The back ends of discovery behind one face, each with a registry that runs: for a suite that all of them pass.
 
 A new back end is an entry of `BACKENDS`: how a registry of its kind is started, stopped and told that the service
-`web` (port 80) has endpoints at ports of 127.0.0.1; and how an agent's settings name it.
+`web` (port 80) has endpoints at ports of one address; and how an agent's settings name it.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
+from tests.support.kubernetes import Cluster, bodies
+from tests.support.kubernetes.api import Place
+from tests.support.kubernetes.core import SERVICES, SLICES
 from tests.support.nameservers import NameServer
 
 
@@ -21,8 +26,11 @@ class Backend(Protocol):
     authority: str
     """How `web` is asked for."""
 
+    address: str
+    """Where its endpoints are: 127.0.0.1 where the registry lets them."""
+
     def serve(self, *ports: int) -> None:
-        """The service has endpoints at these ports of 127.0.0.1, and no others."""
+        """The service has endpoints at these ports of the address, and no others."""
 
     def goes(self) -> None:
         """It cannot be read from now on."""
@@ -32,7 +40,7 @@ class Backend(Protocol):
 
 
 class FileBackend:
-    authority = "web"
+    authority, address = "web", "127.0.0.1"
 
     def __init__(self, directory: Path) -> None:
         self._directory, self._away = directory / "documents", directory / "away"
@@ -54,7 +62,7 @@ class FileBackend:
 
 
 class DnsBackend:
-    authority = "web"
+    authority, address = "web", "127.0.0.1"
 
     def __init__(self, directory: Path) -> None:
         self._server = NameServer(directory)
@@ -88,6 +96,55 @@ class DnsBackend:
             self.goes()
 
 
+class KubernetesBackend:
+    """A double of an API server, on a loop and a thread of its own."""
+
+    authority, address = "web.default.svc", "192.0.2.1"
+
+    def __init__(self, directory: Path) -> None:
+        self._cluster = Cluster(directory)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._serving: Any = None
+        self.returns()
+        self.settings = {"kubernetes": {"kubeconfig": str(self._cluster.kubeconfig())}}
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+
+    def serve(self, *ports: int) -> None:
+        self._do(self._write(ports))
+
+    async def _write(self, ports: tuple[int, ...]) -> None:
+        """A slice for each port: one alone has one number for a port."""
+        api, services, slices = self._cluster.api, Place(SERVICES, "default"), Place(SLICES, "default")
+        if not api.list(services, {})["items"]:
+            api.create(services, bodies.service("web", ("http", 80, 80)), "test")
+        wanted = {f"web-{port}": port for port in ports}
+        for name in {each["metadata"]["name"] for each in api.list(slices, {})["items"]} ^ wanted.keys():
+            if name in wanted:
+                body = bodies.slice_of("web", name, bodies.endpoint(self.address), ports={"http": wanted[name]})
+                api.create(slices, body, "test")
+            else:
+                api.delete(Place(SLICES, "default", name), {}, "test")
+
+    def goes(self) -> None:
+        serving, self._serving = self._serving, None
+        self._do(serving.__aexit__(None, None, None))
+
+    def returns(self) -> None:
+        self._serving = self._cluster.serves()
+        self._do(self._serving.__aenter__())
+
+    def close(self) -> None:
+        if self._serving is not None:
+            self.goes()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(60.0)
+        self._loop.close()
+
+
 @contextmanager
 def _file(directory: Path) -> Iterator[Backend]:
     yield FileBackend(directory)
@@ -98,6 +155,15 @@ def _dns(directory: Path) -> Iterator[Backend]:
     backend = DnsBackend(directory)
     try:
         backend.returns()
+        yield backend
+    finally:
+        backend.close()
+
+
+@contextmanager
+def _kubernetes(directory: Path) -> Iterator[Backend]:
+    backend = KubernetesBackend(directory)
+    try:
         yield backend
     finally:
         backend.close()
@@ -115,4 +181,5 @@ class Kind(NamedTuple):
 BACKENDS = {
     "file": Kind(_file, doubts=False),
     "dns": Kind(_dns, ("nsd",)),
+    "kubernetes": Kind(_kubernetes),
 }

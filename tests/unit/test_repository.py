@@ -27,7 +27,7 @@ def test_the_proxy_holds_only_what_the_data_path_needs() -> None:
 
 def targets() -> set[str]:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return set(re.findall(r"(?m)^([a-z-]+):", makefile))
+    return set(re.findall(r"(?m)^([a-z0-9-]+):", makefile))
 
 
 def typed(page: Path) -> str:
@@ -40,7 +40,7 @@ def typed(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_on_the_pages_exist(page: Path) -> None:
     code = typed(page)
-    made = set(re.findall(r"(?m)(?:^|[`$ ])make ([a-z-]+)", code))
+    made = set(re.findall(r"(?m)(?:^|[`$ ])make ([a-z0-9-]+)", code))
     assert made <= targets()
     verbs = set(re.findall(r"(?m)(?:^\s*|`|\$ )meshd ([a-z]+)\b(?!/)", code))
     assert verbs <= set(VERBS)

@@ -1,0 +1,244 @@
+"""The back end: Services of one cluster.
+
+Of a service that is followed there are two watches, of the Service by its name and of its EndpointSlices by their
+label; two ports of one Service share them. An ExternalName that leads into the same cluster is followed to where it
+leads, so that it does not lead past the mesh.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+from discovery.backends import Place
+from discovery.kubernetes import names
+from discovery.kubernetes.access import Access, Gone
+from discovery.kubernetes.assemble import Assembly, external, references
+from discovery.kubernetes.feed import PODS, SERVICES, SLICES, Content, Feed, Feeds, Query, Resource, decoded, pages
+from discovery.kubernetes.names import ServiceKey
+from discovery.kubernetes.objects import Pod, Service
+from discovery.kubernetes.pods import Pods
+from discovery.kubernetes.settings import KubernetesDiscovery
+from discovery.names import Authority
+from discovery.registry import Away, Located
+from meshd.api.endpoints import EndpointSet
+
+log = logging.getLogger(__name__)
+
+SETTLE_S: Final = 0.1
+"""Between what is said of one service: a rollout changes its slices many times a second."""
+
+MAX_ALIASES: Final = 4
+"""ExternalNames that lead to ExternalNames."""
+
+MAX_COMPLAINTS: Final = 100
+
+SERVICE_NAME: Final = "kubernetes.io/service-name"
+MANAGED_BY, CONTROLLER = "endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"
+"""Labels of slices: whose they are, and who writes those of Services that select pods."""
+
+
+class KubernetesRegistry:
+    """The Services of the cluster that `settings` say, for an agent at `place`."""
+
+    key = ServiceKey
+
+    def __init__(self, settings: KubernetesDiscovery, place: Place, access: Access | None = None) -> None:
+        self.name = place.name
+        self._place, self._domain = place, settings.cluster_domain
+        self._access = access or Access(settings.kubeconfig, settings.context)
+        self._feeds = Feeds(self._access)
+        self._complained: set[str] = set()
+
+    def claim(self, authority: Authority) -> ServiceKey | None:
+        return names.claim(authority, self._domain)
+
+    async def probe(self) -> None:
+        await self._whole("/version")
+
+    async def close(self) -> None:
+        await self._feeds.close()
+        await self._access.close()
+
+    @property
+    def watches(self) -> int:
+        """How many are open."""
+        return len(self._feeds)
+
+    async def _whole(self, path: str) -> bytes:
+        try:
+            body = await self._access.get(path, {})
+        except Gone as error:
+            raise Away(f"{path} is gone (410)") from error
+        assert body is not None
+        return body
+
+    # --- what a service is ----------------------------------------------------------------------------------------
+
+    async def follow(self, key: ServiceKey) -> AsyncGenerator[EndpointSet | None, None]:
+        followed = _Followed(self._feeds, Pods(self._access), key, self._place, self._domain, self._complain)
+        try:
+            while True:
+                await followed.news.wait()
+                followed.news.clear()
+                try:
+                    said = await followed.read()
+                except _NotYet:
+                    continue
+                yield said
+                await asyncio.sleep(SETTLE_S)
+        finally:
+            followed.close()
+
+    def _complain(self, text: str) -> None:
+        """Once of everything, for as long as that can be remembered."""
+        if text not in self._complained and len(self._complained) < MAX_COMPLAINTS:
+            self._complained.add(text)
+            log.warning("discovery: %s: %s", self.name, text)
+
+    # --- what is at an address ------------------------------------------------------------------------------------
+
+    async def locate(self, address: str, port: int) -> Located[ServiceKey] | None:
+        for service in await self._listed(SERVICES, Query(fields=f"spec.clusterIP={address}")):
+            meta = service.metadata
+            if any(each.port == port and each.protocol == "TCP" for each in service.spec.ports or ()):
+                return Located(ServiceKey(meta.namespace, meta.name, port), whole=True)
+        found = await self._by_pod(address, port) or await self._by_slice(address, port)
+        return None if found is None else Located(found)
+
+    async def _by_pod(self, address: str, port: int) -> ServiceKey | None:
+        """By the selectors of Services, and not by slices: those can only be asked for all at once."""
+        for pod in await self._listed(PODS, Query(fields=f"status.podIP={address}")):
+            if pod.spec.host_network or pod.status.phase in ("Succeeded", "Failed"):
+                continue  # the address is the host's, or somebody else's by now
+            services = await self._listed(SERVICES, Query(pod.metadata.namespace))
+            found = sorted(key for each in services if (key := _port_of(each, pod, port)) is not None)
+            if found:
+                return found[0]
+        return None
+
+    async def _by_slice(self, address: str, port: int) -> ServiceKey | None:
+        """By slices that somebody wrote by hand, or a controller of their own did: they are few."""
+        for slice_ in await self._listed(SLICES, Query(labels=f"{MANAGED_BY}!={CONTROLLER}")):
+            name = slice_.metadata.labels.get(SERVICE_NAME, "")
+            ports = [each for each in slice_.ports or () if each.port == port and each.protocol in ("TCP", None)]
+            if not (name and ports and any(address in each.addresses[:1] for each in slice_.endpoints or ())):
+                continue
+            path = SERVICES.path(slice_.metadata.namespace, quote(name, safe=""))
+            body = await self._access.get(path, {}, absent_is_none=True)
+            service = None if body is None else decoded(SERVICES.one, body, path)
+            for each in (service.spec.ports if service is not None else None) or ():
+                if each.name == (ports[0].name or ""):
+                    return ServiceKey(slice_.metadata.namespace, name, each.port)
+        return None
+
+    async def _listed(self, resource: Resource[Content], query: Query) -> list[Content]:
+        try:
+            return [each async for page in pages(self._access, resource, query) for each in page.items or ()]
+        except Gone as error:
+            raise Away(f"a list of {resource.plural} takes longer than the server remembers (410)") from error
+
+
+class _NotYet(Exception):
+    """Not everything that was asked for has been said."""
+
+
+class _Followed:
+    """One service, with the feeds that it needs at present. `news` is set when any of them was read."""
+
+    def __init__(
+        self,
+        feeds: Feeds,
+        pods: Pods,
+        key: ServiceKey,
+        place: Place,
+        domain: str,
+        complain: Callable[[str], None],
+    ) -> None:
+        self._feeds, self._pods, self._key, self._domain = feeds, pods, key, domain
+        self._complain: Callable[[str], None] = lambda text: complain(f"{key.name}.{key.namespace}: {text}")
+        self._assembly = Assembly(key, place.trust_domain, place.zone, self._complain)
+        self._used: dict[tuple[str, Query], tuple[Resource[Any], Feed[Any]]] = {}
+        self._needed: set[tuple[str, Query]] = set()
+        self.news = asyncio.Event()
+        self.news.set()
+
+    async def read(self) -> EndpointSet | None:
+        """What is said of it now; None: there is no such service. _NotYet and Away."""
+        self._needed.clear()
+        found = self._found()
+        if found is None:
+            self._keep_needed()
+            return None
+        key, service = found
+        if service.spec.type == "ExternalName":
+            self._keep_needed()
+            return external(self._key, service, self._complain)
+        feed = self._feed(SLICES, _slices_of(key))
+        if not feed.synced:
+            raise _NotYet
+        self._keep_needed()
+        slices = tuple(feed.objects.values())
+        await self._pods.learn(references(slices), service)
+        return self._assembly.of(service, key.hostname, slices, self._pods.known)
+
+    def _found(self) -> tuple[ServiceKey, Service] | None:
+        """The Service that is meant, by way of those that are only other names for it."""
+        key = self._key
+        for _ in range(MAX_ALIASES + 1):
+            feed = self._feed(SERVICES, Query(key.namespace, fields=f"metadata.name={key.name}"))
+            if key == self._key:
+                self._feed(SLICES, _slices_of(key))  # most likely needed, so at the same time
+            if not feed.synced:
+                raise _NotYet
+            service = feed.objects.get((key.namespace, key.name))
+            if service is None:
+                return None
+            to = names.alias(service.spec.external_name, self._domain) if service.spec.type == "ExternalName" else None
+            if to is None:
+                return key, service
+            key = to
+        self._complain(f"its externalName leads on for more than {MAX_ALIASES} times")
+        return None
+
+    def _feed(self, resource: Resource[Content], query: Query) -> Feed[Content]:
+        place = (resource.plural, query)
+        self._needed.add(place)
+        if place not in self._used:
+            self._used[place] = (resource, self._feeds.use(resource, query, self.news.set))
+        feed: Feed[Content] = self._used[place][1]
+        if feed.away:
+            raise Away(feed.away)
+        return feed
+
+    def _keep_needed(self) -> None:
+        for place in [*self._used]:
+            if place not in self._needed:
+                self._let_go(place)
+
+    def _let_go(self, place: tuple[str, Query]) -> None:
+        resource, feed = self._used.pop(place)
+        self._feeds.let_go(resource, place[1], feed, self.news.set)
+
+    def close(self) -> None:
+        for place in [*self._used]:
+            self._let_go(place)
+
+
+def _slices_of(key: ServiceKey) -> Query:
+    return Query(key.namespace, labels=f"{SERVICE_NAME}={key.name}")
+
+
+def _port_of(service: Service, pod: Pod, port: int) -> ServiceKey | None:
+    """The port of a Service by which a pod's port is reached; None when it is not."""
+    selector, labels = service.spec.selector, pod.metadata.labels
+    if not selector or any(labels.get(name) != value for name, value in selector.items()):
+        return None
+    containers = (*(pod.spec.containers or ()), *(pod.spec.init_containers or ()))
+    named = {each.name: each.container_port for one in containers for each in one.ports or () if each.name}
+    for each in service.spec.ports or ():
+        target = each.target_port if isinstance(each.target_port, int) else named.get(each.target_port, 0)
+        if each.protocol == "TCP" and (target or each.port) == port:
+            return ServiceKey(service.metadata.namespace, service.metadata.name, each.port)
+    return None

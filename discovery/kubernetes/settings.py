@@ -1,0 +1,39 @@
+"""The settings of this back end."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from discovery.backends import Place
+from discovery.kubernetes.names import CLUSTER_DOMAIN, ServiceKey
+from discovery.registry import Registry
+from meshd.api.names import is_trust_domain
+
+
+class KubernetesDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The Services of one cluster."""
+
+    kubeconfig: Annotated[
+        str,
+        Meta(
+            description="The file that says where the API server is and who asks (the agent's user reads it); when "
+            "empty, the service account of the pod that the agent runs in."
+        ),
+    ] = ""
+    context: Annotated[str, Meta(description="Which context of `kubeconfig`; when empty, its current one.")] = ""
+    cluster_domain: Annotated[
+        str, Meta(description="What names of the cluster end with, besides `cluster.local`, as in `k8s.example`.")
+    ] = CLUSTER_DOMAIN
+
+    def __post_init__(self) -> None:
+        if self.kubeconfig and not self.kubeconfig.startswith("/"):
+            raise ValueError(f"kubeconfig: {self.kubeconfig!r} is relative: it must begin with /")
+        if self.context and not self.kubeconfig:
+            raise ValueError("context: there is no `kubeconfig` for it to be in")
+        if not is_trust_domain(self.cluster_domain):
+            raise ValueError(f"clusterDomain: {self.cluster_domain!r} is not DNS labels joined by dots")
+
+    def registry(self, place: Place) -> Registry[ServiceKey]:
+        from discovery.kubernetes.registry import KubernetesRegistry  # noqa: PLC0415 - for agents that use it alone
+
+        return KubernetesRegistry(self, place)
