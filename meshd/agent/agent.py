@@ -17,6 +17,7 @@ from discovery.publish import Publisher
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
+from meshd.agent.health.monitor import Monitor
 from meshd.agent.listening import ControlSocket
 from meshd.agent.local import LocalSource
 from meshd.agent.memory import Memory
@@ -126,6 +127,7 @@ class Agent:
         self._waiting_for: tuple[str, ...] = ("documents", "control socket")
         self._socket = socket
         self._tasks = Tasks("agent")
+        self.health = Monitor(self.registry)
 
     @property
     def control_connections(self) -> int:
@@ -176,6 +178,7 @@ class Agent:
             await self.workload_api.close()
         await self._tasks.cancel()
         await self.documents.close()
+        await self.health.close()
         await self._publishing.withdraw()
         for registry in self.registries:
             await registry.close()
@@ -217,6 +220,7 @@ class Agent:
         if self._proxy is not None:
             self.core.detection = self._proxy.detection
             self.core.max_connections = self._proxy.max_connections
+            self.health.use(self.documents.checks())  # first, so that none is announced before it was looked at
             self.registry.declare_host(self._host(self._proxy))
 
     def _host(self, proxy: ProxySettings) -> Instance:

@@ -12,8 +12,9 @@ from discovery.chain import Named
 from discovery.declaring import DocumentName, DocumentSource
 from discovery.overlap import Shadow, overlaps, shadows
 from discovery.rules import Rule, rules
+from meshd.agent.health.monitor import Check, checks_of
 from meshd.api.control import ProxyWorkload
-from meshd.api.documents import Document, Selector, Workload
+from meshd.api.documents import Document, Selector, Workload, WorkloadPort
 from meshd.api.loading import Finding
 from meshd.api.names import WorkloadName
 
@@ -83,19 +84,26 @@ class Documents:
 
     def workloads(self) -> tuple[ProxyWorkload, ...]:
         """What the host's proxy is to serve."""
-        return tuple(
-            ProxyWorkload(name.namespace, name.name, spec.ports, spec.upstreams, spec.opaque_ports)
-            for name, spec in ((each.metadata, each.spec) for each in self._documents() if isinstance(each, Workload))
-        )
+        return tuple(map(_served, self._workloads()))
+
+    def checks(self) -> Iterator[Check]:
+        """How it is found out whether they are well."""
+        for each in self._workloads():
+            yield from checks_of(each)
 
     def selectors(self) -> dict[WorkloadName, tuple[Selector, ...]]:
         """Which processes are which workload."""
-        return {
-            each.metadata.workload: each.spec.selectors
-            for each in self._documents()
-            if isinstance(each, Workload) and each.spec.selectors
-        }
+        return {each.metadata.workload: each.spec.selectors for each in self._workloads() if each.spec.selectors}
+
+    def _workloads(self) -> Iterator[Workload]:
+        return (each for each in self._documents() if isinstance(each, Workload))
 
     def _documents(self) -> Iterator[Document]:
         for source in self.sources:
             yield from source.documents
+
+
+def _served(workload: Workload) -> ProxyWorkload:
+    name, spec = workload.metadata, workload.spec
+    ports = tuple(WorkloadPort(each.port, each.protocol, each.address) for each in spec.ports)
+    return ProxyWorkload(name.namespace, name.name, ports, spec.upstreams, spec.opaque_ports)

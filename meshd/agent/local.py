@@ -80,10 +80,13 @@ class LocalSource:
                 yield instance, workload
 
     def _at(self, address: str, port: int) -> EndpointSet | None:
+        """An address whose workload is not well has nobody who answers, rather than being outside the mesh, to which
+        callers speak in plain text."""
         for instance, workload in self._all():
-            for each in workload.ports:
-                if each.port == port and _listens_at(each) == address and self._registry.is_announced(instance):
-                    return self._endpoint_set((instance, workload, each))
+            if self._registry.is_announced(instance, workload) or self._registry.unwell(instance, workload):
+                for each in workload.ports:
+                    if each.port == port and _listens_at(each) == address:
+                        return self._endpoint_set((instance, workload, each))
         return None
 
     def _endpoint_set(self, *chosen: tuple[Instance, ProxyWorkload, WorkloadPort]) -> EndpointSet:
@@ -95,7 +98,7 @@ class LocalSource:
             tuple(
                 self._endpoint(instance, workload, each)
                 for instance, workload, each in chosen
-                if self._registry.is_announced(instance)
+                if self._registry.is_announced(instance, workload)
             ),
             protocols.pop() if len(protocols) == 1 else "auto",
             opaque=opaque.pop() if len(opaque) == 1 else None,

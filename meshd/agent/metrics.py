@@ -17,12 +17,19 @@ from meshd.admin.page import build_info, counter, counters, gauge, gauges
 from meshd.agent.agent import Reloaded, WorkloadService
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
+from meshd.agent.health.monitor import Verdict
 from meshd.agent.node import Renewals
 from meshd.agent.registry import HOST
 from meshd.api.names import WorkloadName
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.contacts import Contacts
+
+
+class Checks(Protocol):
+    """What the checks of workloads found (`meshd.agent.health.monitor`)."""
+
+    def verdicts(self) -> Iterator[Verdict]: ...
 
 
 class Running(Protocol):
@@ -43,6 +50,9 @@ class Running(Protocol):
     @property
     def workload_api(self) -> WorkloadService | None: ...
 
+    @property
+    def health(self) -> Checks: ...
+
 
 class AgentMetrics(Collector):
     """Of `agent`, which deals with CAs as `contacts` and `renewals` say."""
@@ -54,6 +64,7 @@ class AgentMetrics(Collector):
         core = self._agent.core
         yield build_info("meshd_agent_build_info", node=core.node, trust_domain=core.trust_domain, zone=core.zone)
         yield from self._workloads()
+        yield from self._health()
         yield from self._certificates()
         yield from self._ca()
         yield from self._trust()
@@ -83,6 +94,25 @@ class AgentMetrics(Collector):
             "Proxies, and workers of them, that are connected for a workload.",
             ("workload",),
             (((workload,), count) for workload, count in proxies.items()),
+        )
+
+    def _health(self) -> Iterator[Metric]:
+        verdicts = tuple(self._agent.health.verdicts())
+        yield from gauges(
+            "meshd_agent_workload_healthy",
+            "Whether the check of the workload passes.",
+            ("workload", "check"),
+            (((str(each.check.workload), each.check.what), bool(each.passes)) for each in verdicts),
+        )
+        yield from counters(
+            "meshd_agent_health_checks_total",
+            "How often it was looked whether the workload is well.",
+            ("workload", "check", "result"),
+            (
+                ((str(each.check.workload), each.check.what, result), count)
+                for each in verdicts
+                for result, count in (("ok", each.looks - each.failures), ("failed", each.failures))
+            ),
         )
 
     def _certificates(self) -> Iterator[Metric]:

@@ -77,8 +77,8 @@ class Publishing:
                 yield from self._of(instance, address, inbound.port)
 
     def _of(self, instance: Instance, address: str, inbound_port: int) -> Iterator[Announcement]:
-        waiting_for = self._registry.waiting_for(instance)
         for workload in instance.workloads:
+            waiting_for = self._registry.waiting_for(instance, workload)
             identity = str(Identity.of(self._trust_domain, WorkloadName(workload.namespace, workload.name)))
             for port in workload.ports:
                 yield Announcement(

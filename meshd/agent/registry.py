@@ -7,14 +7,15 @@ Two things that live as long as a connection each, and are joined by the instanc
 
 Either may come and go without the other: an agent that was restarted sees proxies attach before their workloads have
 registered again, a proxy that died is followed by another. A workload is announced only while both are there, neither
-waits for anything, and it has not withdrawn.
+waits for anything, and it has not withdrawn. One of the host's own is moreover held back while it is not well
+(`meshd.agent.health`).
 
 The instance "" is the host's own proxy: its workloads are declared by documents. Pure; connections are opaque tokens.
 """
 
 import hmac
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState, Workers
@@ -75,6 +76,7 @@ class Registry:
     def __init__(self) -> None:
         self._instances: dict[str, Instance] = {}
         self._attachments: dict[str, list[Attachment]] = {}
+        self._unwell: Mapping[WorkloadName, tuple[str, ...]] = {}
         self._subscribers: list[Callable[[], None]] = []
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -130,6 +132,13 @@ class Registry:
         """How many `meshd run` have a workload here."""
         return len(self._instances) - (HOST in self._instances)
 
+    def hold_back(self, unwell: Mapping[WorkloadName, tuple[str, ...]]) -> None:
+        """What is wrong with the workloads of the host's proxy, or not known yet, by the checks that their documents
+        name; all of it, replacing what was said before."""
+        if unwell != self._unwell:
+            self._unwell = dict(unwell)
+            self._changed()
+
     # --- proxies ------------------------------------------------------------------------------------------------
 
     def attach(self, key: str, uid: int, connection: object) -> Instance:
@@ -177,8 +186,20 @@ class Registry:
     def instances(self) -> Iterator[Instance]:
         return iter(self._instances.values())
 
-    def waiting_for(self, instance: Instance) -> tuple[str, ...]:
-        """What keeps the instance's workloads from being announced; empty when nothing does."""
+    def waiting_for(self, instance: Instance, workload: ProxyWorkload) -> tuple[str, ...]:
+        """What keeps a workload of the instance from being announced; empty when nothing does."""
+        return self._proxy_waits_for(instance) + self.unwell(instance, workload)
+
+    def unwell(self, instance: Instance, workload: ProxyWorkload) -> tuple[str, ...]:
+        """What of that is the workload's own health."""
+        if instance.key != HOST:
+            return ()
+        return self._unwell.get(WorkloadName(workload.namespace, workload.name), ())
+
+    def is_announced(self, instance: Instance, workload: ProxyWorkload) -> bool:
+        return not instance.withdrawn and not self.waiting_for(instance, workload)
+
+    def _proxy_waits_for(self, instance: Instance) -> tuple[str, ...]:
         attachment = self._attachment(instance)
         if attachment is None:
             return (*instance.waiting_for, NOT_ATTACHED)
@@ -186,16 +207,13 @@ class Registry:
             return (*instance.waiting_for, NOT_REPORTED)
         return instance.waiting_for + attachment.report.waiting_for
 
-    def is_announced(self, instance: Instance) -> bool:
-        return not instance.withdrawn and not self.waiting_for(instance)
-
     def announced(self) -> frozenset[WorkloadName]:
         """Every workload of which at least one instance is announced."""
         return frozenset(
             WorkloadName(workload.namespace, workload.name)
             for instance in self._instances.values()
-            if self.is_announced(instance)
             for workload in instance.workloads
+            if self.is_announced(instance, workload)
         )
 
     def report_of(self, instance: Instance) -> ReportState | None:

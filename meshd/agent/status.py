@@ -54,7 +54,7 @@ def _workload(core: Core, instance: Instance, workload: ProxyWorkload, spans: tu
         outbound=instance.outbound,
         inbound=instance.inbound,
         admin=instance.admin,
-        waiting_for=(WITHDRAWN,) if instance.withdrawn else core.registry.waiting_for(instance),
+        waiting_for=(WITHDRAWN,) if instance.withdrawn else core.registry.waiting_for(instance, workload),
         certificate_not_after=certificate.not_after,
         certificate_error=certificate.error,
         golden=golden(span for span in spans if span.key.direction == "inbound" and span.key.workload == str(name)),

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from meshd.api.detection import OpaquePorts
+from meshd.api.health import PortHealth, UnitHealth
 from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label
 from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 
@@ -50,6 +51,12 @@ class WorkloadPort(Struct, frozen=True, forbid_unknown_fields=True, rename="came
     port: Port
     protocol: Protocol = "auto"
     address: str = "127.0.0.1"
+
+
+class CheckedPort(WorkloadPort, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The same, as documents have it: `health` is how the agent finds out whether the port serves."""
+
+    health: PortHealth | None = None
 
 
 class ListenerTls(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -113,12 +120,14 @@ class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """`opaquePorts`: those of its ports of protocol `auto` that are opaque, whatever the proxies' own lists say.
-    `selectors`: a process for which one of them holds gets this identity from the Workload API."""
+    `selectors`: a process for which one of them holds gets this identity from the Workload API. `health`: how the agent
+    finds out whether the process is well, beside what its ports say."""
 
-    ports: tuple[WorkloadPort, ...] = ()
+    ports: tuple[CheckedPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
     opaque_ports: OpaquePorts | None = None
     selectors: tuple[Selector, ...] = ()
+    health: UnitHealth | None = None
 
 
 class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -282,7 +282,7 @@ def test_where_documents_are_is_told_to_all_and_what_they_say_to_few(tmp_path: P
                 "kind": "Workload", "apiVersion": "meshd.io/v1",
                 "metadata": {"name": "web", "namespace": "default", "labels": {}, "annotations": {}},
                 "spec": {
-                    "ports": [], "opaquePorts": None, "selectors": [],
+                    "ports": [], "opaquePorts": None, "selectors": [], "health": None,
                     "upstreams": [{
                         "service": "api", "listen": "127.0.0.1:9001", "protocol": "auto",
                         "tls": {"certificate": "/c.pem", "key": "/k.pem", "clientCa": None},

@@ -1,6 +1,7 @@
 """The agent's page of metrics, as Prometheus reads it: what is on it at a given state of what the agent knows."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from meshd.agent.agent import Reloaded, WorkloadService
 from meshd.agent.certificates import NotSigned, Signer
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
+from meshd.agent.health.monitor import Check, Verdict
 from meshd.agent.local import LocalSource
 from meshd.agent.metrics import AgentMetrics
 from meshd.agent.node import Renewals
@@ -21,7 +23,8 @@ from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.trust import Trust
 from meshd.api.control import Certificate, ProxyWorkload, RegisterWorkload
 from meshd.api.documents import WorkloadPort
-from meshd.api.names import Identity, WorkloadName
+from meshd.api.health import HttpCheck, PortHealth, UnitHealth
+from meshd.api.names import Address, Identity, WorkloadName
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.contacts import Contacts
@@ -67,6 +70,16 @@ class Ca:
     async def health(self) -> None: ...
 
 
+class Looks:
+    """Checks of workloads, and what they found."""
+
+    def __init__(self) -> None:
+        self.found: list[Verdict] = []
+
+    def verdicts(self) -> Iterator[Verdict]:
+        return iter(self.found)
+
+
 class Api:
     """A Workload API in use."""
 
@@ -88,6 +101,7 @@ class Host:
     contacts: Contacts
     renewals: Renewals
     reloaded: Reloaded
+    health: "Looks"
     control_connections: int = 2
     workload_api: WorkloadService | None = None
 
@@ -124,7 +138,7 @@ def host(tmp_path: Path) -> Host:
     contacts = Contacts()
     contacts.of(URLS)
     places = Documents([Named("file", documents)])
-    return Host(core, places, documents, ca, contacts, Renewals(), Reloaded(NOW, whole=True))
+    return Host(core, places, documents, ca, contacts, Renewals(), Reloaded(NOW, whole=True), Looks())
 
 
 def test_what_there_is_at_first_is_said_and_nothing_that_is_not_known(host: Host) -> None:
@@ -171,6 +185,19 @@ def test_certificates_that_were_had_and_those_that_were_not(host: Host) -> None:
     assert {reason: said[f'meshd_agent_tokens_failed_total{{reason="{reason}"}}'] for reason in reasons} == reasons
     assert said["meshd_agent_tokens_issued_total"] == 1
     assert said["meshd_agent_ca_healthy"] == 0
+
+
+def test_the_health_of_workloads(host: Host) -> None:
+    assert [name for name in host.says() if "health_checks" in name or "workload_healthy" in name] == []
+    page = Check(WEB, PortHealth(http=HttpCheck("/healthz?token=secret")), Address("127.0.0.1", 8080))
+    unit = Check(WEB, UnitHealth(unit="web.service"))
+    host.health.found = [Verdict(page, True, 5, 2), Verdict(unit, None, 0, 0)]
+    said = host.says()
+    of_page, of_unit = 'check="GET http://127.0.0.1:8080/healthz"', 'check="unit web.service"'
+    assert said[f'meshd_agent_workload_healthy{{{of_page},workload="default/web"}}'] == 1
+    assert said[f'meshd_agent_workload_healthy{{{of_unit},workload="default/web"}}'] == 0
+    assert said[f'meshd_agent_health_checks_total{{{of_page},result="ok",workload="default/web"}}'] == 3
+    assert said[f'meshd_agent_health_checks_total{{{of_page},result="failed",workload="default/web"}}'] == 2
 
 
 def test_each_ca_and_the_host_s_own_certificate(host: Host) -> None:

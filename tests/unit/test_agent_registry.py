@@ -60,7 +60,7 @@ class Mesh:
     @property
     def waiting_for(self) -> tuple[str, ...]:
         (instance,) = self.registry.instances()
-        return self.registry.waiting_for(instance)
+        return self.registry.waiting_for(instance, instance.workloads[0])
 
 
 @pytest.fixture
@@ -83,6 +83,28 @@ def test_a_workload_is_announced_once_it_and_its_proxy_wait_for_nothing(mesh: Me
     assert found is not None
     assert str(found.service) == "web.default:8080"
     assert found.endpoints == (Endpoint("127.0.0.1", 8080, IDENTITY, 40002),)
+
+
+def test_a_workload_that_is_not_well_is_held_back_and_no_other(mesh: Mesh) -> None:
+    web, api = (ProxyWorkload("default", name, (WorkloadPort(port),)) for name, port in (("web", 8080), ("api", 8081)))
+    mesh.registry.declare_host(Instance(HOST, 0, 0, (web, api), "", "127.0.0.1:4143", ""))
+    mesh.registry.attach(HOST, 0, "proxy")
+    mesh.registry.report(HOST, "proxy", READY)
+    mesh.serve(OTHER, proxy="another proxy")
+    seen: list[list[int] | None] = []
+    mesh.registry.subscribe(lambda: seen.append(mesh.ports("web")))
+    wrong = {WorkloadName("default", "web"): ("port 8080 (refused)",)}
+    mesh.registry.hold_back(wrong)
+    mesh.registry.hold_back(dict(wrong))
+    assert seen == [[8081]], "the one of `meshd run` has no checks; and what is said twice is no news"
+    host = mesh.registry.instance(HOST)
+    assert host is not None
+    assert (mesh.ports("api"), mesh.registry.waiting_for(host, web)) == ([8081], ("port 8080 (refused)",))
+    assert mesh.ports("127.0.0.1:8080") == [], "nobody, rather than somebody outside the mesh"
+    assert WorkloadName("default", "api") in mesh.registry.announced()
+    mesh.registry.hold_back({})
+    assert (mesh.ports("web"), mesh.registry.waiting_for(host, web)) == ([8080, 8081], ())
+    assert mesh.ports("127.0.0.1:8080") == [8080]
 
 
 def test_withdrawn_means_no_callers_but_still_a_service(mesh: Mesh) -> None:
