@@ -48,7 +48,7 @@ _COORDINATE_BYTES: Final = 32
 _MOST_WHOLE: Final = 2**53
 """Up to here every reader of JSON has the same whole number (RFC 8259, section 6)."""
 
-_TYPES: Final = {"JWT", "JOSE"}
+_TYPES: Final = ("JWT", "JOSE")
 _HEADER: Final = {"alg", "kid", "typ"}
 
 

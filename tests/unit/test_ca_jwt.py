@@ -157,7 +157,10 @@ SIGNED, SIGNATURE = GOOD.rpartition(".")[0], GOOD.rpartition(".")[2]
         (token(HEADER | {"jku": "https://evil.example/"}), "header has no 'jku'"),
         (token(HEADER | {"jwk": {"kty": "EC"}}), "header has no 'jwk'"),
         (token(HEADER | {"typ": "at+jwt"}), "typ is not JWT"),
+        (token(HEADER | {"typ": {"a": ["JWT"]}}), "typ is not JWT"),
+        (token(HEADER | {"typ": None}), "typ is not JWT"),
         (token({"alg": "ES256"}), "by which key"),
+        (token(HEADER | {"kid": [KID]}), "by which key"),
         (token(HEADER | {"kid": 1}), "by which key"),
         (token(HEADER | {"kid": "third"}), "no key of this trust domain is called 'third'"),
         # its signature
