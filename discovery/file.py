@@ -52,6 +52,8 @@ class FileSource(DocumentSource):
             reason = f"changes are seen on SIGHUP only: inotify says {error.strerror}"
             log.warning("%s: %s (see fs.inotify in sysctl)", self.path, reason)
             self._hamper(reason)
+        else:
+            self.load()  # what came between its being read and its being watched
 
     async def close(self) -> None:
         if self._path_watch is not None:

@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -48,14 +49,31 @@ class Watched:
 
 
 @asynccontextmanager
-async def followed(path: Path) -> AsyncIterator[Watched]:
-    source = FileSource(path, "mesh.local")
+async def followed(path: Path, clock: Callable[[], float] = time.time) -> AsyncIterator[Watched]:
+    source = FileSource(path, "mesh.local", clock=clock)
     source.load()
     source.start()
     try:
         yield Watched(source)
     finally:
         await source.close()
+
+
+def test_a_file_that_comes_between_the_first_reading_and_the_watch_is_seen(tmp_path: Path) -> None:
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 2:  # the first is as it is made, the second when the directory has been listed
+            (tmp_path / "api.yaml").write_text(service(1))
+        return time.time()
+
+    async def main() -> None:
+        async with followed(tmp_path, clock) as watched:
+            await watched.sees([1])
+
+    run(main())
 
 
 def test_what_an_endpoint_is(tmp_path: Path) -> None:
