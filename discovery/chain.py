@@ -11,9 +11,11 @@ how the service is to be treated whoever knows it.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from discovery.choice import first, together
+from discovery.looks import ChainLook
 from discovery.names import Authority, mesh_name
-from discovery.rules import NO_RULE, Rule, Treated, merged
-from discovery.source import NOT_YET, Answer, Answered, Close, Known, NotYet, Source
+from discovery.rules import NO_RULE, Rule, Treated
+from discovery.source import Answer, Answered, Close, Known, NotYet, Source
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
 
@@ -59,15 +61,25 @@ class Chain:
             if watch in self._open:
                 self._follow(watch)
 
-    def _follow(self, watch: "_Watch") -> None:
-        name = mesh_name(watch.authority)
-        rule = NO_RULE if name is None else self._rules.get(name, NO_RULE)
-        watch.follow(self._ordered(rule.order), rule.merge, self._treated)
+    def look(self, authority: Authority, changed: Callable[[], None]) -> ChainLook:
+        """What each source that answers for authority says of it, and what callers get, until closed; as things are
+        configured now. `changed` is called when there is more to see, also before this returns."""
+        rule = self._rule(authority)
+        return ChainLook(authority, self._ordered(rule.order), self._treated, changed, merge=rule.merge)
 
-    def _ordered(self, names: tuple[str, ...]) -> tuple[Source, ...]:
+    def _follow(self, watch: "_Watch") -> None:
+        rule = self._rule(watch.authority)
+        sources = tuple(each.source for each in self._ordered(rule.order))
+        watch.follow(sources, rule.merge, self._treated)
+
+    def _rule(self, authority: Authority) -> Rule:
+        name = mesh_name(authority)
+        return NO_RULE if name is None else self._rules.get(name, NO_RULE)
+
+    def _ordered(self, names: tuple[str, ...]) -> tuple[Named, ...]:
         if not names:
-            return tuple(each.source for each in self._sources)
-        return tuple(each.source for name in names for each in self._sources if each.name == name)
+            return self._sources
+        return tuple(each for name in names for each in self._sources if each.name == name)
 
     def _treated(self, found: EndpointSet) -> EndpointSet:
         rule = self._rules.get((found.service.name, found.service.namespace))
@@ -115,34 +127,13 @@ class _Watch:
         return heard
 
     def _decide(self) -> None:
-        answer = self._all() if self._merge else self._first()
+        answer = (together if self._merge else first)(len(self._sources or ()), self._heard)
         if isinstance(answer, NotYet):
             return
         found = None if answer is None else self._treated(answer)
         if self._told != [found]:
             self._told = [found]
             self._answered(found)
-
-    def _first(self) -> Answer:
-        answer: Answer = None
-        for place in range(len(self._sources or ())):
-            if place not in self._heard:
-                return NOT_YET
-            heard = self._heard[place]
-            if isinstance(heard, EndpointSet):
-                return heard
-            if isinstance(heard, NotYet):
-                answer = NOT_YET
-        return answer
-
-    def _all(self) -> Answer:
-        places = range(len(self._sources or ()))
-        if any(place not in self._heard for place in places):
-            return NOT_YET
-        answers = [self._heard[place] for place in places]
-        if found := [answer for answer in answers if isinstance(answer, EndpointSet)]:
-            return merged(found)
-        return NOT_YET if NOT_YET in answers else None
 
     def close(self) -> None:
         self._sources = None

@@ -15,7 +15,7 @@ from typing import Generic
 from msgspec.structs import replace
 
 from discovery.registry import Key
-from discovery.source import NOT_YET, Answer, Answered, Close, NotYet
+from discovery.source import NOT_YET, Answer, Answered, Close, Looked, NotYet
 from meshd.api.endpoints import Endpoint, EndpointSet
 
 
@@ -25,8 +25,10 @@ class Followed(Generic[Key]):
 
     __slots__ = (
         "_addresses",
+        "_asked",
         "_clock",
         "_keep_s",
+        "_lookers",
         "_said",
         "_source",
         "_told",
@@ -58,6 +60,8 @@ class Followed(Generic[Key]):
         self._told: tuple[Answer, ...] = () if good is None else (self.answer,)
         self._addresses: tuple[EndpointSet, dict[tuple[str, int], Endpoint]] | None = None
         self._watchers: dict[object, Answered] = {}
+        self._lookers: dict[object, Callable[[], None]] = {}
+        self._asked = False
 
     # --- what the registry says -----------------------------------------------------------------------------------
 
@@ -73,14 +77,14 @@ class Followed(Generic[Key]):
         else:
             changed = False
             self._doubt()
-        self.tell()
+        self._show()
         return changed
 
     def lost(self, reason: str) -> None:
         """The registry could not be read."""
         self.away = reason
         self._doubt()
-        self.tell()
+        self._show()
 
     def _doubt(self) -> None:
         if self.stale_since == math.inf:
@@ -111,6 +115,16 @@ class Followed(Generic[Key]):
     def stale(self) -> bool:
         """Whether what is served was not confirmed by the last reading, or there was none."""
         return bool(self.away) or self.stale_since < math.inf
+
+    @property
+    def looked(self) -> Looked:
+        """All of it, for one who looks."""
+        answer, away = self.answer, self.away if self._asked else ""
+        is_stale = isinstance(answer, EndpointSet) and answer.stale
+        doubt = "it says that nothing is left" if self._asked else self.away
+        trouble = away or (doubt if is_stale else "")
+        stale_since = self.stale_since if (is_stale or away) and self.stale_since < math.inf else 0.0
+        return Looked(answer, self.read_at, self.changed_at, stale_since, trouble, self._asked)
 
     def at(self, address: str, port: int) -> Endpoint | None:
         """The endpoint there, of those that are believed."""
@@ -144,3 +158,22 @@ class Followed(Generic[Key]):
         for watch, answered in list(self._watchers.items()):
             if watch in self._watchers:  # not closed by a callback earlier in this round
                 answered(answer)
+
+    # --- who looks ------------------------------------------------------------------------------------------------
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody watches or looks."""
+        return bool(self._watchers or self._lookers)
+
+    def look(self, changed: Callable[[], None]) -> Close:
+        """Call changed whenever the registry was read, or could not be."""
+        look = object()
+        self._lookers[look] = changed
+        return lambda: self._lookers.pop(look, None) and None
+
+    def _show(self) -> None:
+        self._asked = True
+        self.tell()
+        for changed in list(self._lookers.values()):
+            changed()

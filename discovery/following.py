@@ -23,7 +23,7 @@ from discovery.keeping import Keeper, Kept
 from discovery.lookup import Lookups
 from discovery.names import Authority
 from discovery.registry import MAX_ENDPOINTS, Away, Key, Registry
-from discovery.source import NOT_YET, Answered, Close, Known
+from discovery.source import NOT_YET, Answered, Close, Known, Look, Looked
 from meshd.api.backoff import Backoff
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
@@ -95,6 +95,55 @@ class Following(Generic[Key]):
             return lambda: None
         return self._watch_service(key, answered)
 
+    def look(self, authority: Authority, changed: Callable[[], None]) -> Look:
+        """See `discovery.source.Asking`."""
+        if authority.address:
+            return self._look_at(authority.address, authority.port or 80, changed)
+        key = self.registry.claim(authority)
+        if key is None:
+            return Look(lambda: Looked(None), lambda: None)
+        if key not in self._services and len(self._services) >= self._max_services:
+            full = Looked(NOT_YET, trouble=f"{self._max_services} services are followed already, which is the most")
+            return Look(lambda: full, lambda: None)
+        service = self._services.get(key) or self._begin(key)
+        return Look(lambda: service.looked, self._looking(service, changed))
+
+    def _look_at(self, address: str, port: int, changed: Callable[[], None]) -> Look:
+        def watch(key: Key, answered: Answered) -> Close:
+            service = self._services.get(key) or self._begin(key)
+
+            def seen() -> None:
+                answered(service.answer)
+                changed()
+
+            close = self._looking(service, seen)
+            seen()
+            return close
+
+        lookup = self._lookups.look(address, port, watch, changed)
+
+        def now() -> Looked:
+            if not lookup.told:
+                return Looked(NOT_YET, settled=False)
+            service = None if lookup.found is None else self._services.get(lookup.found.key)
+            if service is None:
+                return Looked(lookup.told[0], trouble=lookup.trouble)
+            return service.looked._replace(answer=lookup.told[0])
+
+        return Look(now, lookup.end)
+
+    def _looking(self, service: Followed[Key], changed: Callable[[], None]) -> Close:
+        """A look at the service, until closed; of one that nobody used otherwise nothing is left then."""
+        unlook = service.look(changed)
+
+        def close() -> None:
+            unlook()
+            key = service.key
+            if not service.is_used and self._services.get(key) is service and key not in self._idle:
+                self._end(key, keep=key in self._kept)
+
+        return close
+
     def _at(self, address: str, port: int) -> Key | None:
         """The service, of those that are followed, with an endpoint there."""
         return next((each.key for each in self._services.values() if each.at(address, port) is not None), None)
@@ -152,12 +201,13 @@ class Following(Generic[Key]):
         self._following[key] = self._tasks.start(self._follow(service), f"follow {'/'.join(map(str, key))}")
         return service
 
-    def _end(self, key: Key) -> None:
-        """Nobody asked for the service any more."""
-        self._idle.pop(key).cancel()
+    def _end(self, key: Key, *, keep: bool = True) -> None:
+        """Nobody asked for the service any more. `keep` what was good of it."""
+        if (timer := self._idle.pop(key, None)) is not None:
+            timer.cancel()
         self._following.pop(key).cancel()
         service = self._services.pop(key)
-        if service.good is not None:
+        if service.good is not None and keep:
             self._kept.pop(key, None)  # in the order in which they were let go
             self._kept[key] = Kept(service.good, service.read_at)
         while len(self._kept) > self._max_services:

@@ -41,7 +41,7 @@ class Lookups(Generic[Key]):
         watch: Callable[[Key, Answered], Close],
     ) -> None:
         self._locate, self._known, self._watch = locate, known, watch
-        self._open: dict[tuple[str, int], _Lookup[Key]] = {}
+        self._open: dict[tuple[str, int], Lookup[Key]] = {}
         self._tasks = Tasks("look-up")
 
     def watch(self, address: str, port: int, answered: Answered) -> Close:
@@ -52,7 +52,7 @@ class Lookups(Generic[Key]):
                 log.error("more than %d addresses are asked for: %s:%d is not looked up", MAX_LOOKUPS, address, port)
                 answered(NOT_YET)
                 return lambda: None
-            lookup = self._open[address, port] = _Lookup(address, port, self._watch)
+            lookup = self._open[address, port] = Lookup(address, port, self._watch)
             lookup.task = self._tasks.start(self._ask(lookup), f"{address}:{port}")
         watch = object()
         lookup.watchers[watch] = answered
@@ -66,13 +66,22 @@ class Lookups(Generic[Key]):
 
         return close
 
+    def look(
+        self, address: str, port: int, watch: Callable[[Key, Answered], Close], changed: Callable[[], None]
+    ) -> "Lookup[Key]":
+        """A look-up of its own, for its `end` to close, that follows the service at the address by `watch`."""
+        lookup = Lookup(address, port, watch)
+        lookup.watchers[object()] = lambda _: changed()
+        lookup.task = self._tasks.start(self._ask(lookup), f"look at {address}:{port}")
+        return lookup
+
     async def close(self) -> None:
         await self._tasks.cancel()
         for lookup in self._open.values():
             lookup.end()
         self._open.clear()
 
-    async def _ask(self, lookup: "_Lookup[Key]") -> None:
+    async def _ask(self, lookup: "Lookup[Key]") -> None:
         """Until the look-up is ended: find the service, and look again when it is not, or no longer, there."""
         address, port = lookup.address, lookup.port
         while True:
@@ -80,23 +89,27 @@ class Lookups(Generic[Key]):
             try:
                 key = self._known(address, port)
                 found = Located(key) if key is not None else await self._locate(address, port)
-            except Away:
+            except Away as error:
+                lookup.trouble = str(error)
                 lookup.say(NOT_YET)
                 pause_s = AWAY_S
             except Exception:
                 log.exception("looking for %s:%d failed", address, port)
+                lookup.trouble = "of an error within: see the log"
                 lookup.say(NOT_YET)
                 pause_s = AWAY_S
             else:
+                lookup.trouble = ""
                 lookup.follow(found)
             await asyncio.sleep(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311 - to spread load
             await lookup.absent.wait()
 
 
-class _Lookup(Generic[Key]):
-    """One address. `told` is what was said last, if anything; `absent` is set while there is nothing at the address."""
+class Lookup(Generic[Key]):
+    """One address. `told` is what was said last, if anything; `found` the service there, if one is known; `trouble` why
+    it could not be asked; `absent` is set while there is nothing at the address."""
 
-    __slots__ = ("_found", "_unwatch", "_watch", "absent", "address", "port", "task", "told", "watchers")
+    __slots__ = ("_unwatch", "_watch", "absent", "address", "found", "port", "task", "told", "trouble", "watchers")
 
     def __init__(self, address: str, port: int, watch: Callable[[Key, Answered], Close]) -> None:
         self.address, self.port, self._watch = address, port, watch
@@ -105,15 +118,16 @@ class _Lookup(Generic[Key]):
         self.absent = asyncio.Event()
         self.absent.set()
         self.task: asyncio.Task[None] | None = None
-        self._found: Located[Key] | None = None
+        self.trouble = ""
+        self.found: Located[Key] | None = None
         self._unwatch: Close | None = None
 
     def follow(self, found: Located[Key] | None) -> None:
         """The address is that of the service found; None: of none."""
-        if self._unwatch is not None and found == self._found:
+        if self._unwatch is not None and found == self.found:
             return
         unwatch, self._unwatch = self._unwatch, None
-        self._found = found
+        self.found = found
         if found is None:
             self.absent.set()
             self.say(None)
@@ -135,7 +149,7 @@ class _Lookup(Generic[Key]):
         self.say(reduced)
 
     def _reduced(self, answer: EndpointSet) -> EndpointSet:
-        if self._found is not None and self._found.whole:
+        if self.found is not None and self.found.whole:
             return answer
         here = (self.address, self.port)
         return replace(answer, endpoints=tuple(each for each in answer.endpoints if (each.address, each.port) == here))

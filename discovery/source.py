@@ -7,7 +7,7 @@ knows nothing at first, and a back end that already knows calls back before `wat
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from discovery.names import Authority
 from meshd.api.control import Health
@@ -56,3 +56,32 @@ class Source(Protocol):
 
     def known(self) -> Known:
         """How old it is."""
+
+
+class Looked(NamedTuple):
+    """What a source says of an authority now. Times are seconds since the epoch, 0 for none: when its registry was read
+    last for it, when it last said something new, and since when the answer is no longer what the registry says.
+    `trouble`: why it is so, or why nothing can be said. Not `settled`: it has been asked, and is about to say more."""
+
+    answer: Answer
+    read_at: float = 0.0
+    changed_at: float = 0.0
+    stale_since: float = 0.0
+    trouble: str = ""
+    settled: bool = True
+
+
+class Look(NamedTuple):
+    """What a source says of an authority, until it is closed."""
+
+    now: Callable[[], Looked]
+    close: Close
+
+
+@runtime_checkable
+class Asking(Source, Protocol):
+    """A source that asks its registry about a service because somebody watches it."""
+
+    def look(self, authority: Authority, changed: Callable[[], None]) -> Look:
+        """As `watch`, for one who only looks: what nobody watches is let go with the look. `changed` is called when
+        there is more to see, also before this returns."""

@@ -1,8 +1,8 @@
 """One connection's calls, and what they may do: the control API's meaning (`meshd.api.control`).
 
-Everybody on this host may read the status, and where documents are. All else is for the users that `Access` names, and
-certificates are signed only for the workloads of the proxy that attached over the very connection. Nothing that a
-session holds outlives its connection.
+Everybody on this host may read the status, where documents are, and where services are. All else is for the users that
+`Access` names, and certificates are signed only for the workloads of the proxy that attached over the very connection.
+Nothing that a session holds outlives its connection.
 """
 
 import logging
@@ -15,6 +15,7 @@ from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
 from meshd.agent.configuration import build_configuration
 from meshd.agent.core import Core
+from meshd.agent.looks import look
 from meshd.agent.peer import Peer
 from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, Instance, Unacceptable
@@ -26,6 +27,7 @@ from meshd.api.control import (
     Destination,
     Done,
     GetConfiguration,
+    GetEndpoints,
     GetStatus,
     Refused,
     Registered,
@@ -47,6 +49,9 @@ log = logging.getLogger(__name__)
 
 MAX_WATCHES = 8192
 """Watches that one connection may have open: the destinations that one proxy knows at a time."""
+
+MAX_LOOKING = 4
+"""Looks at services that one connection may have under way."""
 
 MAX_SIGNING = 16
 """Certificates that one connection may have on their way."""
@@ -71,7 +76,7 @@ class ControlSession:
         self._attached: str | None = None
         self._registered: WorkloadName | None = None
         self._counted = ""
-        self._signing = 0
+        self._signing = self._looking = 0
         self._certified: set[WorkloadName] = set()
 
     def handle(self, call: Call) -> None:
@@ -95,7 +100,7 @@ class ControlSession:
 
     def _check_access(self, body: Request) -> None:
         access, peer = self._core.access, self._peer
-        if isinstance(body, GetStatus | GetConfiguration | Cancel):
+        if isinstance(body, GetStatus | GetConfiguration | GetEndpoints | Cancel):
             return
         if not (access.may_declare(peer) or access.may_be_host_proxy(peer)):
             raise Unacceptable(f"uid {peer.uid} may only read the status: add the user to control.users in meshd.yaml")
@@ -121,6 +126,8 @@ class ControlSession:
                 self._account(body)
             case GetConfiguration():
                 self._configuration(call_id, body.whole)
+            case GetEndpoints():
+                self._look(call_id, body)
             case GetStatus():
                 self._outbox.answer(call_id, build_status(self._core, body.window_s))
 
@@ -248,6 +255,22 @@ class ControlSession:
             self._outbox.update(call_id, partial(say, endpoints))
 
         self._watches[call_id] = self._core.discovery.watch(authority, found)
+
+    def _look(self, call_id: int, asked: GetEndpoints) -> None:
+        try:
+            authority = Authority.parse(asked.authority, asked.namespace)
+        except InvalidName as error:
+            raise Unacceptable(str(error)) from error
+        if self._looking >= MAX_LOOKING:
+            raise Unacceptable(f"{MAX_LOOKING} services are being looked at over this connection already", retry=True)
+        self._looking += 1
+        self._tasks.start(self._looked(call_id, authority, asked.within_s), f"look at {asked.authority}")
+
+    async def _looked(self, call_id: int, authority: Authority, within_s: float) -> None:
+        try:
+            self._outbox.answer(call_id, await look(self._core.discovery, authority, within_s))
+        finally:
+            self._looking -= 1
 
     def _check_new_watch(self, call_id: int) -> None:
         if call_id in self._watches:

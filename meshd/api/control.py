@@ -19,6 +19,7 @@ from msgspec import Struct
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import EndpointSet
+from meshd.api.names import DEFAULT_NAMESPACE
 
 # --- what a client says -----------------------------------------------------------------------------------------
 
@@ -91,6 +92,15 @@ class GetConfiguration(Struct, frozen=True, tag="get-configuration"):
     whole: bool = False
 
 
+class GetEndpoints(Struct, frozen=True, tag="get-endpoints"):
+    """What is known of where `authority` leads for a caller in `namespace` (as in `WatchDestination`): answered once
+    with `Endpoints`, when every source has said what it can or `within_s` seconds (5 at most) are over."""
+
+    authority: str
+    namespace: str = DEFAULT_NAMESPACE
+    within_s: float = 3.0
+
+
 class ReportState(Struct, frozen=True, tag="report-state"):
     """How the attached proxy is: `waiting_for` names what keeps it from being ready; empty when it is."""
 
@@ -157,7 +167,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 Request = (
     Attach | WatchDestination | SignCertificate | RegisterWorkload | WithdrawWorkload | GetStatus
-    | GetConfiguration | ReportState | ReportStats | Cancel
+    | GetConfiguration | GetEndpoints | ReportState | ReportStats | Cancel
 )  # fmt: skip
 
 
@@ -365,9 +375,37 @@ class Configuration(Struct, frozen=True, tag="configuration"):
     left_out: int = 0
 
 
+Standing = Literal["known", "unknown", "cannot say"]
+"""Whether a service is known, or known not to be; or neither."""
+
+
+class SourceSays(Struct, frozen=True):
+    """What one source says of a service: `found` where it is known. Times are 0 where there is none: when its registry
+    was read last for it, when something new was read, and since when what it says is not what is there now. `trouble`:
+    why that is so, or why it cannot say. `left_off`: endpoints that were too many to be said."""
+
+    source: str
+    standing: Standing
+    found: EndpointSet | None = None
+    read_at: float = 0.0
+    changed_at: float = 0.0
+    stale_since: float = 0.0
+    trouble: str = ""
+    left_off: int = 0
+
+
+class Endpoints(Struct, frozen=True, tag="endpoints"):
+    """What callers get for an authority, and what each source that answers for it says, the first believed first."""
+
+    standing: Standing
+    found: EndpointSet | None
+    sources: tuple[SourceSays, ...]
+    left_off: int = 0
+
+
 Response = (
     Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Registered | Status
-    | Configuration
+    | Configuration | Endpoints
 )  # fmt: skip
 
 
@@ -384,8 +422,8 @@ class Answer(Struct, frozen=True):
 __all__ = [
     "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState",
     "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument", "Destination",
-    "DestinationChange", "Done", "EdgeStatus", "GetConfiguration", "GetStatus", "Golden", "Health", "Protocol",
-    "ProxyConfiguration", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats",
-    "Request", "Response", "SignCertificate", "Status", "Traffic", "WatchDestination", "WithdrawWorkload", "Workers",
-    "WorkloadStatus",
+    "DestinationChange", "Done", "EdgeStatus", "Endpoints", "GetConfiguration", "GetEndpoints", "GetStatus", "Golden",
+    "Health", "Protocol", "ProxyConfiguration", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered",
+    "ReportState", "ReportStats", "Request", "Response", "SignCertificate", "SourceSays", "Standing", "Status",
+    "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip
