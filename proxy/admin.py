@@ -1,4 +1,4 @@
-"""The admin port: `/metrics`, `/ready` and `/live`, as on Linkerd's.
+"""The admin port: `/metrics`, `/ready` and `/live`, as on Linkerd's, and `/endpoints`.
 
 One request a connection, and nothing but GET and HEAD: it is for scrapers and supervisors, not for traffic. It accepts
 when nothing else does any more (`proxy.listeners`), so it has a bound of its own.
@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, cast
 
+from proxy import measured
 from proxy.exposition import CONTENT_TYPE
 from proxy.http1.heads import BadHead, RequestHead, parse_request
 from proxy.sweep import Sweep
@@ -21,6 +22,7 @@ MAX_OPEN: Final = 100
 """Connections; beyond it the oldest is cut. Who asks at once, as every scraper does, is answered long before it is."""
 
 TEXT: Final = "text/plain; charset=utf-8"
+JSON: Final = "application/json"
 
 
 class Page:
@@ -36,16 +38,18 @@ class Page:
 
 class Admin:
     """The pages. `waiting_for` names what keeps the proxy from being ready; `metrics` hands the metrics, rendered, to
-    what it is called with, at once or soon."""
+    what it is called with, at once or soon; so does `endpoints` what was measured of a service (empty: of all)."""
 
     def __init__(
         self,
         waiting_for: Callable[[], tuple[str, ...]],
         metrics: Callable[[Callable[[bytes], None]], None],
+        endpoints: Callable[[str, Callable[[bytes], None]], None],
         sweep: Sweep,
     ) -> None:
         self._waiting_for = waiting_for
         self._metrics = metrics
+        self._endpoints = endpoints
         self._sweep = sweep
         self._open: dict[_Request, None] = {}  # the oldest first
 
@@ -59,10 +63,18 @@ class Admin:
         self._open[request] = None
         return request
 
-    def page(self, path: str, answer: Callable[[Page], None]) -> None:
-        """Answer with what is at path."""
+    def page(self, target: str, answer: Callable[[Page], None]) -> None:
+        """Answer with what is at target, a path and maybe a query."""
+        path, _, query = target.partition("?")
         if path == "/metrics":
             self._metrics(lambda metrics: answer(Page("200 OK", metrics, CONTENT_TYPE)))
+        elif path == "/endpoints":
+            try:
+                service = measured.asked_for(query)
+            except ValueError as error:
+                answer(Page("400 Bad Request", f"{error}\n".encode()))
+            else:
+                self._endpoints(service, lambda endpoints: answer(Page("200 OK", endpoints, JSON)))
         else:
             answer(self._text(path))
 
@@ -74,7 +86,7 @@ class Admin:
             if waiting_for:
                 return Page("503 Service Unavailable", f"waiting for {', '.join(waiting_for)}\n".encode())
             return Page("200 OK", b"ready\n")
-        return Page("404 Not Found", b"there is /metrics, /ready and /live\n")
+        return Page("404 Not Found", b"there is /metrics, /ready, /live and /endpoints\n")
 
 
 class _Request(asyncio.Protocol):
@@ -116,11 +128,11 @@ class _Request(asyncio.Protocol):
         except BadHead as error:
             self._answer(Page(f"{error.status} Bad Request", error.reason.encode() + b"\n"), head_only=False)
         else:
-            self._get(head, self._data.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1"))
+            self._get(head, self._data.split(b" ", 2)[1].decode("latin-1"))
 
-    def _get(self, head: RequestHead, path: str) -> None:
+    def _get(self, head: RequestHead, target: str) -> None:
         if head.method in (b"GET", b"HEAD"):
-            self._page(path, lambda page: self._answer(page, head_only=head.method == b"HEAD"))
+            self._page(target, lambda page: self._answer(page, head_only=head.method == b"HEAD"))
         else:
             self._answer(Page("405 Method Not Allowed", b"GET or HEAD\n"), head_only=False)
 

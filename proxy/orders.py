@@ -13,9 +13,11 @@ from proxy.sockets import Listening
 
 
 class Orders(NamedTuple):
-    """What it can be told: to give its metrics, to read its file again, to drain and end, to end now."""
+    """What it can be told: to give its metrics, and what it measured of a service (empty: of all), to read its file
+    again, to drain and end, to end now."""
 
     page: Callable[[], bytes]
+    endpoints: Callable[[str], bytes]
     reload: Callable[[], Coroutine[Any, Any, None]]
     drain: Callable[[], None]
     end: Callable[[], None]

@@ -88,7 +88,8 @@ class Program:
 
     async def run(self) -> None:
         self._proxy = Proxy(self._place.sockets, self._changed)
-        await self._place.begin(Orders(self._proxy.metrics.page, self._reload, self._stopping.set, self._end))
+        pages = self._proxy.metrics.page, self._proxy.endpoints
+        await self._place.begin(Orders(*pages, self._reload, self._stopping.set, self._end))
         if self._arguments.config is not None:
             await self._run_static()
         else:

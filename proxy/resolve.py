@@ -3,7 +3,7 @@
 What answers the look-ups is a `Resolver`: the agent (`proxy.control`) or a file (`proxy.static`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Final, Protocol
 
@@ -56,6 +56,7 @@ class Destinations:
         self._own = own
         self._zone = zone
         self._followed: dict[str, Followed] = {}
+        self._destinations: dict[Destination, str] = {}
 
     def get(self, authority: str) -> Route:
         """The route to authority, for one who names it in a request: outside the mesh where it is no service of it."""
@@ -82,7 +83,19 @@ class Destinations:
 
         labels = Labels("outbound", str(self._workload), authority)
         route = Route(destination, self._connector, self._stats, b"", PATIENCE_S, labels)
-        return Followed(route, self._resolver.watch(authority, self._workload.namespace, found))
+        unwatch = self._resolver.watch(authority, self._workload.namespace, found)
+        self._destinations[destination] = authority
+
+        def end() -> None:
+            self._destinations.pop(destination, None)
+            unwatch()
+
+        return Followed(route, end)
+
+    @property
+    def followed(self) -> Iterator[tuple[str, Destination]]:
+        """What is asked for now, and where it leads."""
+        return ((authority, destination) for destination, authority in self._destinations.items())
 
     def _outside(self, authority: str) -> EndpointSet | None:
         """authority as a place outside the mesh, reached in plain text; None where it is this proxy itself, or a name

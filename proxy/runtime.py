@@ -15,6 +15,7 @@ from meshd.api.control import ProxyConfiguration, ReportState
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
+from proxy import measured
 from proxy.admin import Admin
 from proxy.edge import EdgeTls
 from proxy.errors import Bound
@@ -55,7 +56,12 @@ class Proxy:
         self._callers: tuple[Outbound, ...] = ()
         self._forward = ForwardProxy(lambda: self._callers, self.stats, self._sweep)
         self.metrics = Metrics(self.stats, self._state)
-        self._admin = Admin(self.waiting_for, lambda take: take(self.metrics.page()), self._sweep)
+        self._admin = Admin(
+            self.waiting_for,
+            lambda take: take(self.metrics.page()),
+            lambda service, take: take(self.endpoints(service)),
+            self._sweep,
+        )
         self._tls = listener_context(self._contexts)
         self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)
 
@@ -166,6 +172,15 @@ class Proxy:
         inbound = self._configuration.inbound
         unopened = (f"listener {inbound}",) if inbound and inbound not in self.listeners.addresses else ()
         return (*certificates, *unopened, *self.listeners.waiting_for())
+
+    def endpoints(self, service: str) -> bytes:
+        """The page of what was measured of the endpoints of a service, or of all of them where it is empty."""
+        followed = (
+            (str(name), authority, destination)
+            for name, served in self._served.items()
+            for authority, destination in served.outbound.destinations.followed
+        )
+        return measured.page(followed, service, monotonic())
 
     @property
     def edges(self) -> tuple[EdgeTls, ...]:

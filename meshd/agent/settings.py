@@ -156,9 +156,9 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     inbound: Annotated[str, Meta(description="HOST:PORT on which it takes traffic from other proxies.")] = (
         "0.0.0.0:4143"
     )
-    admin: Annotated[str, Meta(description="HOST:PORT of `/metrics`, `/ready` and `/live`; empty for none.")] = (
-        "127.0.0.1:4191"
-    )
+    admin: Annotated[
+        str, Meta(description="HOST:PORT of `/metrics`, `/ready`, `/live` and `/endpoints`; empty for none.")
+    ] = "127.0.0.1:4191"
     opaque_ports: Annotated[
         OpaquePorts,
         Meta(

@@ -97,7 +97,11 @@ class _Upstream(click.ParamType[Upstream]):
     help="Where other proxies reach this one: 0.0.0.0:4143 to be called from other hosts.",
 )
 @click.option(
-    "--admin", type=_Address(), default=LOOPBACK, show_default=True, help="Where /metrics, /ready, /live are."
+    "--admin",
+    type=_Address(),
+    default=LOOPBACK,
+    show_default=True,
+    help="Where /metrics, /ready, /live, /endpoints are.",
 )
 @click.option(
     "--drain-timeout",

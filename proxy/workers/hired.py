@@ -14,8 +14,10 @@ from proxy.workers.link import (
     RELEASE,
     VARIABLE,
     Ask,
+    AskEndpoints,
     Drain,
     End,
+    Endpoints,
     Ends,
     FromMaster,
     FromWorker,
@@ -57,6 +59,8 @@ class Hired:
         self._employer = employer
         self._left = False
         self._asked: asyncio.Future[bool] | None = None
+        self._questions: dict[int, asyncio.Future[bytes]] = {}
+        self._last_question = 0
         self._link = Link(FromWorker, self._said, self._lost)
         self._requests: socket.socket
         self._pidfd: int
@@ -115,12 +119,33 @@ class Hired:
                 self._link.send(FromMaster(Ask()))
         return self._asked
 
+    async def ask_endpoints(self, service: str, within_s: float) -> bytes:
+        """What it measured of a service; empty when it does not say in time."""
+        if self._left:
+            return b""
+        self._last_question += 1
+        number = self._last_question
+        question: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._questions[number] = question
+        self._link.send(FromMaster(AskEndpoints(number, service)))
+        try:
+            async with asyncio.timeout(within_s):
+                return await question
+        except TimeoutError:
+            return b""
+        finally:
+            del self._questions[number]
+
     # --- what it says
 
     def _said(self, message: FromWorker) -> None:
         if isinstance(message.body, Page):
             self.page = message.body.text or self.page
             self._answered(bool(message.body.text))
+        elif isinstance(message.body, Endpoints):
+            question = self._questions.get(message.body.number)
+            if question is not None and not question.done():
+                question.set_result(message.body.text.encode())
         else:
             before, self.told = self.told, message.body
             self.heard = True
@@ -161,6 +186,9 @@ class Hired:
     def _lost(self) -> None:
         self._left = True
         self._answered(False)
+        for question in self._questions.values():
+            if not question.done():
+                question.set_result(b"")
         self._leave()
 
     def _leave(self) -> None:

@@ -1,7 +1,8 @@
 """What a master and its worker say to each other: JSON lines over one socket pair, sockets over another.
 
     worker   Told  whenever it changes; the first when its configuration is in      Page  when asked, and at times
-    master   Ask · Reload · Drain · End
+             Endpoints  when asked
+    master   Ask · AskEndpoints · Reload · Drain · End
 
 Over the other pair (SOCK_SEQPACKET), a datagram each: `listen HOST:PORT` is answered with the address on a line of its
 own, and a socket (SCM_RIGHTS, unix(7)) or a second line that says what is wrong; `release HOST:PORT` is not answered.
@@ -43,12 +44,26 @@ class Page(msgspec.Struct, frozen=True, tag="page"):
     text: str
 
 
+class Endpoints(msgspec.Struct, frozen=True, tag="endpoints"):
+    """What the worker measured (`proxy.measured`), as the answer to the question of that number."""
+
+    number: int
+    text: str
+
+
 class FromWorker(msgspec.Struct, frozen=True):
-    body: Told | Page
+    body: Told | Page | Endpoints
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Send a page."""
+
+
+class AskEndpoints(msgspec.Struct, frozen=True, tag="ask-endpoints"):
+    """Send what was measured of a service; empty: of all of them."""
+
+    number: int
+    service: str
 
 
 class Reload(msgspec.Struct, frozen=True, tag="reload"):
@@ -64,7 +79,7 @@ class End(msgspec.Struct, frozen=True, tag="end"):
 
 
 class FromMaster(msgspec.Struct, frozen=True):
-    body: Ask | Reload | Drain | End
+    body: Ask | AskEndpoints | Reload | Drain | End
 
 
 class Ends(NamedTuple):

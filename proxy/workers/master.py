@@ -18,6 +18,7 @@ from typing import Final
 
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
+from proxy import measured
 from proxy.admin import Admin
 from proxy.handover import Succession, received
 from proxy.listeners import Listeners
@@ -67,7 +68,7 @@ class Master:
         self._collecting: asyncio.Task[bytes] | None = None
         self._sweep = Sweep()
         self._listeners = Listeners(_AdminSockets(self._places), self._tasks, self._changed)
-        self._admin = Admin(self._waiting_for, self._page, self._sweep)
+        self._admin = Admin(self._waiting_for, self._page, self._endpoints, self._sweep)
         self._admin_at = ""
         self._all_started = False
         self._was_ready = False
@@ -212,6 +213,17 @@ class Master:
             answered = number in asked and asked[number].done() and asked[number].result()
             seen.append(Seen(number, page, ready, answered, self._restarts[number].deaths))
         return self._metrics.page(seen)
+
+    def _endpoints(self, service: str, take: Callable[[bytes], None]) -> None:
+        """Hand what the workers measured to take, when they have said."""
+        collecting = self._tasks.start(self._collect_endpoints(service), "endpoints")
+        collecting.add_done_callback(lambda task: None if task.cancelled() or task.exception() else take(task.result()))
+
+    async def _collect_endpoints(self, service: str) -> bytes:
+        hired = [(number, each) for number, each in self._workers.items() if each is not None and each.heard]
+        pages = await asyncio.gather(*(each.ask_endpoints(service, ANSWER_WITHIN_S) for _, each in hired))
+        said = dict(zip((number for number, _ in hired), pages, strict=True))
+        return measured.merged((number, said.get(number, b"")) for number in self._workers)
 
     # --- from outside
 

@@ -20,8 +20,10 @@ from proxy.workers.link import (
     MAX_PAGE_BYTES,
     RELEASE,
     Ask,
+    AskEndpoints,
     Drain,
     End,
+    Endpoints,
     Ends,
     FromMaster,
     FromWorker,
@@ -165,6 +167,9 @@ class Worker:
         match message.body:
             case Ask():
                 self._tell_page()
+            case AskEndpoints():
+                measured = self._orders.endpoints(message.body.service)
+                self._link.send(FromWorker(Endpoints(message.body.number, measured.decode())))
             case Reload():
                 self._tasks.start(self._orders.reload(), "reload")
             case Drain():

@@ -175,7 +175,10 @@ def orders(page: Callable[[], bytes], said: list[str]) -> Orders:
     async def reload() -> None:
         said.append("reload")
 
-    return Orders(page, reload, lambda: said.append("drain"), lambda: said.append("end"))
+    def endpoints(service: str) -> bytes:
+        return service.encode()
+
+    return Orders(page, endpoints, reload, lambda: said.append("drain"), lambda: said.append("end"))
 
 
 @asynccontextmanager
