@@ -16,6 +16,7 @@ VERBS = {
     "completion": "meshd.cli.completion",
     "demo": "meshd.cli.demo",
     "diagnostics": "meshd.cli.diagnostics",
+    "endpoints": "meshd.cli.endpoints",
     "identity": "meshd.cli.identity",
     "join": "meshd.cli.join",
     "run": "meshd.cli.run",
