@@ -18,11 +18,10 @@ from typing import NamedTuple
 from discovery.catalogue import Catalogue
 from discovery.ledger import Ledger, Reading
 from discovery.names import Authority
-from discovery.source import Answered, Close, Known
+from discovery.source import Answer, Answered, Close, Known
 from discovery.watchers import Watchers
 from meshd.api.control import Health
 from meshd.api.documents import Document, Workload
-from meshd.api.endpoints import EndpointSet
 from meshd.api.loading import Finding
 
 log = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ class DocumentSource(ABC):
             self._shadowed = shadowed
             self._publish()
 
-    def _find(self, authority: Authority) -> EndpointSet | None:
+    def _find(self, authority: Authority) -> Answer:
         return self._catalogue.find(authority, stale=bool(self._away))
 
     # --- how it is learned --------------------------------------------------------------------------------------

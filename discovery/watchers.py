@@ -7,21 +7,24 @@ it is decided here.
 from collections.abc import Callable
 
 from discovery.names import Authority
-from discovery.source import NOT_YET, Answer, Answered, Close, NotYet
+from discovery.source import Answer, Answered, Close, NotYet
 
 
 class Watchers:
-    """Open watches over `find`; each is told as soon as there is an answer, and then only what is new."""
+    """Open watches over `find`; each is told as soon as there is an answer, and then only what is new.
 
-    def __init__(self, find: Callable[[Authority], Answer]) -> None:
-        self._find = find
+    With `remote`, nothing is told before `begin`; from then on those who have no answer are told NOT_YET, so that
+    others may be asked.
+    """
+
+    def __init__(self, find: Callable[[Authority], Answer], *, remote: bool = False) -> None:
+        self._find, self._remote, self._begun = find, remote, not remote
         self._open: dict[object, tuple[Authority, Answered]] = {}
         self._told: dict[object, Answer] = {}
 
     def watch(self, authority: Authority, answered: Answered) -> Close:
         watch = object()
         self._open[watch] = (authority, answered)
-        self._told[watch] = NOT_YET
 
         def close() -> None:
             self._open.pop(watch, None)
@@ -30,14 +33,23 @@ class Watchers:
         self._tell(watch)
         return close
 
+    def begin(self) -> None:
+        """There is something to be told, once it is refreshed."""
+        self._begun = True
+
     def refresh(self) -> None:
         for watch in list(self._open):
             if watch in self._open:  # not closed by a callback earlier in this round
                 self._tell(watch)
 
     def _tell(self, watch: object) -> None:
+        if not self._begun:
+            return
         authority, answered = self._open[watch]
         found = self._find(authority)
-        if not isinstance(found, NotYet) and found != self._told[watch]:
+        is_news = watch not in self._told or found != self._told[watch]
+        if isinstance(found, NotYet):
+            is_news = self._remote and watch not in self._told
+        if is_news:
             self._told[watch] = found
             answered(found)
