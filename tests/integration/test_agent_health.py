@@ -291,6 +291,7 @@ def test_a_workload_is_announced_while_its_page_is_there(nginx: Nginx, tmp_path:
             await web.becomes(0, f"{what} (Connection refused)")
             with nginx.running() as process:
                 await web.becomes(0, f"{what} (answered 404, expected 200-399)")
+                assert 1 not in web.said, "not before it is known to be well"
                 page.write_text("yes")
                 await web.becomes(1)
                 page.unlink()
@@ -350,31 +351,52 @@ def test_a_check_that_is_added_takes_nothing_out_before_it_fails(tmp_path: Path)
     run(main(), 120.0)
 
 
+class Silent:
+    """A server that says nothing; how many are connected to it, and were at most."""
+
+    def __init__(self) -> None:
+        self.connected = self.most = 0
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connected += 1
+        self.most = max(self.most, self.connected)
+        await reader.read()  # to its end
+        self.connected -= 1
+        writer.close()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Address]:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        yield Address(*server.sockets[0].getsockname())
+        server.close()
+
+
 def test_not_everything_is_looked_at_at_once() -> None:
-    """Each of many servers that say nothing has its turn. A connection is seen to end a moment after the next began."""
+    """Each of many has its turn. A connection is seen to end a moment after the next began."""
 
     async def main() -> None:
-        open_now, most = 0, 0
+        silent, monitor = Silent(), Monitor(Registry())
+        async with silent.running() as address:
+            health = PortHealth(http=HttpCheck(), interval="1h", timeout="300ms")
+            names = (WorkloadName("default", f"w{number}") for number in range(4 * MAX_PORTS_AT_ONCE))
+            monitor.use(Check(name, health, address) for name in names)
+            await eventually(lambda: all(each.failures for each in monitor.verdicts()), "each was looked at", 60.0)
+            await monitor.close()
+        assert silent.most <= 3 * MAX_PORTS_AT_ONCE
 
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            nonlocal open_now, most
-            open_now += 1
-            most = max(most, open_now)
-            await reader.read()  # to its end
-            open_now -= 1
-            writer.close()
+    run(main(), 90.0)
 
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        address = Address(*server.sockets[0].getsockname())
-        paces = PortHealth(http=HttpCheck(), interval="1h", timeout="300ms")
-        monitor = Monitor(Registry())
-        monitor.use(
-            Check(WorkloadName("default", f"w{number}"), paces, address) for number in range(4 * MAX_PORTS_AT_ONCE)
-        )
-        await eventually(lambda: all(each.failures for each in monitor.verdicts()), "each was looked at", 60.0)
-        await monitor.close()
-        server.close()
-        assert most <= 2 * MAX_PORTS_AT_ONCE
+
+def test_a_check_that_is_no_more_ends_at_once() -> None:
+    async def main() -> None:
+        silent, monitor = Silent(), Monitor(Registry())
+        async with silent.running() as address:
+            health = PortHealth(http=HttpCheck(), interval="1h", timeout="1h")
+            monitor.use([Check(WorkloadName("default", "web"), health, address)])
+            await eventually(lambda: silent.connected == 1, "it looks", 30.0)
+            monitor.use([])
+            await eventually(lambda: silent.connected == 0, "it looks no more", 30.0)
+            await monitor.close()
 
     run(main(), 90.0)
 

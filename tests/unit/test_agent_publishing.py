@@ -10,6 +10,7 @@ from meshd.agent.publishing import Publishing, own_address
 from meshd.agent.registry import HOST, Instance, Registry
 from meshd.api.control import ProxyWorkload, ReportState
 from meshd.api.documents import WorkloadPort
+from meshd.api.names import WorkloadName
 from tests.support.aio import run
 
 PORTS = (WorkloadPort(8080, "http"), WorkloadPort(9090))
@@ -74,6 +75,17 @@ def test_who_waits_is_known_but_not_healthy_and_says_for_what() -> None:
     rig.registry.report(HOST, "proxy", ReportState(1, ("certificate of shop/web",)))
     assert rig.healthy == [(8080, False), (9090, False)]
     assert {each.message for each in rig.recorder.told[-1]} == {"waits for certificate of shop/web"}
+
+
+def test_who_is_not_well_is_known_but_not_healthy_and_no_other() -> None:
+    rig = Rig(changed(HERE, workloads=(*HERE.workloads, ProxyWorkload("shop", "api", (WorkloadPort(8081),)))))
+    rig.ready()
+    rig.registry.hold_back({WorkloadName("shop", "web"): ("unit web.service (it is failed (failed))",)})
+    assert rig.healthy == [(8080, False), (8081, True), (9090, False)]
+    assert {each.message for each in rig.recorder.told[-1]} == {
+        "",
+        "waits for unit web.service (it is failed (failed))",
+    }
 
 
 def test_only_what_differs_is_told() -> None:
