@@ -151,10 +151,9 @@ class JwtKeys:
     def _succeed(self, current: SigningKey, following: SigningKey, now: float, changes: list[Change]) -> SigningKey:
         """What signs now is `following`. The record comes first: it says until when what `current` signed is good."""
         before = current.record
-        if not before.retired_at:
-            after = before._replace(retired_at=now, not_after=min(before.not_after, now + TAIL_S))
-            sequence = self._store.put_jwt_key(before, after)
-            changes.append(Change(f"jwt key {before.kid}: retired, believed until {when(after.not_after)}", sequence))
+        after = before._replace(retired_at=now, not_after=min(before.not_after, now + TAIL_S))
+        sequence = self._store.put_jwt_key(before, after)
+        changes.append(Change(f"jwt key {before.kid}: retired, believed until {when(after.not_after)}", sequence))
         self._write(self._paths.jwt_key, following.key)
         self._paths.jwt_next.unlink()
         return following

@@ -58,6 +58,7 @@ def test_a_node_is_known_by_its_certificate_with_all_that_it_may_have(store: Sql
     assert (node.node, node.grant.node) == ("vm1", "vm1")
     assert node.grant.entries_of("vm1") == [entry(1, "vm*", "default/web")]
     assert len(node.serial) == 32
+    assert node.until == LIFE.not_after  # no token outlives it
 
 
 def test_a_join_token_is_known_as_the_one_on_record(store: SqliteStore) -> None:

@@ -214,7 +214,7 @@ def test_what_is_no_good_token_says_why(text: str, reason: str) -> None:
 
 def test_a_good_token_is_good_for_its_audience_and_its_time_alone() -> None:
     with pytest.raises(BadToken, match="not for ''"):
-        verified(GOOD, "")
+        verified(token(body=BODY | {"aud": ["", "reports"]}), "")
     with pytest.raises(BadToken, match="has expired"):
         verified(GOOD, now=NOW + 300 + LEEWAY_S)
     with pytest.raises(BadToken, match="no workload of other"):

@@ -117,6 +117,11 @@ def test_a_token_is_good_by_the_keys_in_the_bundle_and_in_the_audit_log(authorit
     assert issued.token.split(".")[2] not in line
 
 
+def test_the_bundle_has_no_key_that_has_expired(authority: Authority) -> None:
+    assert len(authority.jwts.public(NOW)) == 1
+    assert authority.jwts.public(NOW + 32 * DAY_S) == ()
+
+
 def test_no_two_tokens_are_alike(authority: Authority) -> None:
     tokens = [authority.jwts.issue(WEB, ("reports",), 0.0, NOW, NODE).token for _ in range(2)]
     assert len({token.split(".")[1] for token in tokens}) == 2

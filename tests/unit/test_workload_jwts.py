@@ -171,13 +171,27 @@ def test_a_workload_has_the_ca_asked_so_often_and_others_are_not_held_up(ca: Ca,
     async def main() -> None:
         for number in range(ASKED_BURST):
             await jwts.get(WEB, [str(number)])
-        with pytest.raises(TooOften, match="too many requests of default/web: again in 1 s"):
-            await jwts.get(WEB, ["one more"])
+        for number in range(MAX_KEPT):
+            with pytest.raises(TooOften, match="too many requests of default/web: again in 1 s"):
+                await jwts.get(WEB, [f"one more {number}"])
+        await jwts.get(WEB, ["0"])  # what is there is given out, and nobody's place was taken
         assert ca.asked == ASKED_BURST
-        await jwts.get(WEB, ["0"])  # what is there is given out
         await jwts.get(API, ["one more"])
         ca.now += 1.0
         await jwts.get(WEB, ["one more"])
+
+    asyncio.run(main())
+
+
+def test_one_that_is_to_be_renewed_is_given_out_while_the_ca_may_not_be_asked(ca: Ca, jwts: Jwts) -> None:
+    async def main() -> None:
+        first = await jwts.get(WEB, ["reports"])
+        ca.now += 151
+        for number in range(ASKED_BURST):
+            await jwts.get(WEB, [str(number)])
+        assert await jwts.get(WEB, ["reports"]) == first
+        ca.now += 1
+        assert await jwts.get(WEB, ["reports"]) != first
 
     asyncio.run(main())
 
