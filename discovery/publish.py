@@ -21,6 +21,10 @@ class Announcement(Struct, frozen=True):
 class Publisher(Protocol):
     """A registry that takes announcements. It says them again until the registry has them, and after it lost them."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the registry has not what it should have; empty when it has."""
+
     def publish(self, announcements: tuple[Announcement, ...]) -> None:
         """These are all there are now; what was published before and is not among them is withdrawn."""
 

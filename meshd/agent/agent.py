@@ -238,4 +238,5 @@ class Agent:
 
     def _troubles(self) -> tuple[str, ...]:
         admin = (self._admin.trouble,) if self._admin is not None and self._admin.trouble else ()
-        return (*self.core.signer.troubles(), *self._notices, *admin, *map(str, self.documents.findings))
+        found = (*self.core.signer.troubles(), *self._notices, *admin, *map(str, self.documents.findings))
+        return (*found, *self._publishing.troubles())

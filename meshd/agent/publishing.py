@@ -60,6 +60,10 @@ class Publishing:
             for publisher in self._publishers:
                 publisher.publish(now)
 
+    def troubles(self) -> tuple[str, ...]:
+        """What keeps registries from having all of it."""
+        return tuple(each.trouble for each in self._publishers if each.trouble)
+
     async def withdraw(self) -> None:
         """The agent ends, and with it what it vouches for."""
         self._ended = True

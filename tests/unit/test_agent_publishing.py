@@ -21,6 +21,7 @@ class Recorder:
     def __init__(self) -> None:
         self.told: list[tuple[Announcement, ...]] = []
         self.withdrawn = False
+        self.trouble = ""
 
     def publish(self, announcements: tuple[Announcement, ...]) -> None:
         self.told.append(announcements)
@@ -128,3 +129,10 @@ def test_at_the_end_all_is_withdrawn_and_nothing_is_said_any_more() -> None:
 def test_the_address_by_which_this_host_reaches_others_is_one_of_its_own() -> None:
     with socket.socket(socket.AF_INET6 if ":" in own_address() else socket.AF_INET, socket.SOCK_DGRAM) as own:
         own.bind((own_address(), 0))
+
+
+def test_what_keeps_a_registry_from_having_it_is_told() -> None:
+    rig = Rig()
+    assert rig.publishing.troubles() == ()
+    rig.recorder.trouble = "the registry is full"
+    assert rig.publishing.troubles() == ("the registry is full",)
