@@ -16,6 +16,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from discovery.backends import RemoteSettings
+from discovery.consul.settings import ConsulDiscovery
 from discovery.dns.settings import DnsSettings
 from discovery.kubernetes.settings import KubernetesDiscovery
 from meshd.api.control import MAX_MAX_CONNECTIONS, MAX_WORKERS, Workers
@@ -105,6 +106,9 @@ class Discovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel",
         ),
     ] = FOR_EVER
     file: Annotated[FileDiscovery | None, Meta(description="Documents in files, watched for changes.")] = None
+    consul: Annotated[ConsulDiscovery | None, Meta(description="Services that are registered in HashiCorp Consul.")] = (
+        None
+    )
     dns: Annotated[DnsSettings | None, Meta(description="Services whose endpoints are DNS records.")] = None
     kubernetes: Annotated[
         KubernetesDiscovery | None, Meta(description="The Services of a Kubernetes cluster, by its API.")

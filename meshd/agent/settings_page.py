@@ -102,6 +102,8 @@ def _type_name(kind: inspect.Type) -> str:
     }
     if isinstance(kind, inspect.VarTupleType):
         return f"list of {names[type(kind.item_type)]}s"
+    if isinstance(kind, inspect.DictType):
+        return f"names to {names[type(kind.value_type)]}s"
     if isinstance(kind, inspect.UnionType):
         return " or ".join(map(_type_name, kind.types))
     if isinstance(kind, inspect.LiteralType):

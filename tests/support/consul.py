@@ -164,6 +164,18 @@ class Consul:
             },
         )
 
+    def snapshot(self) -> bytes:
+        """All that it knows, for `restore`."""
+        status, said = self._bytes("GET", "snapshot", None, {})
+        assert status == 200, said
+        return said
+
+    def restore(self, snapshot: bytes) -> None:
+        """Have it know what it knew."""
+        status, said = self._bytes("PUT", "snapshot", snapshot, {})
+        assert status == 200, said
+        self.wait_until_led()
+
     def _listed(self, name: str, service_id: str) -> str:
         """The worst of what the catalogue says of a service's own checks; empty where it is not listed."""
         for entry in self.call("GET", f"health/service/{name}"):
@@ -174,6 +186,11 @@ class Consul:
     # --- inside
 
     def _exchange(self, method: str, where: str, body: Any, query: Mapping[str, Any]) -> tuple[int, str]:
+        said = json.dumps(body).encode() if body is not None else None
+        status, answer = self._bytes(method, where, said, query)
+        return status, answer.decode()
+
+    def _bytes(self, method: str, where: str, said: bytes | None, query: Mapping[str, Any]) -> tuple[int, bytes]:
         connection: HTTPConnection
         if self._tls is None:
             connection = HTTPConnection(self.address, self.port, timeout=30.0)
@@ -183,10 +200,9 @@ class Consul:
             connection = HTTPSConnection("localhost", self.port, timeout=30.0, context=context)
         try:
             headers = {"X-Consul-Token": self.token} if self.token else {}
-            said = json.dumps(body) if body is not None else None
             connection.request(method, f"/v1/{where}?{urlencode(query)}", said, headers)
             response: HTTPResponse = connection.getresponse()
-            return response.status, response.read().decode()
+            return response.status, response.read()
         finally:
             connection.close()
 

@@ -101,7 +101,7 @@ def test_how_many_connections_a_proxy_may_have(tmp_path: Path) -> None:
             "trustDomain: x\nproxy: {outbound: '::1:4140'}",
             "proxy: outbound: '::1:4140': an IPv6 address is written in brackets",
         ),
-        ("trustDomain: x\ndiscovery: [{consul: {}}]", "discovery[0]: unknown field `consul`"),
+        ("trustDomain: x\ndiscovery: [{zookeeper: {}}]", "discovery[0]: unknown field `zookeeper`"),
         ("trustDomain: x\ndiscovery: [{file: {path: 1}}]", "discovery[0].file.path: expected `str`"),
         ("trustDomain: x\ncontrol: {users: [no-such-user]}", "control.users[0]: no user is called 'no-such-user'"),
     ],
