@@ -122,6 +122,7 @@ class NodeSource:
         if node is None or node.certificate is None:
             raise Problem(f"{file}: this host has not joined: run `meshd join`")
         self._renew_at = 0.0
+        self._renewal: Renewal | None = None
         self._use(node.certificate)
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
@@ -138,8 +139,8 @@ class NodeSource:
 
     def trust(self, bundle_pem: str, renewal: Renewal | None = None) -> None:
         self._source.trust(bundle_pem, renewal)
-        if renewal is not None and self._life.not_before < renewal.issued_before:
-            self._renew_at = min(self._renew_at, self._clock() + self._draw(0.0, renewal.within_s))
+        self._renewal = renewal
+        self._heed_renewal()
 
     def begun(self) -> float:
         return self._life.not_before
@@ -177,6 +178,14 @@ class NodeSource:
         self._renewals.not_after = self._life.not_after
         length_s = self._life.not_after - self._life.not_before
         self._renew_at = self._life.not_before + length_s * (2 / 3 + self._draw(-JITTER, JITTER))
+        self._heed_renewal()
+
+    def _heed_renewal(self) -> None:
+        """Renew before its time what is from before the time that the CA names: also what it has signed since, where
+        it names one that is still to come for certificates, which begin some time before they are signed."""
+        renewal = self._renewal
+        if renewal is not None and self._life.not_before < renewal.issued_before:
+            self._renew_at = min(self._renew_at, self._clock() + self._draw(0.0, renewal.within_s))
 
 
 def _checked(key: object, chain: list[x509.Certificate]) -> ec.EllipticCurvePrivateKey:

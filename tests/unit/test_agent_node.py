@@ -185,3 +185,27 @@ def test_it_is_renewed_before_its_time_where_the_ca_asks_for_it(file: Path) -> N
         assert source.begun() == cas.now - 60
 
     aio.run(main())
+
+
+def test_what_was_signed_too_early_all_the_same_is_renewed_again(file: Path) -> None:
+    """By another CA, which did not know yet that another root signs."""
+
+    async def main() -> None:
+        cas = Cas()
+        cas.now = now = NOW + 100
+        source = NodeSource(cas, file, lambda: now, lambda low, high: (low + high) / 2)
+        source.trust("", Renewal(NOW + 50, 60.0))
+        now += 30
+        await source.health()
+        assert source.begun() == NOW + 40
+        await source.health()
+        assert cas.asked == [VM1]
+        cas.now = now = now + 30
+        await source.health()
+        assert cas.asked == [VM1, VM1]
+        assert source.begun() > NOW + 50
+        now += 600
+        await source.health()
+        assert cas.asked == [VM1, VM1]
+
+    aio.run(main())
