@@ -8,6 +8,7 @@ signs with is one value, swapped whole. How leaves are signed and kept is `meshd
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from cryptography import x509
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, is_trust_domain
 from meshd.api.problems import Misuse, Problem
-from meshd.ca import certificates, files, material, stores
+from meshd.ca import certificates, files, material, roots, stores
 from meshd.ca.audit import AuditLog
 from meshd.ca.certificates import Life
 from meshd.ca.external import IssuerFiles, prepare
@@ -33,8 +34,9 @@ from meshd.ca.requester import ITSELF, Requester
 from meshd.ca.rotation import described, step
 from meshd.ca.rules import rules
 from meshd.ca.settings import StoreSettings
+from meshd.ca.sharing import LEADING, Made, Sharing, complete
 from meshd.ca.source import Unreachable
-from meshd.ca.store import Conflict, Store
+from meshd.ca.store import Behind, Conflict, Store
 from meshd.ca.wire import Bundle, Denial, Renewal
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,11 @@ class Authority:
         self._issuing = Issuing(store, audit)
         self._last: Bundle | None = None
         self._begun_at = 0.0
+        self._sharing: Sharing | None = None
+        if store.peers is not None:
+            self._sharing = Sharing(paths, store.peers, own.trust_domain, external)
+        self._share_lock = threading.Lock()
+        self._trouble = ""
         self.trust_domain = own.trust_domain
         self._files = paths
         self._state = paths.state() if external is None else ()
@@ -139,6 +146,7 @@ class Authority:
                 f"{directory}: holds a root alone, which signs intermediates: see `meshd ca sign-intermediate`"
             )
         if paths.trust_domain.exists():
+            complete(paths)
             external = external or IssuerFiles(paths.issuer, paths.issuer_chain)
             own = load_external(paths, external, now)
         elif external is not None:
@@ -150,6 +158,7 @@ class Authority:
         try:
             authority.maintain(now)
             authority.check(now)
+            authority._share(now)
             authority.jwts.keep(now)
         except Unreachable as error:
             authority.close()
@@ -178,7 +187,13 @@ class Authority:
 
     def issue_all(self, wanted: Sequence[Wanted]) -> list[Certificate | Exception]:
         """For each a certificate, or what `issue` raises instead: what is wrong with one is no matter to the others."""
-        return self._issuing.issue_all(wanted, self._signing)
+        answers = self._issuing.issue_all(wanted, self._signing)
+        behind = [index for index, answer in enumerate(answers) if isinstance(answer, Behind)]
+        if behind and self._has_caught_up():
+            again = self._issuing.issue_all([wanted[index] for index in behind], self._signing)
+            for index, answer in zip(behind, again, strict=True):
+                answers[index] = answer
+        return answers
 
     def issue_server(self, names: tuple[str, ...], now: float) -> tuple[bytes, Life]:
         """A new key and its chain (PEM, together) for the CA's own server at names, and how long they are good.
@@ -197,6 +212,8 @@ class Authority:
         denied, rotation = self.store.denied(), self.store.rotation()  # first the number: what is read later is newer
         if self._external is None and self._files.state() != self._state:
             self._reread(self._now)  # another process has changed them, and then the number
+        if self._external is not None and self._sharing is not None and not self._sharing.is_current(self.own):
+            self._share(self._now)  # another CA has
         records = tuple(Denial(each.kind, each.value, each.expires_at) for each in denied.records)
         renewal = None
         if rotation is not None and rotation.issued_before:
@@ -233,6 +250,8 @@ class Authority:
 
     def check(self, now: float) -> None:
         """Unreachable when nothing that is signed at this time would be good."""
+        if self._trouble:
+            raise Unreachable(self._trouble)
         own = self._signing.own
         for what, certificate in (("root", own.root), ("issuer", own.issuer.certificate)):
             life = Life.of(certificate)
@@ -265,10 +284,11 @@ class Authority:
         """Bring a rotation of issuer or root, and the keys of JWT-SVIDs, as far as may be now. To be called every
         second or so. Problem or Unreachable when it cannot be."""
         self._now = now
+        self._share(now)
         self._beat(now)
         self.jwts.keep(now)
         rotation = self.store.rotation()
-        if self._external is not None or rotation is None or rotation.is_over:
+        if self._external is not None or rotation is None or rotation.is_over or not self._leads():
             return
         with self._files.changing():
             self._reread(now)
@@ -278,6 +298,8 @@ class Authority:
                 return
             self._use(stepped.own)
             self._state = self._files.state()
+            if self._sharing is not None:
+                self._sharing.publish(stepped.own)
             try:
                 made, sequence = self.store.rotate(rotation, stepped.rotation)
             except Conflict:  # an operator was faster, and is heeded the next time
@@ -295,6 +317,7 @@ class Authority:
         if self.store.peers is None:
             return
         own, self._begun_at = self.own, self._begun_at or now
+        ready_for = "" if self._sharing is None else self._sharing.ready_for(own)
         self.store.peers.beat(
             Running(
                 self.store.peers.name,
@@ -302,9 +325,60 @@ class Authority:
                 now,
                 self._files.root_key.exists(),
                 certificates.bundle_hash(own.bundle_pem),
-                certificates.key_hash(own.root.public_key()).hex(),
+                roots.key_hash(own.root),
+                ready_for,
+                Life.of(own.issuer.certificate).not_before + certificates.BACKDATE_S,
             )
         )
+
+    def _leads(self) -> bool:
+        """Whether this CA is the one that brings a rotation on."""
+        return self.store.peers is None or self.store.peers.alone(LEADING)
+
+    def _has_caught_up(self) -> bool:
+        """Whether what other CAs have changed is taken up now."""
+        try:
+            self._share(self._now)
+        except Unreachable as error:
+            log.warning("what other CAs have changed is not taken up: %s", error)
+            return False
+        return True
+
+    def _share(self, now: float) -> None:
+        """Have the roots, and an issuer, as all CAs on the store have them. Unreachable when that cannot be now."""
+        if self._sharing is None:
+            return
+        rotation = self.store.rotation()
+        made: list[Made] = []
+        try:
+            with self._share_lock, self._files.changing():
+                if self._external is None:
+                    self._reread(now)
+                    made = self._sharing.lead(self.own, rotation, now)
+                elif (found := self._sharing.follow(self.own, rotation, now)) is not self.own:
+                    self._use(found)
+                    self._external_state = self._external.state()
+        except Problem as problem:
+            self._trouble = str(problem)
+            raise Unreachable(self._trouble) from problem
+        self._trouble = ""
+        for each in made:
+            self._signed_issuer(each, now)
+
+    def _signed_issuer(self, made: Made, now: float) -> None:
+        until, serial = Life.of(made.certificate).not_after, certificates.serial(made.certificate)
+        log.info("issued an issuer to the CA %s: serial %s, until %s", made.ca, serial, when(until))
+        if self._audit is not None:
+            self._audit.write(
+                now,
+                self.store.next_audit(),
+                "sign-intermediate",
+                "issued",
+                f"ca {made.ca}",
+                identity=f"spiffe://{self.trust_domain}",
+                serial=serial,
+                until=until,
+            )
 
     def _reread(self, now: float) -> None:
         """Sign with what is in the files."""

@@ -55,12 +55,18 @@ def prepare(paths: CaFiles, trust_domain: str, bundle_pem: bytes) -> None:
     for root in roots:
         if (other := certificates.trust_domain_in(root)) not in {"", trust_domain}:
             raise Problem(f"the bundle holds the root of {other}, and this CA is to be of {trust_domain}")
-    key = certificates.new_key()
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    files.write(paths.issuer, certificates.key_pem(key, paths.passphrase))
-    files.write(paths.issuer_request, request.public_bytes(Encoding.PEM), mode=0o644)
+    files.write(paths.issuer, certificates.key_pem(certificates.new_key(), paths.passphrase))
+    write_request(paths)
     files.write(paths.trust_domain, trust_domain.encode() + b"\n", mode=0o644)
     files.write(paths.bundle, b"".join(map(certificates.pem, roots)), mode=0o644)
+
+
+def write_request(paths: CaFiles) -> None:
+    """What the certificate of the issuer whose key is here is asked for with."""
+    key = _key(paths.issuer, paths.passphrase)
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    data = request.public_bytes(Encoding.PEM)
+    files.write(paths.issuer_request, data, mode=0o644, owner_of=paths.directory)
 
 
 def load(paths: CaFiles, where: IssuerFiles, now: float) -> Material:
@@ -110,10 +116,15 @@ def _path(
     for index, certificate in enumerate(chain):
         for root in roots:
             if _is_signed_by(certificate, root):
-                return tuple(chain[1 : index + 1]), root
+                return tuple(chain[1 : index + 1 + _is_again(chain[index + 1 :], root)]), root
         if index + 1 < len(chain) and not _is_signed_by(certificate, chain[index + 1]):
             raise Problem(f"{file}: certificate {index + 1} is not signed by the one after it")
     raise Problem(f"{file}: does not lead to a root in {bundle}")
+
+
+def _is_again(after: list[x509.Certificate], root: x509.Certificate) -> bool:
+    """Whether the chain goes on with the root itself as a certificate below another, for who knows only that one."""
+    return bool(after) and after[0].public_key() == root.public_key() and after[0].issuer != root.issuer
 
 
 def _is_signed_by(certificate: x509.Certificate, other: x509.Certificate) -> bool:

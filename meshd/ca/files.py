@@ -11,6 +11,8 @@ Where the root is elsewhere (`meshd.ca.external`) there is no root.key, and
 
 In either case
 
+    issuer.next   an issuer that was asked for, where several CAs share a store (`meshd.ca.sharing`)
+    roots.json    the roots that were taken from there last
     root.next     while roots change: the other root, with its key (`meshd.ca.material`)
     jwt.key       the private key of JWT-SVIDs; jwt.next the one that follows it (`meshd.ca.jwt_keys`)
     ca.db         what was issued (`meshd.ca.store`); where that is in Consul there is instead
@@ -43,6 +45,8 @@ class CaFiles:
         self.root_next = directory / "root.next"
         self.bundle = directory / "bundle.pem"
         self.issuer = directory / "issuer.key"
+        self.issuer_next = directory / "issuer.next"
+        self.roots = directory / "roots.json"
         self.jwt_key = directory / "jwt.key"
         self.jwt_next = directory / "jwt.next"
         self.database = directory / "ca.db"

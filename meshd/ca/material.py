@@ -1,5 +1,6 @@
 """The CA's keys and certificates in its files: written once each, checked against each other whenever they are read."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,7 @@ def load_root_pair(paths: CaFiles, now: float) -> KeyPair:
     """The root with its key; Problem when it is over, the key cannot be read, or is another's."""
     root = _load_certificate(paths.bundle)
     _check_life(root, paths, now)
-    return _pair_of(paths, root)
+    return pair_of(paths, root)
 
 
 def load(paths: CaFiles, now: float) -> Material:
@@ -96,7 +97,7 @@ def change_root(paths: CaFiles, material: Material, now: float, *, back: bool = 
     wanted, left = (before, other) if back else (other, before)
     if material.root != wanted:
         above = None if back else _certify_next(paths, material.trust_domain, wanted, left, now)
-        _make_issuer(paths, material.trust_domain, _pair_of(paths, wanted), now, above)
+        _make_issuer(paths, material.trust_domain, pair_of(paths, wanted), now, above)
     _write_bundle(paths, wanted, left)
     return load(paths, now)
 
@@ -105,7 +106,7 @@ def withdraw_root(paths: CaFiles, material: Material, now: float) -> Material:
     """The same with the root that signs and no other."""
     if paths.root_next.exists():
         if _load_certificate(paths.root_next) == material.root:
-            pair = _pair_of(paths, material.root)
+            pair = pair_of(paths, material.root)
             _write(paths, paths.root_key, certificates.key_pem(pair.key, paths.passphrase))
         issuer = material.issuer
         assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
@@ -120,6 +121,24 @@ def load_next(paths: CaFiles) -> x509.Certificate:
     return _load_certificate(paths.root_next)
 
 
+def pairs(paths: CaFiles, material: Material) -> list[KeyPair]:
+    """The roots that are believed, with their keys: those whose key is here."""
+    found = []
+    for root in x509.load_pem_x509_certificates(material.bundle_pem.encode()):
+        with suppress(Problem):
+            found.append(pair_of(paths, root))
+    return found
+
+
+def vouched_for(paths: CaFiles, material: Material, root: x509.Certificate, now: float) -> list[x509.Certificate]:
+    """What goes above an issuer below root, while that follows another: root, vouched for by the one before."""
+    if not paths.root_next.exists() or load_next(paths) != root:
+        return []
+    before = [each for each in x509.load_pem_x509_certificates(material.bundle_pem.encode()) if each != root]
+    found = [_certify_next(paths, material.trust_domain, root, each, now) for each in before]
+    return [each for each in found if each is not None]
+
+
 def _certify_next(
     paths: CaFiles, trust_domain: str, root: x509.Certificate, before: x509.Certificate, now: float
 ) -> x509.Certificate | None:
@@ -129,12 +148,12 @@ def _certify_next(
     if life.not_after < now + certificates.ISSUER_LIFE_S:
         return None
     try:
-        return certificates.certify_root(trust_domain, root, _pair_of(paths, before), life)
+        return certificates.certify_root(trust_domain, root, pair_of(paths, before), life)
     except Problem:
         return None
 
 
-def _pair_of(paths: CaFiles, root: x509.Certificate) -> KeyPair:
+def pair_of(paths: CaFiles, root: x509.Certificate) -> KeyPair:
     """root with its key; Problem when that is in neither file."""
     for file in (paths.root_next, paths.root_key):
         if file == paths.root_key or file.exists():

@@ -171,10 +171,39 @@ class JwtKey(NamedTuple):
         return "published" if now < self.use_at else "signs"
 
 
+class SignedRoots(NamedTuple):
+    """The roots that all CAs on one store hand out (PEM; the one that signs comes first), in the `number`th version.
+    `signatures` are by the roots' keys, as far as they are where this was written: hash of the key → base64
+    (`meshd.ca.roots`)."""
+
+    number: int
+    bundle_pem: str
+    signatures: dict[str, str]
+
+
+class IssuerRequest(NamedTuple):
+    """A CA asks for an issuer below the root of that hash: its certificate request, its issuer until now, and a
+    signature by that one's key (base64), which shows who asks."""
+
+    csr_pem: str
+    root: str
+    issuer_pem: str
+    signature: str
+
+
+class IssuerAnswer(NamedTuple):
+    """What the CA with the root's key says to a request, that of the hash: the chain (PEM), or why there is none."""
+
+    request: str
+    chain_pem: str
+    refusal: str = ""
+
+
 class Running(NamedTuple):
     """A CA daemon that runs, where there are several on one store, as it says of itself. `clock` is its own; `roots`
     and `issuer` are hashes: of the trust bundle that it hands out, and of the key of the root that its issuer is below.
-    `ready_for` is that of another root, for which it has an issuer too; empty when there is none."""
+    `ready_for` is that of another root, for which it has an issuer too; empty when there is none. Its issuer was made
+    at `issuer_since`."""
 
     ca: str
     begun_at: float
@@ -183,6 +212,7 @@ class Running(NamedTuple):
     roots: str
     issuer: str
     ready_for: str = ""
+    issuer_since: float = 0.0
 
 
 def hashed(secret: bytes) -> str:

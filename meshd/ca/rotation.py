@@ -16,16 +16,22 @@ with, then the record, and may be interrupted between any two: it is then done a
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from meshd.ca import material
+from cryptography import x509
+
+from meshd.ca import certificates, material, roots
 from meshd.ca.certificates import Life
 from meshd.ca.files import CaFiles
 from meshd.ca.material import Material
-from meshd.ca.records import Held, Node, Rotation, Stage
-from meshd.ca.store import Store
+from meshd.ca.records import Held, Node, Rotation, Running, Stage
+from meshd.ca.sharing import APART_S
+from meshd.ca.store import Peers, Store
 
 UNKNOWN: Final = "hosts that did not say which they are, until their certificates expire"
 
 MAX_NAMED: Final = 10
+
+BETWEEN_CAS_S: Final = 10.0
+"""How much later than the one that leads others may have signed as before: the calls of Consul until that cannot be."""
 
 ON_ITS_WAY_S: Final = 5.0
 """How long after a stage began there may still be signatures of what signed before it: a request that was being looked
@@ -56,13 +62,37 @@ def missing(
     return tuple(name or UNKNOWN for name in late)
 
 
+def late(rotation: Rotation, peers: Peers | None) -> tuple[str, ...]:
+    """The other CAs that run and have not done yet what this stage waits for; nothing where there are none."""
+    found, _ = peers.roots() if peers is not None else (None, 0)
+    if found is None or peers is None:
+        return ()
+    signs, *others = (roots.key_hash(each) for each in x509.load_pem_x509_certificates(found.bundle_pem.encode()))
+    bundle = certificates.bundle_hash(found.bundle_pem)
+
+    def is_late(running: Running) -> bool:
+        if running.has_root_key:
+            return False  # it is the one that does all this
+        if rotation.what == "issuer":
+            return running.issuer_since < rotation.begun_at - APART_S
+        if rotation.stage == "prepared":
+            return running.roots != bundle or running.ready_for not in others
+        return running.roots != bundle or running.issuer != signs
+
+    return tuple(f"the CA {each.ca}" for each in peers.live() if is_late(each))
+
+
 def waits_for(rotation: Rotation, store: Store, now: float) -> tuple[str, ...]:
-    """`missing`, as the store knows it; nothing where the stage waits for no one. Unreachable."""
+    """`missing` and `late`, as the store knows it; nothing where the stage waits for no one. Unreachable."""
+    if (rotation.what, rotation.stage) == ("issuer", "asked"):
+        return late(rotation, store.peers)
     if rotation.stage not in ("prepared", "active", "reverting"):
         return ()
     denied = {each.value for each in store.denied().records if each.kind == "node"}
     held = {each.node: each for each in store.held()}
-    return missing(rotation, store.nodes(), held, store.holders(rotation.stage_at + ON_ITS_WAY_S, now), denied, now)
+    on_its_way_s = ON_ITS_WAY_S if store.peers is None else ON_ITS_WAY_S + BETWEEN_CAS_S
+    holders = store.holders(rotation.stage_at + on_its_way_s, now)
+    return late(rotation, store.peers) + missing(rotation, store.nodes(), held, holders, denied, now)
 
 
 def described(rotation: Rotation, waiting: Sequence[str]) -> str:
@@ -77,16 +107,16 @@ def described(rotation: Rotation, waiting: Sequence[str]) -> str:
 def step(paths: CaFiles, store: Store, own: Material, rotation: Rotation, now: float) -> Step | None:
     """Do what is due, in the files; None when nothing is. Problem or Unreachable when it cannot be done now."""
     match rotation.what, rotation.stage:
-        case "issuer", "asked":
+        case "issuer", "asked" if not late(rotation, store.peers):
             return _entering(rotation, "done", material.renew_issuer(paths, own, now), now)
         case "issuer", "aborting":
             return _entering(rotation, "aborted", own, now)
         case "root", "asked":
             return _entering(rotation, "prepared", material.prepare_root(paths, own, now), now)
         case "root", "prepared" if _may_go_on(rotation, store, now):
-            return _changed(rotation, "active", material.change_root(paths, own, now), now)
+            return _changed(rotation, "active", material.change_root(paths, own, now), store, now)
         case "root", "aborting" if paths.root_next.exists() and _has_signed(paths, own):
-            return _changed(rotation, "reverting", material.change_root(paths, own, now, back=True), now)
+            return _changed(rotation, "reverting", material.change_root(paths, own, now, back=True), store, now)
         case "root", "aborting":
             return _entering(rotation, "aborted", material.withdraw_root(paths, own, now), now)
         case "root", "active" | "reverting" if _may_go_on(rotation, store, now):
@@ -118,8 +148,12 @@ def _entering(rotation: Rotation, stage: Stage, own: Material, now: float) -> St
     return Step(own, rotation._replace(stage=stage, stage_at=now))
 
 
-def _changed(rotation: Rotation, stage: Stage, own: Material, now: float) -> Step:
+def _changed(rotation: Rotation, stage: Stage, own: Material, store: Store, now: float) -> Step:
     """Whatever was signed before its issuer was made is below the other root; times in certificates are whole seconds,
-    and a signature may have been on its way."""
+    and a signature may have been on its way. Other CAs change with the publication that follows, by clocks of their
+    own: some of what they sign after it is renewed once more."""
     issued_before = Life.of(own.issuer.certificate).not_before + 2.0
+    if store.peers is not None:
+        ahead_s = max((each.clock - now for each in store.peers.live()), default=0.0)
+        issued_before = max(issued_before, now - certificates.BACKDATE_S + BETWEEN_CAS_S + max(ahead_s, 0.0))
     return _entering(rotation._replace(issued_before=issued_before), stage, own, now)

@@ -16,7 +16,22 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from meshd.ca.records import Denied, DenyList, Entry, Held, Issued, JoinToken, JwtKey, Node, Rotation, Running
+from meshd.ca.records import (
+    Denied,
+    DenyList,
+    Entry,
+    Held,
+    Issued,
+    IssuerAnswer,
+    IssuerRequest,
+    JoinToken,
+    JwtKey,
+    Node,
+    Rotation,
+    Running,
+    SignedRoots,
+)
+from meshd.ca.source import Unreachable
 
 MAX_DENIED: Final = 5000
 """Records in the deny list: all of it goes to every agent, and a serial takes 32 characters of 256 KiB."""
@@ -25,6 +40,10 @@ MAX_JWT_KEYS: Final = 100
 """On record: all of them go to every agent. A CA has two or three, more for an hour when they are changed by hand."""
 
 MAX_LISTED: Final = 100_000
+
+
+class Behind(Unreachable):
+    """The roots are others than those that this CA has taken: what it signs would be of before."""
 
 
 class Conflict(Exception):
@@ -47,6 +66,27 @@ class Peers(Protocol):
 
     def alone(self, what: str) -> bool:
         """Whether this CA is the one that does `what`, which it then is until it ends."""
+
+    def roots(self) -> tuple[SignedRoots | None, int]:
+        """What all of them hand out, None where nothing was published yet, and a number for it to be named by."""
+
+    def publish(self, roots: SignedRoots, at: int) -> int:
+        """Put `roots` in the place of those that the number `at` names: theirs. Conflict when others are there."""
+
+    def take(self, at: int) -> None:
+        """From now on `Store.add` and `Store.join` are done beside these roots alone; Behind when they are others. 0 is
+        none of any."""
+
+    def ask(self, request: IssuerRequest) -> None:
+        """Ask for an issuer, in the place of what this CA asked for before."""
+
+    def asked(self) -> dict[str, tuple[IssuerRequest, IssuerAnswer | None]]:
+        """What each CA has asked for, and what it was answered last, perhaps to another request."""
+
+    def answer(self, ca: str, answer: IssuerAnswer) -> None: ...
+
+    def answered(self) -> IssuerAnswer | None:
+        """What this CA was answered last."""
 
 
 class Store(Protocol):

@@ -84,7 +84,7 @@ class Host:
             "--node", name, "--token", token.strip(),
         )  # fmt: skip
         self._settings.write_text(
-            self._settings.read_text() + f"socket: {self.socket}\nadmin: ''\n"
+            mesh.known(self._settings.read_text()) + f"socket: {self.socket}\nadmin: ''\n"
             f"discovery: [{{file: {{path: {self.directory}/none}}}}]\n"
             f"proxy: {{outbound: '127.0.0.1:{self.outbound}', inbound: '127.0.0.1:{self.inbound}', "
             f"admin: '127.0.0.1:{self.admin}'}}\n" + documents
@@ -111,6 +111,9 @@ class Mesh:
         self.web: Host
         self.api: Host
         self.state = directory / "ca"
+        self.make()
+
+    def make(self) -> None:
         self.says("ca", "init", "--trust-domain", "prod.example", "--state-dir", self.state)
 
     def says(self, *arguments: object) -> str:
@@ -128,6 +131,10 @@ class Mesh:
     def ca(self, *arguments: str) -> str:
         return self.says("ca", *arguments, "--state-dir", self.state)
 
+    def known(self, settings: str) -> str:
+        """The settings of a host that has joined, with the CAs that it is to ask."""
+        return settings
+
     @contextmanager
     def serves(self) -> Iterator[None]:
         argv = [*MESHD, "ca", "serve", "--state-dir", str(self.state), "--listen", f"127.0.0.1:{self.port}"]
@@ -144,7 +151,13 @@ class Mesh:
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[Mesh]:
-    made = Mesh(tmp_path)
+    with up(Mesh(tmp_path)) as made:
+        yield made
+
+
+@contextmanager
+def up(made: Mesh) -> Iterator[Mesh]:
+    """With its CA, and its hosts in it."""
     with ExitStack() as stack:
         stack.enter_context(made.serves())
         ports = [stack.enter_context(application()) for _ in range(2)]

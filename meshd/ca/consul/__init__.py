@@ -12,7 +12,7 @@ All keys are below one prefix (`store.consul.prefix` of the settings):
     trust/denied             the deny list, compressed: MAX_DENIED records of it are bounded by MAX_VALUE_BYTES as well
     trust/jwt-keys           the public keys of JWT-SVIDs, of all CAs
     trust/rotation           the last change of issuer or root
-    trust/roots              room for what all CAs hand out as the trust bundle
+    trust/roots              what all CAs hand out as the trust bundle, signed (`meshd.ca.roots`)
     issued/SERIAL            a certificate
     nodes/NAME/node          a host that joined
     nodes/NAME/entries       the entries for exactly that node
@@ -23,6 +23,8 @@ All keys are below one prefix (`store.consul.prefix` of the settings):
     audit/CA                 how many lines the audit log has, of the CA on each host
     live/CA/SESSION          a CA that runs: gone with its session
     locks/WHAT               who does what one alone may do: gone with its session
+    issuers/CA/request       an issuer that a CA asks for, and
+    issuers/CA/answer        what the one with the root's key has signed for it (`meshd.ca.sharing`)
 
 A value is JSON. What belongs together is changed in one transaction, each key of it by check-and-set against what was
 read; when another CA was faster all of it is looked at anew. So a token's use is counted once, whichever CA it came to,

@@ -6,15 +6,16 @@ lost its Consul, at once when it ended in order. One that comes back begins anot
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
 from meshd.ca.consul import layout
-from meshd.ca.consul.client import Client, Raced
+from meshd.ca.consul.client import Client, Found, Raced
 from meshd.ca.consul.layout import read, written
-from meshd.ca.records import Running
+from meshd.ca.records import IssuerAnswer, IssuerRequest, Running, SignedRoots
 from meshd.ca.source import Unreachable
+from meshd.ca.store import Conflict
 
 TTL_S: Final = 15
 RENEW_EVERY_S: Final = 4.0
@@ -29,8 +30,11 @@ class Presence:
         self._client, self._told = client, told
         self._lock = threading.Lock()
         self._session = ""
+        self._locked: set[str] = set()
         self._renewed = 0.0
         self._shown: Running | None = None
+        self.taken: int | None = None
+        """Which roots this CA has (`take`); None where it signs nothing."""
 
     def beat(self, running: Running) -> None:
         """Say that this CA runs, and how it is. To be called every second or so."""
@@ -57,11 +61,52 @@ class Presence:
         """Whether this CA is the one that does `what`, as it then stays for as long as it runs."""
         with self._lock:
             session = self._kept()
+            if what in self._locked:
+                return True
             try:
                 self._client.commit([self._client.take(layout.lock(what), self.name.encode(), session)])
             except Raced:
                 return False
+            self._locked.add(what)
             return True
+
+    # --- roots and issuers (`meshd.ca.sharing`)
+
+    def roots(self) -> tuple[SignedRoots | None, int]:
+        found = self._client.get(layout.ROOTS)
+        if found is None:
+            raise Unreachable(f"{self._client.where} has not the CA's records, or its token may not read them")
+        return read(found, SignedRoots | None, layout.ROOTS), found.index  # type: ignore[arg-type]
+
+    def publish(self, roots: SignedRoots, at: int) -> int:
+        try:
+            return self._client.commit([self._client.put(layout.ROOTS, written(roots), at)])[layout.ROOTS]
+        except Raced as raced:
+            raise Conflict("the roots on the store were changed by another CA at this moment") from raced
+
+    def take(self, at: int) -> None:
+        self.taken = at
+
+    def ask(self, request: IssuerRequest) -> None:
+        self._client.commit([self._client.put(layout.issuer(self.name, "request"), written(request))])
+
+    def asked(self) -> dict[str, tuple[IssuerRequest, IssuerAnswer | None]]:
+        found = self._client.read(layout.ISSUERS)
+        return {
+            (ca := key.split("/")[1]): (read(at, IssuerRequest, key), self._answer(found, ca))
+            for key, at in found.items()
+            if key.endswith("/request")
+        }
+
+    def answer(self, ca: str, answer: IssuerAnswer) -> None:
+        self._client.commit([self._client.put(layout.issuer(ca, "answer"), written(answer))])
+
+    def answered(self) -> IssuerAnswer | None:
+        return self._answer(self._client.read(layout.issuer(self.name, "")), self.name)
+
+    def _answer(self, found: Mapping[str, Found], ca: str) -> IssuerAnswer | None:
+        at = found.get(key := layout.issuer(ca, "answer"))
+        return None if at is None else read(at, IssuerAnswer, key)
 
     def close(self) -> None:
         """Have the others know at once that this CA has ended."""
@@ -79,6 +124,7 @@ class Presence:
         """A session that is good for a while."""
         if time.monotonic() - self._renewed >= RENEW_EVERY_S or not self._session:
             if not self._session or not self._client.renew_session(self._session):
+                self._locked.clear()
                 self._session = self._client.begin_session(f"meshd-ca {self.name}", TTL_S)
             self._renewed = time.monotonic()
         return self._session

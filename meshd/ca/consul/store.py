@@ -33,7 +33,7 @@ from meshd.ca.records import (
 )
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
-from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Conflict
+from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Behind, Conflict
 
 ATTEMPTS: Final = 60
 LONGEST_PAUSE_S: Final = 0.05
@@ -453,7 +453,9 @@ class ConsulStore:
             trust = self._fresh_trust()  # what was read before may be out of date, and is not the last word
         if (found := _denial(trust.denied, issued)) is not None:
             raise Conflict(f"the {found.kind} {found.value} is denied: {found.reason}")
+        taken = self.peers.taken
         return [
+            *([] if taken is None else [self._client.unchanged(layout.ROOTS, taken)]),
             self._client.unchanged(layout.DENIED, trust.denied_index),
             self._client.put(layout.issued(issued.serial), written(issued), 0),
         ]
@@ -482,6 +484,8 @@ class ConsulStore:
                 try:
                     indexes = self._client.commit(counted)
                 except Raced as raced:
+                    if layout.ROOTS in raced.keys:
+                        raise Behind("this CA has not taken up the roots yet that all sign below now") from raced
                     if any(key.startswith(layout.ISSUED) for key in raced.keys):
                         raise Unreachable(f"{self.where}: there is a certificate with that serial number") from raced
                     self._audit = self._trust = None

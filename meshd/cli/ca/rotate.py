@@ -107,8 +107,6 @@ def _ask(
 ) -> None:
     if CaFiles(at.state_dir).trust_domain.exists():
         raise Problem(f"{at.state_dir}: this CA's root is elsewhere: have a new issuer, or a new root, made there")
-    if CaFiles(at.state_dir).name.exists():
-        raise Problem(f"{at.state_dir}: CAs that share a store do not rotate together yet")
     with at.registrar() as registrar:
         registrar.rotate(what, settle_s, renew_within_s, force_after_s)
     click.echo("the CA does it as it runs: `meshd ca rotate status` says how far it is")
