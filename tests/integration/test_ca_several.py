@@ -3,19 +3,22 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import jwt as pyjwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
-from meshd.ca import certificates
+from meshd.ca import certificates, jwt
 from meshd.ca.failover import Failover
 from meshd.ca.source import Forbidden, Refusal, Unreachable
+from meshd.ca.wire import Token
 from tests.support import aio
 from tests.support.cas import TRUST_DOMAIN, CaHost, several
 from tests.support.consul import Consul, agent, cluster
@@ -141,6 +144,32 @@ def test_what_is_revoked_at_one_is_heard_and_kept_to_at_all(consul: Consul, tmp_
 
     with first.serves(), second.serves():
         aio.run(main(joined(second, "vm1", tmp_path)), 60.0)
+
+
+def test_a_token_of_any_is_good_by_what_all_of_them_say(consul: Consul, tmp_path: Path) -> None:
+    """The key of the second is published before it signs; until then the first is asked."""
+    first, second = several(consul, tmp_path)
+
+    async def main(node: Path) -> None:
+        one, other = (host.client(certificate=node) for host in (first, second))
+        await Failover([other, one]).jwt(WEB, ("reports",))
+        await asyncio.to_thread(second.says, "rotate", "jwt", "--settle", "0.1s")
+        signed: list[Token] = []
+        async with asyncio.timeout(WAIT_S):
+            while not signed:
+                with suppress(Unreachable):
+                    signed.append(await other.jwt(WEB, ("reports",)))
+        signed.append(await one.jwt(WEB, ("reports",)))
+        assert len({pyjwt.get_unverified_header(each.token)["kid"] for each in signed}) == 2
+        for source in (one, other):
+            keys = {each.kid: jwt.Point(each.x, each.y).key() for each in (await source.news(1)).jwt_keys}
+            for each in signed:
+                assert jwt.verify(each.token, keys, "reports", TRUST_DOMAIN, time.time()).identity == WEB
+
+    with first.serves(), second.serves():
+        aio.run(main(joined(second, "vm1", tmp_path)), 100.0)
+        keys = json.loads(first.says("status", "-o", "json"))["jwt_keys"]
+        assert {each["ca"] for each in keys} == {first.name, second.name}
 
 
 def test_while_consul_is_away_nothing_is_signed_or_lost_and_all_of_it_is_said(tmp_path: Path) -> None:
