@@ -57,7 +57,7 @@ def within_requester(asked: AskedJwt, life: Life) -> Life:
     """Enforce: a token ends no later than what its requester proved itself with."""
     not_after = min(life.not_after, asked.requester.until)
     if not_after < asked.now + LEAST_LIFE_S:
-        raise Forbidden(f"the certificate of {asked.requester.name} is about to expire: renew it first")
+        raise Forbidden(f"what {asked.requester.name} proved itself with is about to expire: renew it first")
     return Life(life.not_before, not_after)
 
 

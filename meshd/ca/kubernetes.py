@@ -9,6 +9,8 @@ The CA needs an account of its own in that cluster, with the role `system:auth-d
 each review, since clusters replace it every hour.
 """
 
+import base64
+import math
 import re
 import ssl
 from pathlib import Path
@@ -82,7 +84,8 @@ class ByServiceAccount:
             )
         workload = _workload(status.user.username)
         name = f"service account {workload}"
-        return Requester(name, OneWorkload(f"the {name}", workload), evidence.address)
+        until = _ends(evidence.credential)
+        return Requester(name, OneWorkload(f"the {name}", workload), evidence.address, until=until)
 
     async def _review(self, token: str) -> _Status:
         """What the API server says of the token; Unreachable when it says nothing of it."""
@@ -122,6 +125,21 @@ class ByServiceAccount:
             return self._token_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise Unreachable(f"kubernetes.tokenFile: {self._token_file}: cannot be read: {error}") from error
+
+
+class _Claims(Struct, frozen=True):
+    """What a token says, as far as it matters."""
+
+    exp: float = math.inf
+
+
+def _ends(token: str) -> float:
+    """Until when a token says that it is good, which the cluster has vouched for; inf where it does not say."""
+    claims = token.split(".")[1]
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)), type=_Claims).exp
+    except (ValueError, msgspec.DecodeError):
+        return math.inf
 
 
 def _workload(username: str) -> WorkloadName:

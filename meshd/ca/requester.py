@@ -23,8 +23,8 @@ class Grant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """`name` says by what it is known; `node` and `serial` are of the host's certificate that it showed, which is good
-    until `until` (seconds since the epoch); `token` is the token that it joins with."""
+    """`name` says by what it is known; `node` and `serial` are of the host's certificate that it showed; `token` is the
+    token that it joins with. What it proved itself with is good until `until` (seconds since the epoch)."""
 
     name: str
     grant: Grant

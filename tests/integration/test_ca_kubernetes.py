@@ -1,6 +1,8 @@
 """Pods by their service accounts: a real conversation with a double of the API server, good and every way it is not."""
 
+import base64
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -81,6 +83,17 @@ def test_a_pod_has_its_service_accounts_identity_and_no_other(cluster: Cluster, 
         "issued", "issued", "refused", "refused", "issued", "refused"
     ]  # fmt: skip
     assert not any(token in audit for token in cluster.accounts)
+
+
+@pytest.mark.parametrize(
+    ("claims", "until"), [(b'{"exp":1800000000}', 1.8e9), (b'{"exp":"x"}', math.inf), (b"{", math.inf)]
+)
+def test_a_pod_gets_no_token_that_outlives_its_own(cluster: Cluster, claims: bytes, until: float) -> None:
+    token = f"eyJhIjoxfQ.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.c2ln"
+    cluster.accounts[token] = (ACCOUNT, [AUDIENCE])
+    requester = attest(cluster, token)
+    assert requester is not None
+    assert requester.until == until
 
 
 def test_what_is_no_such_token_is_for_others_and_the_cluster_is_not_asked(cluster: Cluster) -> None:

@@ -75,7 +75,7 @@ def test_a_good_request_gets_a_short_life(requester: Requester, life_s: float, l
         (
             replace(GOOD, requester=replace(NODE, until=NOW + 9)),
             Forbidden,
-            "the certificate of node vm1 is about to expire",
+            "what node vm1 proved itself with is about to expire",
         ),
         (replace(GOOD, now=KEY.not_after - 9), Unreachable, "key for JWT-SVIDs is about to expire"),
     ],
