@@ -188,7 +188,10 @@ class Signer:
             finally:
                 self._asking = None
             has_learnt = self._is_news(news) and self._learn(news)
-            if not has_learnt and time.monotonic() - asked_at < LOOK_AGAIN_S:  # the CA has no place for one who waits
+            if not has_learnt and news.again_s > 0:  # the CA has no place for one who waits
+                again_s = min(news.again_s, LOOK_EVERY_S)
+                await asyncio.sleep(Backoff(again_s, again_s).next_s())
+            elif not has_learnt and time.monotonic() - asked_at < LOOK_AGAIN_S:
                 await asyncio.sleep(backoff.next_s())
             else:
                 backoff.reset()
@@ -210,6 +213,8 @@ class Signer:
         """Under the same number only the keys of tokens can be others: what was kept by a version that knew of none has
         none of them, and what has expired is left out."""
         trust = self.trust
+        if not news.bundle_pem:  # it says no more than when to ask again
+            return False
         return news.sequence > trust.sequence or (news.sequence == trust.sequence and news.jwt_keys != trust.jwt_keys)
 
     def _learn(self, news: Bundle) -> bool:

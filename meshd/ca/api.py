@@ -35,7 +35,7 @@ from meshd.ca.records import Held
 from meshd.ca.requester import Requester
 from meshd.ca.settings import LimitSettings
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
-from meshd.ca.wire import MAX_BODY_BYTES, Error, Health, Joined, JoinRequest, JwtRequest, SignRequest
+from meshd.ca.wire import MAX_BODY_BYTES, Bundle, Error, Health, Joined, JoinRequest, JwtRequest, SignRequest
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +163,11 @@ class Api:
             await self._hear(requester.node, after, float(_number(request, "oldest") or 0))
             self._requests -= 1  # who waits holds a connection, and no place of those who are served
             try:
-                await self.following.newer(after, wait_s)
+                again_s = await self.following.newer(after, wait_s)
             finally:
                 self._requests += 1
+            if again_s and self.following.is_unchanged(after):
+                return _answer(Bundle(self._authority.trust_domain, "", after, again_s=again_s))
         if requester is not None:  # who may know of another CA does not hear old news from this one
             return _answer(await asyncio.to_thread(self._authority.bundle))
         return _answer(await asyncio.to_thread(self._authority.last_bundle))

@@ -4,8 +4,8 @@
     POST /v1/jwt      JwtRequest                                  →  Token
     POST /v1/join     JoinRequest, `Authorization: Bearer TOKEN`  →  Joined
     GET  /v1/bundle                                               →  Bundle
-    GET  /v1/bundle?after=SEQUENCE&wait=SECONDS                   →  Bundle, when it is another, or after that time
-                   &oldest=SECONDS
+    GET  /v1/bundle?after=SEQUENCE&wait=SECONDS                   →  Bundle, when it is another, or after that time,
+                   &oldest=SECONDS                                   or at once where too many wait
     GET  /v1/health                                               →  Health
 
 With `after` a node says which bundle it has, and with `oldest` when its oldest certificate in use was issued (seconds
@@ -99,7 +99,8 @@ class Jwk(Struct, frozen=True):
 
 class Bundle(Struct, frozen=True):
     """The roots that everything in the trust domain chains to (PEM), what is denied all the same, and the keys of
-    JWT-SVIDs. `sequence` is another with every change of these."""
+    JWT-SVIDs. `sequence` is another with every change of these. One who has that number already, and found no place to
+    wait, is told to ask again in `again_s` seconds, and all else is left out."""
 
     trust_domain: str
     bundle_pem: str
@@ -107,6 +108,7 @@ class Bundle(Struct, frozen=True):
     denied: tuple[Denial, ...] = ()
     renewal: Renewal | None = None
     jwt_keys: tuple[Jwk, ...] = ()
+    again_s: float = 0.0
 
 
 class Health(Struct, frozen=True):

@@ -138,6 +138,7 @@ def test_bundle_and_health_are_for_everybody(authority: Authority) -> None:
                     "trust_domain": TRUST_DOMAIN,
                     "bundle_pem": authority.bundle_pem,
                     "sequence": authority.store.sequence(),
+                    "again_s": 0.0,
                     "denied": [],
                     "renewal": None,
                 }

@@ -104,7 +104,8 @@ def test_above_its_bound_no_one_more_waits(authority: Authority) -> None:
         first = asyncio.ensure_future(following.newer(now, 600))  # noqa: TID251 - ended below
         await asyncio.sleep(0)
         async with asyncio.timeout(30):
-            await following.newer(now, 600)
+            assert await following.newer(now, 600) > 0
+            assert await following.newer(now - 1, 600) == 0  # there is news for this one
         assert not first.done()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -114,14 +115,26 @@ def test_above_its_bound_no_one_more_waits(authority: Authority) -> None:
     aio.run(main())
 
 
-def test_how_many_may_wait_is_a_setting(authority: Authority) -> None:
+def test_how_many_may_wait_is_a_setting_and_the_others_hear_of_what_is_new_all_the_same(
+    authority: Authority, tmp_path: Path
+) -> None:
     async def main() -> None:
         none = CaDaemonSettings(LimitSettings(waiting=0))
         server = CaServer(authority, Address("127.0.0.1", 0), settings=none)
         await server.start()
         try:
+            source, now = client(server, authority.bundle_pem), authority.store.sequence()
             async with asyncio.timeout(30):
-                await client(server, authority.bundle_pem).news(authority.store.sequence())
+                while (news := await source.news(now)).bundle_pem:  # until it has looked for the first time
+                    await asyncio.sleep(0.05)
+                assert news.sequence == now
+                assert news.again_s > 0
+                with Registrar.at(tmp_path / "ca") as registrar:
+                    registrar.deny_node("vm1", "stolen")
+                while (news := await source.news(now)).sequence == now:
+                    await asyncio.sleep(0.05)
+            assert (news.again_s, news.bundle_pem) == (0, authority.bundle_pem)
+            assert news.denied == (Denial("node", "vm1"),)
         finally:
             await server.stop()
 
