@@ -26,8 +26,9 @@ from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
 from meshd.ca.authority import Authority
 from meshd.ca.counts import Counts
+from meshd.ca.door import Door
 from meshd.ca.kubernetes import ByServiceAccount
-from meshd.ca.limits import HANDSHAKE_S, MAX_CONNECTIONS, Limited
+from meshd.ca.limits import MAX_CONNECTIONS, Limited
 from meshd.ca.material import Material
 from meshd.ca.settings import CaDaemonSettings
 from meshd.ca.source import Unreachable
@@ -73,7 +74,7 @@ class CaServer:
         )
         self._limited: Limited | None = None
         self._tasks = Tasks("ca")
-        self._server: asyncio.Server | None = None
+        self._door: Door | None = None
         self.address = listen
 
     @property
@@ -93,7 +94,7 @@ class CaServer:
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps the CA from being ready."""
-        if self._server is None:
+        if self._door is None:
             return ("its listener",)
         try:
             self._authority.check(self._clock())
@@ -111,27 +112,21 @@ class CaServer:
         await self._runner.setup()
         assert self._runner.server is not None
         self._limited = Limited(self._runner.server)
+        door = Door(self._limited, self._tls)
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._limited,
-                self._listen.host,
-                self._listen.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                backlog=1024,
-            )
+            self.address = await door.open(self._listen)
         except OSError as error:
             await self._runner.cleanup()
             raise Problem(f"{self._listen}: cannot listen: {_advice(error)}") from error
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self._door = door
         self._tasks.start(self._maintain(), "maintenance")
         self._tasks.start(self._rotate(), "rotation")
         self._tasks.start(self._api.following.run(), "following")
 
     async def stop(self) -> None:
         """Accept no more, and answer what has been asked, for SHUTDOWN_S at most."""
-        if self._server is not None:
-            self._server.close()
+        if self._door is not None:
+            await self._door.close()
         await self._tasks.cancel()
         await self._runner.cleanup()
         await self._api.close()

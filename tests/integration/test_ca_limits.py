@@ -1,13 +1,17 @@
-"""What holding connections open costs the CA: so many, each for so long."""
+"""What holding connections open costs the CA: so many, each for so long; and so many handshakes at a time."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from pathlib import Path
 from typing import cast
 
+from meshd.ca.authority import Authority
+from meshd.ca.door import AT_ONCE
 from meshd.ca.limits import Limited
 from tests.support import aio
+from tests.support.authorities import TOKEN, TRUST_DOMAIN, client, served
 
 
 class Echo(asyncio.Protocol):
@@ -74,3 +78,33 @@ def test_a_connection_ends_when_its_time_is_over_whatever_it_does() -> None:
         assert Echo.alive == 0
 
     aio.run(main())
+
+
+def test_peers_that_say_nothing_keep_no_one_out(tmp_path: Path) -> None:
+    """More of them than handshakes are begun at once."""
+
+    async def main() -> None:
+        with closing(Authority.create(tmp_path / "ca", TRUST_DOMAIN, time.time(), TOKEN)) as authority:
+            async with served(authority) as server, AsyncExitStack() as silent:
+                for _ in range(AT_ONCE + 10):
+                    _, writer = await asyncio.open_connection(server.address.host, server.address.port)
+                    silent.callback(writer.close)
+                async with asyncio.timeout(30):
+                    await client(server, authority.bundle_pem).health()
+
+    aio.run(main(), 60.0)
+
+
+def test_what_is_no_tls_takes_the_place_of_no_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        with closing(Authority.create(tmp_path / "ca", TRUST_DOMAIN, time.time(), TOKEN)) as authority:
+            async with served(authority) as server:
+                for _ in range(AT_ONCE + 10):
+                    reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+                    writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                    with suppress(ConnectionError):
+                        await reader.read()
+                    writer.close()
+                await client(server, authority.bundle_pem).health()
+
+    aio.run(main(), 60.0)
