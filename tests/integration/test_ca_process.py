@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sqlite3
@@ -139,6 +140,26 @@ def test_what_was_issued_is_on_record_whenever_the_ca_is_killed(ca: Path) -> Non
     assert {serial(each) for each in signed} <= {msgspec.json.decode(line).get("serial") for line in lines}
     with serving(ca) as again:
         aio.run(again.client.sign(csr(), WEB))
+
+
+def test_a_full_disk_stops_signing_until_there_is_room_and_nothing_is_lost(ca: Path) -> None:
+    """A limit on the size of files stands for the disk's: the same write fails."""
+
+    async def main(served: Serving) -> None:
+        signed.add(serial((await served.client.sign(csr(), WEB)).chain_pem))
+        pid, unlimited = served.process.pid, resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, ((ca / "ca.db-wal").stat().st_size, unlimited[1]))
+        with pytest.raises(Unreachable, match=r"the CA cannot sign now: its store is away, .* \(status 503\)"):
+            await served.client.sign(csr(), WEB)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, unlimited)
+        signed.add(serial((await served.client.sign(csr(), WEB)).chain_pem))
+
+    signed: set[str] = set()
+    with serving(ca) as served:
+        aio.run(main(served))
+        assert re.search(r"/v1/sign of 127\.0\.0\.1 failed: the CA's database .*ca\.db cannot be used: ", served.said())
+    assert serials(ca) == signed
+    assert len(signed) == 2
 
 
 @pytest.mark.peer("curl")
