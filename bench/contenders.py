@@ -1,5 +1,6 @@
 """The programs that are compared. Each runs one worker on one core; what it is told is with the scenario."""
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,8 +9,8 @@ from bench.scenario import Program
 from tests.support import peers
 
 
-def _meshd() -> str | None:
-    found = Path(sys.executable).with_name("meshd-proxy")
+def _meshd(name: str = "meshd-proxy") -> str | None:
+    found = Path(sys.executable).with_name(name)
     return str(found) if found.exists() else None
 
 
@@ -62,6 +63,17 @@ NGINX = Program(
     suffix="conf",
     install="apt-get install nginx",
 )
+
+
+MESHD_CA = Program(
+    name="meshd",
+    find=lambda: _meshd("meshd"),
+    argv=lambda path, config: (path, *json.loads(config.read_text(encoding="utf-8"))),
+    version=("version",),
+    suffix="json",
+    install="make bench installs it",
+)
+"""The CA; its configuration is its command line (`bench.configure.ca`)."""
 
 
 def python(module: str) -> Program:

@@ -93,9 +93,9 @@ def measure(scenario: Scenario, options: Options, progress: Progress) -> list[En
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What drives the entrants. `driver`: the origin's process."""
+    """What drives the entrants. `driver`: the origin's process, where there is one."""
 
-    driver: int
+    driver: int | None
     cores: Cores
     directory: Path
 
@@ -104,7 +104,8 @@ class _Run:
             ended = os.times()
             generator = ended.user + ended.system + ended.children_user + ended.children_system
             own = sum(cost.cpu_s(pid) for pid in entrant.target.pids)
-            return own, cost.cpu_s(self.driver), generator, cost.others_s()
+            origin = 0.0 if self.driver is None else cost.cpu_s(self.driver)
+            return own, origin, generator, cost.others_s()
 
         before = now()
         load = case.load.drive(entrant.target, seconds, self.cores.load, self.directory)
@@ -117,17 +118,22 @@ class _Run:
 @contextmanager
 def _all(
     scenario: Scenario, present: list[Contender], cores: Cores, directory: Path
-) -> Iterator[tuple[int, list[Running]]]:
+) -> Iterator[tuple[int | None, list[Running]]]:
     """The origin's process id, and all entrants: running, and checked."""
     directory.mkdir()
     directory.chmod(0o755)
     with ExitStack() as stack:
-        started = start.origin(scenario.origin, DIRECT, cores.origin, directory / DIRECT)
-        port, direct = stack.enter_context(started)
+        port = 0
+        if scenario.origin is not None:
+            started = start.origin(scenario.origin, DIRECT, cores.origin, directory / DIRECT)
+            port, direct = stack.enter_context(started)
         running = [
             stack.enter_context(start.contender(each, port, cores.proxy, directory / each.program.name))
             for each in present
         ]
+        if scenario.origin is None:
+            yield None, running
+            return
         for each in (direct, *running):
             start.check_answer(each, scenario.origin)
             start.check_claims(each)
@@ -135,9 +141,9 @@ def _all(
 
 
 def _present(scenario: Scenario, options: Options, progress: Progress) -> Iterator[Contender]:
-    if (path := scenario.origin.program.find()) is None:
-        raise Problem(f"{scenario.name} needs {scenario.origin.program.name}: {scenario.origin.program.install}")
-    assert path
+    origin = scenario.origin
+    if origin is not None and origin.program.find() is None:
+        raise Problem(f"{scenario.name} needs {origin.program.name}: {origin.program.install}")
     for contender in scenario.contenders:
         program = contender.program
         if options.only and program.name not in options.only:

@@ -6,7 +6,7 @@ from statistics import median
 
 from bench.machine import Machine
 from bench.measure import DIRECT, Entrant, Options, Round
-from bench.scenario import Case, Goal, Scenario, Unit
+from bench.scenario import Case, Goal, Promise, Scenario, Unit
 
 UNDER_TEST = "meshd"
 HEADROOM = 1.5
@@ -162,8 +162,10 @@ def _added(rounds: list[Round], direct: list[Round], of: Callable[[Round], float
 _OF = {"p50_added_ms": "added p50", "p99_added_ms": "added p99"}
 
 
-def _verdict(goal: Goal, case: str, figures: dict[str, Figures], unit: Unit) -> Verdict | None:
+def _verdict(goal: Goal | Promise, case: str, figures: dict[str, Figures], unit: Unit) -> Verdict | None:
     """None where one of the two was not measured."""
+    if isinstance(goal, Promise):
+        return _kept(goal, case, figures.get(UNDER_TEST), unit)
     ours, other = figures.get(UNDER_TEST), figures.get(goal.against)
     if ours is None or other is None or ours is other:
         return None
@@ -184,6 +186,18 @@ def _verdict(goal: Goal, case: str, figures: dict[str, Figures], unit: Unit) -> 
     by_cpu = other.meshd_cpu_ratio or 0.0
     found = f"{by_cpu:.2f} × by processor time each ({ratio:.2f} × as measured, where the load was at its limit)"
     return Verdict(case, sentence, found, by_cpu, by_cpu >= goal.ratio)
+
+
+def _kept(promise: Promise, case: str, ours: Figures | None, unit: Unit) -> Verdict | None:
+    found = None if ours is None else ours.value if promise.of == "value" else ours.p99_ms
+    if found is None:
+        return None
+    more_is_better = promise.of == "value" and unit.more_is_better
+    what, digits = (unit.name, unit.digits) if promise.of == "value" else ("ms p99", 1)
+    ratio = round(found / promise.limit, 2)
+    met = ratio >= 1 if more_is_better else ratio <= 1
+    sentence = f"{'at least' if more_is_better else 'at most'} {promise.limit:g} {what}"
+    return Verdict(case, sentence, f"{found:,.{digits}f}", ratio, met)
 
 
 def _held_back(ours: Figures) -> bool:

@@ -70,10 +70,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a load is driven against: a port on 127.0.0.1, and the processes of what listens there."""
+    """What a load is driven against: a port on 127.0.0.1, the processes of what listens there, and the directory that
+    its configuration was laid in."""
 
     port: int
     pids: tuple[int, ...]
+    directory: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +125,21 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """A goal that is compared with no one's: meshd's figure is `limit` at least, where it is a value of which more is
+    better, else at most."""
+
+    limit: float
+    of: Literal["value", "p99_ms"] = "value"
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One load of a scenario, and what is promised of it."""
 
     name: str
     load: Generator
-    goals: tuple[Goal, ...] = ()
+    goals: tuple[Goal | Promise, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +147,14 @@ class Scenario:
     """One row of what is promised, or several that have contenders in common.
 
     `about`: a sentence below the title in the page. `fresh`: everything is started anew for each round. `direct`: the
-    origin is measured without a proxy too.
+    origin is measured without a proxy too. Servers that are no proxies have no `origin`: then the load alone says
+    whether answers are good.
     """
 
     name: str
     title: str
     about: str
-    origin: Origin
+    origin: Origin | None
     contenders: tuple[Contender, ...]
     cases: tuple[Case, ...]
     unit: Unit = REQUESTS

@@ -77,7 +77,7 @@ def contender(wanted: Contender, origin_port: int, core: int, directory: Path) -
             started = _process(wanted.program, configuration(wiring), port, core, own)
             pids.insert(0, stack.enter_context(started).pid)
         program = wanted.program
-        target = Target(listen, tuple(pids))
+        target = Target(listen, tuple(pids), directory)
         yield Running(program.name, version(program), target, wiring.admin, wanted.claims, program.counters)
 
 

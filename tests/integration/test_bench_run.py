@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from bench import SCENARIOS, record, start
+from bench.configure import ca
+from bench.contenders import MESHD_CA
+from bench.loads.agents import Storm
 from bench.loads.drain import Drain
 from bench.loads.hold import Hold
 from bench.origins import nginx
-from bench.scenario import Target
+from bench.scenario import Contender, Target
 from bench.start import Cores
 
 
@@ -43,7 +46,7 @@ def test_everything_starts_and_does_as_it_should(names: tuple[str, ...]) -> None
     done = bench(f"{' '.join(names)} --rounds 0")
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == list(names)
-    assert all("meshd, envoy" in line for line in done.stdout.splitlines())
+    assert all("meshd, envoy" in line or line.startswith("ca") for line in done.stdout.splitlines())
 
 
 @pytest.mark.peer("nginx", "h2load", "curl", "taskset")
@@ -54,6 +57,19 @@ def test_other_loads_can_be_measured_too(tmp_path: Path) -> None:
         [case] = record.read(tmp_path / f"{name}.json").cases
         assert [each.name for each in case.figures] == ["direct", "meshd"]
         assert all(each.value > 0 and not each.failed for each in case.figures)
+
+
+@pytest.mark.peer("taskset")
+def test_the_ca_is_asked_by_nodes_and_by_agents(tmp_path: Path) -> None:
+    done = bench(f"ca --rounds 1 --seconds 0.5 --warm-up 0 --results {tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for case in record.read(tmp_path / "ca.json").cases:
+        assert [each.name for each in case.figures] == ["meshd", "signature"]
+        assert all(each.value > 0 and not each.failed for each in case.figures)
+    few = Contender(MESHD_CA, (ca.daemon(20),))
+    with start.contender(few, 0, Cores.here().proxy, tmp_path / "contender") as running:
+        stormed = Storm(20).drive(running.target, 0.0, Cores.here().load, tmp_path)
+    assert (stormed.count, stormed.failed) == (20, 0)
 
 
 @pytest.mark.peer("nginx", "taskset")

@@ -14,7 +14,7 @@ from bench.loads.wrk import Wrk
 from bench.machine import Machine
 from bench.measure import USUAL, Entrant, Round
 from bench.report import Figures, Result, result
-from bench.scenario import Case, Claim, Goal, Load, Scenario, Unit
+from bench.scenario import Case, Claim, Goal, Load, Promise, Scenario, Unit
 from meshd.api.problems import Problem
 
 MACHINE = Machine("a processor", 2, 24, "6.1", "3.11.2")
@@ -22,7 +22,7 @@ GOALS = (Goal("envoy", 1.5), Goal("envoy", 1.0, "p50_added_ms"))
 LOAD = Wrk(connections=1)
 
 
-def made(*goals: Goal, unit: Unit | None = None) -> Scenario:
+def made(*goals: Goal | Promise, unit: Unit | None = None) -> Scenario:
     """A scenario with one case, `one`."""
     usual = scenario("http1")
     return Scenario(
@@ -83,6 +83,24 @@ def test_where_less_is_better_the_ratio_must_stay_below() -> None:
     shown = run(entrant("meshd", 40), entrant("envoy", 70), of=scenario_)
     assert show.sentences(shown) == ["goal MISSED: at most 0.5 × envoy's MB; it is 0.57 ×"]
     assert "| core |" not in show.markdown(shown)
+
+
+@pytest.mark.parametrize(
+    ("promise", "sentence"),
+    [
+        (Promise(2500), "goal met: at least 2500 requests/s; it is 3,000"),
+        (Promise(3500), "goal MISSED: at least 3500 requests/s; it is 3,000"),
+        (Promise(2.5, "p99_ms"), "goal met: at most 2.5 ms p99; it is 2.0"),
+        (Promise(1.5, "p99_ms"), "goal MISSED: at most 1.5 ms p99; it is 2.0"),
+    ],
+)
+def test_a_promise_is_compared_with_nobody(promise: Promise, sentence: str) -> None:
+    assert sentence in show.sentences(run(entrant("meshd", 3000), of=made(promise)))
+
+
+def test_of_what_less_is_better_a_promise_is_the_most() -> None:
+    scenario_ = made(Promise(35), unit=Unit("MB", "MB", more_is_better=False, digits=1))
+    assert show.sentences(run(entrant("meshd", 40), of=scenario_)) == ["goal MISSED: at most 35 MB; it is 40.0"]
 
 
 def test_added_latency_is_over_the_origin_s() -> None:
