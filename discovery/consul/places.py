@@ -96,7 +96,7 @@ def read(
             except _Wrong as error:
                 complaints.append(f"{error}: it is left out")
     endpoints.sort(key=lambda each: (each.address, each.port, each.inbound_port))
-    return Read(_endpoint_set(called, meant, endpoints), tuple(complaints))
+    return Read(_endpoint_set(called, chosen.port, meant, endpoints), tuple(complaints))
 
 
 def place_of(instance: Instance) -> Place | None:
@@ -247,14 +247,14 @@ def _either(instance: Instance, key: str) -> str:
 
 
 def _endpoint_set(
-    called: tuple[str, str], meant: dict[Place, list[Instance]], endpoints: list[Endpoint]
+    called: tuple[str, str], port: int, meant: dict[Place, list[Instance]], endpoints: list[Endpoint]
 ) -> EndpointSet:
     namespaces = {namespace_of(_meta((_meshed(there) or there)[0])) for there in meant.values()}
     name, namespace = called
     namespace = namespace or (namespaces.pop() if len(namespaces) == 1 else DEFAULT_NAMESPACE)
     protocols = {endpoint.protocol for endpoint in endpoints}
     return EndpointSet(
-        ServiceName(name, namespace, min(port for _, port in meant)),
+        ServiceName(name, namespace, port or min(port for _, port in meant)),
         tuple(endpoints),
         protocols.pop() if len(protocols) == 1 else "auto",
     )

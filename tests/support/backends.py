@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
+from tests.support import consul
+from tests.support.consul import Consul
 from tests.support.kubernetes import Cluster, bodies
 from tests.support.kubernetes.api import Place
 from tests.support.kubernetes.core import SERVICES, SLICES
@@ -96,6 +98,29 @@ class DnsBackend:
             self.goes()
 
 
+class ConsulBackend:
+    authority, address = "web:80", "127.0.0.1"
+
+    def __init__(self, server: Consul) -> None:
+        self._server = server
+        self._ports: set[int] = set()
+        self.settings = {"consul": {"url": server.url}}
+
+    def serve(self, *ports: int) -> None:
+        for port in sorted(set(ports) - self._ports):
+            self._server.elsewhere("vm1", "127.0.0.1", "web", port)
+        for port in sorted(self._ports - set(ports)):
+            self._server.gone("vm1", f"web-{port}")
+        self._ports = set(ports)
+
+    def goes(self) -> None:
+        self._server.stop()
+
+    def returns(self) -> None:
+        self._server.start()
+        self._server.wait_until_led()
+
+
 class KubernetesBackend:
     """A double of an API server, on a loop and a thread of its own."""
 
@@ -161,6 +186,12 @@ def _dns(directory: Path) -> Iterator[Backend]:
 
 
 @contextmanager
+def _consul(_: Path) -> Iterator[Backend]:
+    with consul.lasting() as server:
+        yield ConsulBackend(server)
+
+
+@contextmanager
 def _kubernetes(directory: Path) -> Iterator[Backend]:
     backend = KubernetesBackend(directory)
     try:
@@ -180,6 +211,7 @@ class Kind(NamedTuple):
 
 BACKENDS = {
     "file": Kind(_file, doubts=False),
+    "consul": Kind(_consul, ("consul",)),
     "dns": Kind(_dns, ("nsd",)),
     "kubernetes": Kind(_kubernetes),
 }

@@ -3,6 +3,7 @@
     with agent() as consul: …                     one that is server and client (`consul agent -dev`): starts in seconds
     with cluster() as servers: …                  three that elect a leader
     with joined("dc1", "dc2") as (here, there): … two datacenters
+    with lasting() as consul: …                   one that keeps what it knows on disk
 
 They are ended by their ids whatever the test does. What an agent of `-dev` knows is gone when it stops, and its indexes
 begin anew.
@@ -176,6 +177,10 @@ class Consul:
         assert status == 200, said
         self.wait_until_led()
 
+    def gone(self, node: str, service_id: str) -> None:
+        """Take back what `elsewhere` registered."""
+        self.call("PUT", "catalog/deregister", {"Node": node, "ServiceID": service_id})
+
     def _listed(self, name: str, service_id: str) -> str:
         """The worst of what the catalogue says of a service's own checks; empty where it is not listed."""
         for entry in self.call("GET", f"health/service/{name}"):
@@ -274,6 +279,16 @@ def cluster(size: int = 3) -> Iterator[list[Consul]]:
         for server in servers:
             server.wait_until_led()
         yield servers
+
+
+@contextmanager
+def lasting() -> Iterator[Consul]:
+    """A server by itself, which knows after a restart what it knew."""
+    settings = {"datacenter": "dc1", "node_name": "here", "bootstrap_expect": 1, "performance": {"raft_multiplier": 1}}
+    with _closed(Consul(settings, dev=False)) as consul:
+        consul.start()
+        consul.wait_until_led()
+        yield consul
 
 
 @contextmanager

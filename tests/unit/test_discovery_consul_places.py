@@ -131,6 +131,9 @@ def test_the_set_is_named_as_callers_name_it_and_speaks_what_all_speak() -> None
     found = of(instance(port=9001, meta=grpc), instance(port=9000, meta=grpc)).found
     assert found is not None
     assert (str(found.service), found.protocol) == ("web.shop:9000", "grpc")
+    asked = of(instance(port=9001), port=80).found
+    assert asked is not None
+    assert str(asked.service) == "web.default:80"
     mixed = of(instance(port=9001, meta=grpc), instance(port=9000)).found
     assert mixed is not None
     assert (str(mixed.service), mixed.protocol) == ("web.default:9000", "auto")
