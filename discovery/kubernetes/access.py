@@ -36,6 +36,9 @@ CONNECT_S: Final = 5.0
 LOAD_S: Final = 30.0
 """For the credentials, which a plugin may have to fetch."""
 
+AT_ONCE: Final = 16
+"""Requests that are read whole; an agent that starts asks for all that it follows."""
+
 MAX_BODY_BYTES: Final = 32 * 2**20
 """Of an answer that is read whole: a page of 500 large objects has a tenth of that."""
 
@@ -88,11 +91,15 @@ class Access:
         self._answer_s = answer_s
         self._client: _Client | None = None
         self._loading = asyncio.Lock()
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._closed = False
 
     async def get(self, path: str, query: Query, *, absent_is_none: bool = False) -> bytes | None:
         """The body of the answer to GET; where that is wanted, None for 404. Gone for 410."""
-        async with self._answer(path, query, total_s=3 * self._answer_s, absent_is_good=absent_is_none) as response:
+        async with (
+            self._turns,
+            self._answer(path, query, total_s=3 * self._answer_s, absent_is_good=absent_is_none) as response,
+        ):
             if response.status == 404:
                 return None
             parts, size = [], 0

@@ -153,12 +153,15 @@ class Listed(Struct, Generic[T], frozen=True):
 
 
 class Versioned(Struct, frozen=True, rename="camel"):
+    """The metadata of an object of which it is to be seen first whether it matters; a bookmark's has no name."""
+
     resource_version: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: str = ""
+    namespace: str = ""
+    labels: dict[str, str] = {}
 
 
-class Anything(Struct, frozen=True):
-    """An object of which only the version matters."""
-
+class Met(Struct, frozen=True):
     metadata: Versioned
 
 

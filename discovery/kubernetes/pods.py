@@ -12,10 +12,9 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 from discovery.kubernetes.access import Access, Gone
-from discovery.kubernetes.feed import PODS, Query, decoded, pages
+from discovery.kubernetes.lists import PODS, Query, decoded, pages
 from discovery.kubernetes.objects import Container, Pod, Reference, Service
 from discovery.registry import Away
 
@@ -116,7 +115,7 @@ class Pods:
             raise Away(f"the pods of {query.namespace} take longer to list than the server remembers (410)") from error
 
     async def _get(self, reference: Reference) -> None:
-        path = PODS.path(quote(reference.namespace, safe=""), quote(reference.name, safe=""))
+        path = PODS.path(reference.namespace, reference.name)
         body = await self._access.get(path, {}, absent_is_none=True)
         pod = None if body is None else decoded(PODS.one, body, path)
         same = pod is not None and pod.metadata.uid == reference.uid

@@ -1,7 +1,7 @@
 """The back end: Services of one cluster.
 
-Of a service that is followed there are two watches, of the Service by its name and of its EndpointSlices by their
-label; two ports of one Service share them. An ExternalName that leads into the same cluster is followed to where it
+A service that is followed is part of two watches, of Services and of EndpointSlices (`discovery.kubernetes.feeds`); two
+ports of one Service share them. An ExternalName that leads into the same cluster is followed to where it
 leads, so that it does not lead past the mesh.
 """
 
@@ -9,20 +9,22 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
-from urllib.parse import quote
 
 from discovery.backends import Place
 from discovery.kubernetes import names
 from discovery.kubernetes.access import Access, Gone
 from discovery.kubernetes.assemble import Assembly, external, references
-from discovery.kubernetes.feed import PODS, SERVICES, SLICES, Content, Feed, Feeds, Query, Resource, decoded, pages
+from discovery.kubernetes.feed import Part
+from discovery.kubernetes.feeds import Feeds
+from discovery.kubernetes.lists import PODS, SERVICE_NAME, SERVICES, SLICES, Content, Query, Resource, decoded, pages
 from discovery.kubernetes.names import ServiceKey
-from discovery.kubernetes.objects import Pod, Service
+from discovery.kubernetes.objects import Pod, Service, SliceEndpoint
 from discovery.kubernetes.pods import Pods
 from discovery.kubernetes.settings import KubernetesDiscovery
 from discovery.names import Authority
 from discovery.registry import Away, Located
 from meshd.api.endpoints import EndpointSet
+from meshd.api.names import canonical_address
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,8 @@ MAX_ALIASES: Final = 4
 
 MAX_COMPLAINTS: Final = 100
 
-SERVICE_NAME: Final = "kubernetes.io/service-name"
 MANAGED_BY, CONTROLLER = "endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io"
-"""Labels of slices: whose they are, and who writes those of Services that select pods."""
+"""The label of slices that says who writes them, and who that is for Services that select pods."""
 
 
 class KubernetesRegistry:
@@ -123,9 +124,9 @@ class KubernetesRegistry:
         for slice_ in await self._listed(SLICES, Query(labels=f"{MANAGED_BY}!={CONTROLLER}")):
             name = slice_.metadata.labels.get(SERVICE_NAME, "")
             ports = [each for each in slice_.ports or () if each.port == port and each.protocol in ("TCP", None)]
-            if not (name and ports and any(address in each.addresses[:1] for each in slice_.endpoints or ())):
+            if not (name and ports and any(_is_at(each, address) for each in slice_.endpoints or ())):
                 continue
-            path = SERVICES.path(slice_.metadata.namespace, quote(name, safe=""))
+            path = SERVICES.path(slice_.metadata.namespace, name)
             body = await self._access.get(path, {}, absent_is_none=True)
             service = None if body is None else decoded(SERVICES.one, body, path)
             for each in (service.spec.ports if service is not None else None) or ():
@@ -138,6 +139,10 @@ class KubernetesRegistry:
             return [each async for page in pages(self._access, resource, query) for each in page.items or ()]
         except Gone as error:
             raise Away(f"a list of {resource.plural} takes longer than the server remembers (410)") from error
+
+
+_Use = tuple[str, str, str]
+"""The plural of a resource, a namespace, the name of a Service."""
 
 
 class _NotYet(Exception):
@@ -159,8 +164,8 @@ class _Followed:
         self._feeds, self._pods, self._key, self._domain = feeds, pods, key, domain
         self._complain: Callable[[str], None] = lambda text: complain(f"{key.name}.{key.namespace}: {text}")
         self._assembly = Assembly(key, place.trust_domain, place.zone, self._complain)
-        self._used: dict[tuple[str, Query], tuple[Resource[Any], Feed[Any]]] = {}
-        self._needed: set[tuple[str, Query]] = set()
+        self._used: dict[_Use, tuple[Resource[Any], Part[Any]]] = {}
+        self._needed: set[_Use] = set()
         self.news = asyncio.Event()
         self.news.set()
 
@@ -175,11 +180,11 @@ class _Followed:
         if service.spec.type == "ExternalName":
             self._keep_needed()
             return external(self._key, service, self._complain)
-        feed = self._feed(SLICES, _slices_of(key))
-        if not feed.synced:
+        part = self._part(SLICES, key)
+        if not part.synced:
             raise _NotYet
         self._keep_needed()
-        slices = tuple(feed.objects.values())
+        slices = tuple(part.objects.values())
         await self._pods.learn(references(slices), service)
         return self._assembly.of(service, key.hostname, slices, self._pods.known)
 
@@ -187,12 +192,11 @@ class _Followed:
         """The Service that is meant, by way of those that are only other names for it."""
         key = self._key
         for _ in range(MAX_ALIASES + 1):
-            feed = self._feed(SERVICES, Query(key.namespace, fields=f"metadata.name={key.name}"))
-            if key == self._key:
-                self._feed(SLICES, _slices_of(key))  # most likely needed, so at the same time
-            if not feed.synced:
+            part = self._part(SERVICES, key)
+            if not part.synced:
+                self._part(SLICES, key)  # most likely needed, so at the same time
                 raise _NotYet
-            service = feed.objects.get((key.namespace, key.name))
+            service = part.objects.get(key.name)
             if service is None:
                 return None
             to = names.alias(service.spec.external_name, self._domain) if service.spec.type == "ExternalName" else None
@@ -202,32 +206,32 @@ class _Followed:
         self._complain(f"its externalName leads on for more than {MAX_ALIASES} times")
         return None
 
-    def _feed(self, resource: Resource[Content], query: Query) -> Feed[Content]:
-        place = (resource.plural, query)
-        self._needed.add(place)
-        if place not in self._used:
-            self._used[place] = (resource, self._feeds.use(resource, query, self.news.set))
-        feed: Feed[Content] = self._used[place][1]
-        if feed.away:
-            raise Away(feed.away)
-        return feed
+    def _part(self, resource: Resource[Content], key: ServiceKey) -> Part[Content]:
+        use = (resource.plural, key.namespace, key.name)
+        self._needed.add(use)
+        if use not in self._used:
+            self._used[use] = (resource, self._feeds.use(resource, key.namespace, key.name, self.news.set))
+        part: Part[Content] = self._used[use][1]
+        if part.away:
+            raise Away(part.away)
+        return part
 
     def _keep_needed(self) -> None:
-        for place in [*self._used]:
-            if place not in self._needed:
-                self._let_go(place)
+        for use in [*self._used]:
+            if use not in self._needed:
+                self._let_go(use)
 
-    def _let_go(self, place: tuple[str, Query]) -> None:
-        resource, feed = self._used.pop(place)
-        self._feeds.let_go(resource, place[1], feed, self.news.set)
+    def _let_go(self, use: _Use) -> None:
+        resource, part = self._used.pop(use)
+        self._feeds.let_go(resource, use[1], use[2], part, self.news.set)
 
     def close(self) -> None:
-        for place in [*self._used]:
-            self._let_go(place)
+        for use in [*self._used]:
+            self._let_go(use)
 
 
-def _slices_of(key: ServiceKey) -> Query:
-    return Query(key.namespace, labels=f"{SERVICE_NAME}={key.name}")
+def _is_at(endpoint: SliceEndpoint, address: str) -> bool:
+    return canonical_address(endpoint.addresses[0]) == address
 
 
 def _port_of(service: Service, pod: Pod, port: int) -> ServiceKey | None:

@@ -110,10 +110,13 @@ def test_many_pods_are_read_by_one_list_and_only_those_behind_the_service(tmp_pa
             one_more = await here.pod(pod("q"))
             await here.set_slice(made | {"endpoints": [*found, endpoint("192.0.2.13", one_more)]})
             await web.endpoints(*(f"192.0.2.{number}" for number in range(1, 14)))
+            for endpoints in (found, [*found, endpoint("192.0.2.13", one_more)]):  # what nobody names is not kept
+                await here.set_slice(made | {"endpoints": endpoints})
+                await web.endpoints(*(each["addresses"][0] for each in endpoints))
         if here.double is not None:
             read = [path for method, path, _ in here.double.requests if method == "GET" and "/pods" in path]
             mine = f"/api/v1/namespaces/{here.namespace}/pods"
-            assert read == [mine, f"{mine}/q"]
+            assert read == [mine, f"{mine}/q", f"{mine}/q"]
 
     play(tmp_path, scene)
 
@@ -167,6 +170,7 @@ def test_an_external_name_leads_out_or_to_another_service_and_never_past_the_mes
             await ext.until(lambda said: said is None, "it leads in a circle")
             await here.patch_service("ext", {"spec": {"externalName": "localhost"}})
             await ext.endpoints()
+            assert registry.watches == 1  # of `ext` itself
 
     play(tmp_path, scene)
 
@@ -195,12 +199,17 @@ def test_services_that_publish_addresses_that_are_not_ready(tmp_path: Path) -> N
     play(tmp_path, scene)
 
 
+def on_its_host(body: dict[str, Any]) -> dict[str, Any]:
+    return {"spec": body["spec"] | {"hostNetwork": True}}
+
+
 def test_addresses_lead_back_to_services(tmp_path: Path) -> None:
     async def scene(here: World, registry: KubernetesRegistry) -> None:
         two = (("http", 80, "app"), ("metrics", 9090, 9091))
         made = await here.service(service("web", *two, selector={"app": "web"}))
         running = pod("a", labels={"app": "web"}, ports=[{"name": "app", "containerPort": 8080}])
         await here.pod(running, "192.0.2.77")
+        await here.pod(running | {"metadata": running["metadata"] | {"name": "b"}} | on_its_host(running), "192.0.2.76")
         virtual = made["spec"]["clusterIP"]
         web = ServiceKey(here.namespace, "web", 80)
         assert await registry.locate(virtual, 80) == Located(web, whole=True)
@@ -208,6 +217,7 @@ def test_addresses_lead_back_to_services(tmp_path: Path) -> None:
         assert await registry.locate("192.0.2.77", 8080) == Located(web)
         assert await registry.locate("192.0.2.77", 9091) == Located(web._replace(port=9090))
         assert await registry.locate("192.0.2.77", 80) is None
+        assert await registry.locate("192.0.2.76", 8080) is None  # it is the host's
         assert await registry.locate("192.0.2.78", 8080) is None
         await here.service(service("outside", ("http", 80, 80), ("sql", 5432, 5432)))
         ports = {"http": 8080, "sql": 15432}

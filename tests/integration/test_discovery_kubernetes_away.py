@@ -2,13 +2,15 @@
 said of it."""
 
 import asyncio
+import copy
 import json
 import logging
+import random
 import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import pytest
 from aiohttp import web as http
 
 from discovery.backends import Place
-from discovery.kubernetes import access, feed
-from discovery.kubernetes.access import Access
+from discovery.kubernetes.access import MAX_BODY_BYTES, Access
+from discovery.kubernetes.feeds import FEW
+from discovery.kubernetes.lists import PAGE
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.registry import KubernetesRegistry
 from discovery.kubernetes.settings import KubernetesDiscovery
@@ -28,9 +31,13 @@ from meshd.ca.authority import Authority as Ca
 from meshd.client.sockets import answers as is_answered
 from tests.support import aio
 from tests.support.control import ControlClient
-from tests.support.following import following
+from tests.support.following import Readings, following
 from tests.support.kubernetes import Cluster, Rule, User
+from tests.support.kubernetes.api import Place as ApiPlace
 from tests.support.kubernetes.bodies import endpoint, pod, service, slice_of
+from tests.support.kubernetes.core import SERVICES as SERVICES_KIND
+from tests.support.kubernetes.core import SLICES as SLICES_KIND
+from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.worlds import World, at
 from tests.support.processes import running
 from tests.support.waiting import eventually
@@ -207,8 +214,11 @@ def listing(**changes: Any) -> str:
     return json.dumps({key: value for key, value in (page | changes).items() if value is not None})
 
 
-def slice_with(**changes: Any) -> dict[str, Any]:
-    return slice_of("web", "web-1", endpoint("192.0.2.1"), ports={"": 8080}) | changes
+def slice_with(name: str = "web-1", **changes: Any) -> dict[str, Any]:
+    """A slice of `web`, in the namespace HERE."""
+    made = slice_of("web", name, endpoint("192.0.2.1"), ports={"": 8080})
+    made["metadata"]["namespace"] = "HERE"
+    return made | changes
 
 
 GARBAGE = [
@@ -216,7 +226,8 @@ GARBAGE = [
     listing(kind="ServiceList"), listing(kind="Status"), listing(metadata=None), listing(metadata={}),
     listing(metadata={"resourceVersion": ""}), listing(metadata={"resourceVersion": 7}),
     listing(items="none"), listing(items=[None]), listing(items=[{}]),
-    listing(items=[slice_with(metadata={"name": ""})]), listing(items=[slice_with(metadata={"name": "x" * 254})]),
+    listing(items=[slice_with("")]), listing(items=[slice_with("x" * 254)]),
+    listing(items=[slice_with(metadata={"name": "a"})]),
     listing(items=[slice_with(endpoints=[{"addresses": []}])]),
     listing(items=[slice_with(endpoints=[{"addresses": ["web"]}])]),
     listing(items=[slice_with(endpoints=[{"addresses": ["192.0.2.256"]}])]),
@@ -238,7 +249,9 @@ def test_a_list_that_is_garbage_is_not_believed(tmp_path: Path) -> None:
         async def garble(request: http.Request) -> http.Response | None:
             if not request.path.endswith(SLICES):
                 return None
-            return http.Response(body=body.encode("latin-1"), content_type="application/json")
+            return http.Response(
+                body=body.replace("HERE", here.namespace).encode("latin-1"), content_type="application/json"
+            )
 
         cluster.interfere = garble
         for body in GARBAGE:
@@ -283,7 +296,7 @@ def test_answers_and_lists_and_watches_without_end_are_not_waited_for(tmp_path: 
                 response = http.StreamResponse()
                 await response.prepare(request)
                 try:
-                    for _ in range(2 * access.MAX_BODY_BYTES // 2**20):
+                    for _ in range(2 * MAX_BODY_BYTES // 2**20):
                         await response.write(b" " * 2**20)
                 except ConnectionError:
                     pass
@@ -293,9 +306,9 @@ def test_answers_and_lists_and_watches_without_end_are_not_waited_for(tmp_path: 
         async def paged(request: http.Request) -> http.StreamResponse | None:
             if not request.path.endswith(SLICES) or request.query.get("watch"):
                 return None
-            items = [slice_with(metadata={"name": f"s{number}"}) for number in range(feed.PAGE)]
+            items = [slice_with(f"s{number}") for number in range(PAGE)]
             page = listing(items=items, metadata={"resourceVersion": "7", "continue": "more"})
-            return http.Response(text=page, content_type="application/json")
+            return http.Response(text=page.replace("HERE", here.namespace), content_type="application/json")
 
         cluster.interfere = endless
         for said in ("an answer above", "an event above"):
@@ -548,6 +561,189 @@ def test_what_is_passed_over_is_complained_of_once(tmp_path: Path, caplog: pytes
     said = [each.getMessage() for each in caplog.records if "web.v2" in each.getMessage()]
     assert len(said) == 1
     assert "'web.v2' is not a DNS label" in said[0]
+
+
+class Late:
+    """Services of which one is asked for after the watch of many began. Its own list is as it was when it was asked
+    for, but comes only when `own` is set; lists of all of them are made only when `all` is."""
+
+    def __init__(self, cluster: Cluster, here: World) -> None:
+        self._cluster, self._here = cluster, here
+        self.names = [f"s{number}" for number in range(FEW + 1)]
+        self.asked, self.own, self.all = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.all.set()
+
+    async def begin(self) -> None:
+        for name in (*self.names, "late"):
+            await self._here.service(service(name, ("", 80, 8080)))
+            await self._here.slice(slice_of(name, f"{name}-0", endpoint("192.0.2.1"), ports={"": 8080}))
+
+    async def hold(self, request: http.Request) -> http.Response | None:
+        if request.method != "GET" or not request.path.endswith(SLICES) or request.query.get("watch"):
+            return None
+        if "late" in request.query.get("labelSelector", ""):
+            body = self._cluster.api.list(place(self._here, SLICES_KIND), request.query)
+            self.asked.set()
+            await self.own.wait()
+            return http.json_response(body)
+        await self.all.wait()
+        return None
+
+    def key(self, name: str) -> ServiceKey:
+        return ServiceKey(self._here.namespace, name)
+
+    async def moves(self) -> None:
+        """What is `late` is now elsewhere."""
+        now = self._cluster.api.get(place(self._here, SLICES_KIND, "late-0"))
+        await self._here.set_slice(now | {"endpoints": [endpoint("192.0.2.2")]})
+
+
+@pytest.mark.parametrize("asked", ["before", "meanwhile"])
+def test_a_list_that_comes_late_does_not_undo_a_newer_one(tmp_path: Path, asked: str) -> None:
+    """One service is asked for before, or while, all are listed again, and its own list comes after."""
+
+    async def scene(cluster: Cluster, here: World, registry: KubernetesRegistry) -> None:
+        late = Late(cluster, here)
+        await late.begin()
+        async with AsyncExitStack() as stack:
+
+            async def follow(name: str) -> Readings:
+                return await stack.enter_async_context(following(registry, late.key(name)))
+
+            for name in late.names:
+                many = await follow(name)
+                await many.endpoints("192.0.2.1")
+            cluster.interfere = late.hold
+            if asked == "before":
+                last = await follow("late")
+                await late.asked.wait()
+                await late.moves()
+            late.all.clear()
+            count = lists(cluster)
+            await here.account("somebody")
+            cluster.compact()
+            cluster.break_watches()
+            await eventually(lambda: lists(cluster) > count + FEW, "all are listed again", 30.0)
+            if asked == "meanwhile":
+                last = await follow("late")
+                await late.asked.wait()
+                await late.moves()
+            count = len(watches(cluster))
+            late.all.set()
+            await eventually(lambda: len(watches(cluster)) > count + FEW, "all are watched again", 30.0)
+            late.own.set()
+            await last.endpoints("192.0.2.2")
+            await here.slice(slice_of("late", "late-1", endpoint("192.0.2.3"), ports={"": 8080}))
+            await last.endpoints("192.0.2.2", "192.0.2.3")
+            assert all(
+                said is None or "192.0.2.1" not in [each.address for each in said.endpoints] for said in last.said
+            )
+
+    play(tmp_path, scene)
+
+
+async def truth(here: World, name: str) -> set[str]:
+    """The addresses that the cluster has for a service."""
+    assert here.double is not None
+    listed = here.double.api.list(place(here, SLICES_KIND), {"labelSelector": f"kubernetes.io/service-name={name}"})
+    return {each["addresses"][0] for slice_ in listed["items"] for each in slice_["endpoints"]}
+
+
+def place(here: World, kind: Kind, name: str = "") -> ApiPlace:
+    return ApiPlace(kind, here.namespace, name)
+
+
+def test_many_services_of_a_namespace_share_watches_and_miss_nothing(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster, here: World, registry: KubernetesRegistry) -> None:
+        draw = random.Random(20261121)
+        cluster.bookmark_every_s = 0.2
+        names = [f"s{number}" for number in range(30)]
+        for name in names:
+            cluster.api.create(place(here, SERVICES_KIND), service(name, ("", 80, 8080)), "test")
+
+        def change() -> None:
+            name = draw.choice(names)
+            slice_name = f"{name}-{draw.randrange(3)}"
+            body = slice_of(name, slice_name, endpoint(f"192.0.2.{draw.randrange(1, 255)}"), ports={"": 8080})
+            there = cluster.api.store.get(SLICES_KIND.key, (here.namespace, slice_name))
+            if there is None:
+                cluster.api.create(place(here, SLICES_KIND), body, "test")
+            elif draw.random() < 0.3:
+                cluster.api.delete(place(here, SLICES_KIND, slice_name), {}, "test")
+            else:
+                cluster.api.update(place(here, SLICES_KIND, slice_name), body, "test")
+
+        async with AsyncExitStack() as stack:
+            read: dict[str, Readings] = {}
+            let_go: list[tuple[str, AsyncExitStack]] = []
+            for turn in range(400):
+                change()
+                if turn % 10 == 0 and len(read) < len(names):
+                    name = names[len(read)]
+                    mine = await stack.enter_async_context(AsyncExitStack())
+                    read[name] = await mine.enter_async_context(following(registry, ServiceKey(here.namespace, name)))
+                    let_go.append((name, mine))
+                if turn in (180, 260, 340):  # no more often: a server that always does this is away
+                    if turn > 180:
+                        cluster.compact()
+                    cluster.break_watches()
+                if turn % 100 == 99:  # one goes, and its name is asked for anew
+                    name, mine = let_go.pop(0)
+                    await mine.aclose()
+                    read[name] = await stack.enter_async_context(following(registry, ServiceKey(here.namespace, name)))
+                await asyncio.sleep(0.002)
+            assert len(read) == len(names)
+            for name, readings in read.items():
+                wanted = await truth(here, name)
+                await readings.endpoints(*wanted)
+            assert registry.watches <= 2 * 9
+        assert registry.watches == 0
+
+    play(tmp_path, scene)
+
+
+def test_what_is_watched_while_a_list_is_under_way_is_newer_than_the_list(tmp_path: Path) -> None:
+    async def scene(cluster: Cluster, here: World, registry: KubernetesRegistry) -> None:
+        names = [f"s{number}" for number in range(FEW + 2)]
+        *others, first_of_many, late = names
+        for name in names:
+            await here.service(service(name, ("", 80, 8080)))
+            await here.slice(slice_of(name, f"{name}-0", endpoint("192.0.2.1"), ports={"": 8080}))
+        await here.slice(slice_of(late, f"{late}-1", endpoint("192.0.2.9"), ports={"": 8080}))
+        asked, released = asyncio.Event(), asyncio.Event()
+
+        async def delay(request: http.Request) -> http.Response | None:
+            """The list is as it was when it was asked for, but comes late."""
+            if late not in request.query.get("labelSelector", ""):
+                return None
+            body = cluster.api.list(place(here, SLICES_KIND), request.query)
+            asked.set()
+            await released.wait()
+            return http.json_response(body)
+
+        async with AsyncExitStack() as stack:
+            for name in (*others, first_of_many):
+                readings = await stack.enter_async_context(following(registry, ServiceKey(here.namespace, name)))
+                await readings.endpoints("192.0.2.1")
+            cluster.interfere = delay
+            last = await stack.enter_async_context(following(registry, ServiceKey(here.namespace, late)))
+            await asked.wait()
+            changed = cluster.api.get(place(here, SLICES_KIND, f"{late}-0")) | {"endpoints": [endpoint("192.0.2.2")]}
+            await here.set_slice(changed)
+            await here.delete_slice(f"{late}-1")
+            await here.slice(slice_of(first_of_many, "more", endpoint("192.0.2.3"), ports={"": 8080}))
+            await readings.endpoints("192.0.2.1", "192.0.2.3")  # so the watch has come past all of it
+            assert last.said == []
+            released.set()
+            await last.endpoints("192.0.2.2")
+            assert len(last.said) == 1
+            moved = copy.deepcopy(cluster.api.get(place(here, SLICES_KIND, f"{late}-0")))
+            moved["metadata"]["labels"]["kubernetes.io/service-name"] = first_of_many
+            await here.set_slice(moved)
+            await last.endpoints()
+            await readings.endpoints("192.0.2.1", "192.0.2.2", "192.0.2.3")
+
+    play(tmp_path, scene)
 
 
 def test_following_ends_promptly_and_leaves_nothing_behind(tmp_path: Path) -> None:

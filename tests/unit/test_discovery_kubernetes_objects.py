@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from discovery.kubernetes.assemble import Assembly, external, references, wanted_port
+from discovery.kubernetes.feed import Part
 from discovery.kubernetes.names import ServiceKey, alias, claim
 from discovery.kubernetes.objects import EndpointSlice, Pod, Service
 from discovery.kubernetes.pods import PodFacts, facts, opaque_ports
@@ -348,3 +349,36 @@ def test_slices_that_are_as_they_were_are_not_read_again() -> None:
     assert second is not None
     assert [each.address for each in second.endpoints] == ["192.0.2.1", "192.0.2.3"]
     assert second.endpoints[0] is first.endpoints[0]
+    third = assembly.of(service({"port": 80, "appProtocol": "grpc"}), "", (kept, changed), {})
+    assert third is not None
+    assert [each.protocol for each in third.endpoints] == ["grpc", "grpc"]
+
+
+@pytest.mark.parametrize(
+    ("events", "listed", "version", "known"),
+    [
+        ([("a", 1, "5")], {"a": 2}, "7", {"a": 2}),  # the list is later
+        ([("a", 1, "9")], {"a": 2}, "7", {"a": 1}),
+        ([("a", None, "9")], {"a": 2, "b": 1}, "7", {"b": 1}),
+        ([("a", None, "5")], {"a": 2}, "7", {"a": 2}),
+        ([("a", 1, "5")], {}, "7", {}),
+        ([("a", 1, "9")], {}, "7", {"a": 1}),
+        ([("a", 1, "x")], {"a": 2}, "y", {"a": 1}),  # nothing can be known of versions that are no numbers
+        ([("a", 1, "8"), ("a", None, "9")], {"a": 2}, "7", {}),
+    ],
+)
+def test_of_a_list_and_a_watch_the_later_counts(
+    events: list[tuple[str, int | None, str]], listed: dict[str, int], version: str, known: dict[str, int]
+) -> None:
+    made = {number: slice_of(at(number)) for number in (1, 2)}
+    part: Part[EndpointSlice] = Part()
+    told: list[int] = []
+    part.listeners.add(lambda: told.append(1))
+    for name, number, at_version in events:
+        part.take(name, None if number is None else made[number], at_version)
+    assert told == []
+    part.catch_up({name: made[number] for name, number in listed.items()}, version)
+    assert part.objects == {name: made[number] for name, number in known.items()}
+    assert told == [1]
+    part.take("c", made[1], "6")  # from before the list, where that can be known
+    assert ("c" in part.objects) == (not version.isdigit())

@@ -69,7 +69,7 @@ class Watch:
             return {"type": "MODIFIED" if was else "ADDED", "object": _typed(change.after, self._place.kind)}
         if was:
             assert change.before is not None
-            last = change.after or change.before
+            last = change.before
             last = last | {"metadata": last["metadata"] | {"resourceVersion": str(change.version)}}
             return {"type": "DELETED", "object": _typed(last, self._place.kind)}
         return None

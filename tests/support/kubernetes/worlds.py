@@ -81,7 +81,8 @@ class World:
         return await self._plain(self._discovery.create_namespaced_endpoint_slice(self.namespace, body))
 
     async def set_slice(self, body: Body) -> Body:
-        name = body["metadata"]["name"]
+        meta = {key: value for key, value in body["metadata"].items() if key != "resourceVersion"}
+        name, body = meta["name"], body | {"metadata": meta}
         return await self._plain(self._discovery.replace_namespaced_endpoint_slice(name, self.namespace, body))
 
     async def delete_slice(self, name: str) -> None:
