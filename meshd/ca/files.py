@@ -97,6 +97,8 @@ class CaFiles:
                 self.directory.chmod(0o700)
                 os.fsync(lock)  # the mark is on disk before anything that it marks
                 yield
+                if os.geteuid() == 0:
+                    self._give_to_owner()
                 self._incomplete.unlink()
                 os.fsync(lock)
             finally:
@@ -116,6 +118,12 @@ class CaFiles:
     def state(self) -> tuple[tuple[int, int], ...]:
         """What differs when the issuer or the roots were replaced."""
         return tuple((found.st_ino, found.st_mtime_ns) for found in map(os.stat, (self.issuer, self.bundle)))
+
+    def _give_to_owner(self) -> None:
+        """What root makes in the directory of a daemon that is another user is that user's to read."""
+        owner = self.directory.stat()
+        for file in self.directory.iterdir():
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def _clear(self) -> None:
         """Mark the directory, and remove what an interrupted making left: there was nothing in it when that began."""
@@ -169,11 +177,13 @@ def read(file: Path) -> bytes:
 
 
 def read_secret(file: Path) -> bytes:
-    """`read`, refusing a file that others than its owner could have read."""
+    """`read`, refusing a file that others than its owner could have read. Root may read what belongs to whom the
+    directory belongs to: the daemon's key, for which it runs a command."""
     with suppress(OSError):
         found = file.stat()
         mode = stat.S_IMODE(found.st_mode)
-        if found.st_uid != os.geteuid():
+        whose = {os.geteuid()} | ({file.parent.stat().st_uid} if os.geteuid() == 0 else set())
+        if found.st_uid not in whose:
             raise Problem(
                 f"{file}: belongs to uid {found.st_uid}, and this is uid {os.geteuid()}: run as that user, or correct "
                 "the owner"
