@@ -7,9 +7,9 @@ import signal
 import socket
 from typing import Final
 
+from meshd.api.notify import keep_watchdog, notify, reloading
 from meshd.api.tasks import Tasks
 from proxy.handover import INSTANCE, Inheritance, Succession, again, received
-from proxy.notify import notify, reloading
 from proxy.orders import Condition, Orders
 from proxy.sockets import Sockets
 
@@ -59,6 +59,7 @@ class Alone:
             loop.add_signal_handler(number, self._terminate)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
         loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
+        self._tasks.start(keep_watchdog(), "watchdog")
 
     def _terminate(self) -> None:
         if self._told_to_drain:

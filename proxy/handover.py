@@ -21,9 +21,9 @@ from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
+from meshd.api.notify import leave_manager, notify, reloading
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
-from proxy.notify import notify, reloading
 from proxy.sockets import adopted, inherited
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ class Succession:
         else:
             log.info("process %d has taken over", pid)
             notify("READY=1", f"MAINPID={pid}")
+            leave_manager()
             self.succeeded = True
             self._done()
         finally:

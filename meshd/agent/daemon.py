@@ -2,6 +2,8 @@
 
 SIGTERM, SIGINT    end in order
 SIGHUP             read the configuration again; what is not good is refused and said, and nothing else changes
+
+A service manager is told of all of it (`meshd.api.notify`).
 """
 
 import asyncio
@@ -10,6 +12,8 @@ import signal
 from collections.abc import Callable
 
 from meshd.agent.agent import Agent
+from meshd.api.notify import keep_watchdog, notify, reloading
+from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +36,20 @@ def heed_signals() -> asyncio.Event:
 
 async def serve(agent: Agent, reload: Callable[[], None], ended: asyncio.Event) -> None:
     """Run agent until `ended` is set."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+    def reload_and_tell() -> None:
+        reloading()
+        reload()
+        notify("READY=1")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_and_tell)
+    told = Tasks("service manager")
+    told.start(keep_watchdog(), "watchdog")
     try:
         await agent.start()
+        notify("READY=1")
         await ended.wait()
     finally:
+        notify("STOPPING=1")
         await agent.stop()
+        await told.cancel()

@@ -21,6 +21,7 @@ from meshd.agent.listening import answers
 from meshd.agent.lock import AlreadyRunning, StateLock
 from meshd.agent.peer import Access
 from meshd.agent.settings import host_label
+from meshd.api.notify import leave_manager
 from meshd.ca.local import LocalCa
 from meshd.client.sockets import SOCKET_NAME
 
@@ -35,6 +36,7 @@ LOOK_AGAIN_S = 0.02
 async def run_embedded(directory: Path, linger_s: float) -> None:
     """Run until no workload has been registered for linger_s seconds, or SIGTERM. Another agent in the directory is
     what the caller wanted: then this returns at once."""
+    leave_manager()  # the one that manages the `meshd run` which happened to start this agent
     ended = heed_signals()
     lock = await _lock(directory, ended)
     if lock is None:

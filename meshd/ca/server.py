@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from meshd.api.names import Address, is_trust_domain
+from meshd.api.notify import keep_watchdog, notify
 from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from meshd.ca.api import Api
@@ -203,15 +204,20 @@ async def serve(server: CaServer, trust_domain: str, beside: Sequence[Beside] = 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, terminate, number)
     await server.start()
+    told = Tasks("service manager")
+    told.start(keep_watchdog(), "watchdog")
     try:
         for each in beside:
             await each.start()
+        notify("READY=1")
         log.info("the CA of %s answers at https://%s as %s", trust_domain, server.address, ", ".join(server.names))
         await ended.wait()
     finally:
+        notify("STOPPING=1")
         await server.stop()
         for each in beside:
             await each.close()
+        await told.cancel()
 
 
 def _all_names(listen: Address, names: Iterable[str]) -> tuple[str, ...]:

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from meshd.api.notify import keep_watchdog, notify, reloading
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy import measured
 from proxy.admin import Admin
 from proxy.handover import Succession, received
 from proxy.listeners import Listeners
-from proxy.notify import notify, reloading
 from proxy.sweep import Sweep
 from proxy.workers.hired import STARTING, Hired
 from proxy.workers.link import Told
@@ -86,6 +86,7 @@ class Master:
             loop.add_signal_handler(number, self._terminate)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
         loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
+        self._tasks.start(keep_watchdog(), "watchdog")
         self._tick()
         await self._hire(1)  # the others follow when it has found the configuration good
         await self._all_ended.wait()

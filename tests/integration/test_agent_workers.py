@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.integration.test_agent_process import Host
-from tests.integration.test_proxy_handover import Manager, end, main_pid
+from tests.integration.test_proxy_handover import end, main_pid
 from tests.integration.test_proxy_process import Load, application, get, ready
 from tests.integration.test_proxy_workers import value
 from tests.support import meshed
+from tests.support.managers import Manager
 from tests.support.meshed import children, status
 from tests.support.ports import free_port, free_ports
 from tests.support.processes import running

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_proxy_process import PROXY, Files, Load, application, get, ready
+from tests.support.managers import Manager
 from tests.support.meshed import children
 from tests.support.ports import accepts
 from tests.support.processes import running
@@ -21,31 +22,6 @@ from tests.support.waiting import wait_until
 def files(tmp_path: Path) -> Iterator[Files]:
     with application() as port:
         yield Files(tmp_path, port)
-
-
-class Manager:
-    """A service manager: what it is told, each message a list of lines."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / "notify.sock")
-        self.told: list[list[str]] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.path)
-        self._socket.setblocking(False)
-
-    def hears(self, line: str) -> list[str]:
-        """The first message from now on with a line that begins so."""
-        return wait_until(lambda: self._hear(line), f"the manager hears {line}")
-
-    def _hear(self, line: str) -> list[str]:
-        try:
-            self.told.append(self._socket.recv(4096).decode().split("\n"))
-        except BlockingIOError:
-            return []
-        return self.told[-1] if any(each.startswith(line) for each in self.told[-1]) else []
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_proxy_handover import Manager, end, main_pid, managed, state
+from tests.integration.test_proxy_handover import end, main_pid, managed, state
 from tests.integration.test_proxy_process import NGINX, PROXY, Files, Load, application, get, inheriting, ready
 from tests.support import peers
+from tests.support.managers import Manager
 from tests.support.meshed import children
 from tests.support.ports import accepts, free_ports
 from tests.support.processes import running

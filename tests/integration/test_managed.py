@@ -1,0 +1,90 @@
+"""What daemons tell the service manager that started them, and what their units in packaging/systemd hold them to."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshd.client.sockets import answers
+from tests.integration.test_agent_process import Host
+from tests.integration.test_proxy_handover import main_pid, managed
+from tests.integration.test_proxy_process import Files, application
+from tests.support.managers import Manager
+from tests.support.meshed import MESHD
+from tests.support.peers import path
+from tests.support.ports import free_port
+from tests.support.processes import running
+
+UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def environment(manager: Manager) -> dict[str, str]:
+    """What the manager starts its services with; it waits half a second for each sign of life."""
+    return {**os.environ, "NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "500000"}
+
+
+def test_the_agent_is_ready_reads_again_lives_and_ends(
+    tmp_path: Path, manager: Manager, environment: dict[str, str]
+) -> None:
+    host = Host(tmp_path)
+    argv = [*MESHD, "agent", "--config", str(host.settings)]
+    with running(argv, host.log, lambda: answers(host.socket), environment) as process:
+        manager.hears("READY=1")
+        manager.hears("WATCHDOG=1")
+        process.send_signal(signal.SIGHUP)
+        manager.hears("RELOADING=1")
+        manager.hears("READY=1")
+        process.terminate()
+        manager.hears("STOPPING=1")
+    assert process.returncode == 0
+
+
+def test_the_ca_is_ready_lives_and_ends(tmp_path: Path, manager: Manager, environment: dict[str, str]) -> None:
+    ca, settings = tmp_path / "ca", tmp_path / "ca.yaml"
+    settings.write_text(f'admin: "127.0.0.1:{free_port()}"\n')
+    subprocess.run([*MESHD, "ca", "init", "--trust-domain", "prod.example", "--state-dir", str(ca)], check=True)
+    argv = [*MESHD, "ca", "serve", "--state-dir", str(ca), "--listen", "127.0.0.1:0", "--config", str(settings)]
+    log = tmp_path / "log"
+    with running(argv, log, lambda: "answers at" in log.read_text(), environment) as process:
+        manager.hears("READY=1")
+        manager.hears("WATCHDOG=1")
+        process.terminate()
+        manager.hears("STOPPING=1")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_new_generation_of_the_proxy_lives_on_for_the_manager(
+    tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "500000")
+    with application() as port:
+        files = Files(tmp_path, port)
+        with managed(files, files.web, files.web_admin, manager, *flags) as first:
+            manager.hears("WATCHDOG=1")
+            first.send_signal(signal.SIGUSR2)
+            main_pid(manager)
+            assert first.wait(30) == 0
+            manager.hears("WATCHDOG=1")
+
+
+@pytest.mark.peer("systemd-analyze")
+@pytest.mark.parametrize("unit", ["meshd-proxy", "meshd-ca", "meshd"])
+def test_a_unit_may_do_little(unit: str) -> None:
+    argv = [path("systemd-analyze"), "security", "--offline=true", str(UNITS / f"{unit}.service")]
+    found = subprocess.run(argv, capture_output=True, text=True, check=False)
+    score = re.search(r"exposure level for \S+ ([0-9.]+)", found.stdout)
+    assert score is not None, found.stderr
+    assert float(score[1]) <= 2.0
