@@ -79,6 +79,7 @@ class Signer:
         self._woken = asyncio.Event()
         self.oldest: Callable[[], float] = lambda: 0.0
         self._said = 0.0
+        self._has_asked = False
         self._asking: asyncio.Timeout | None = None
         self.use(source, trust_bundle_pem)
 
@@ -179,7 +180,7 @@ class Signer:
             self._said = self._oldest()
             try:
                 async with asyncio.timeout(None) as self._asking:
-                    news = await self._source.news(self.trust.sequence, self._said)
+                    news = await self._source.news(self._known(), self._said)
             except TimeoutError:  # `renewed`: there is something to be said
                 continue
             except (Unreachable, Refusal):  # which `watch` finds too, and says
@@ -187,6 +188,7 @@ class Signer:
                 continue
             finally:
                 self._asking = None
+            self._has_asked = True
             has_learnt = self._is_news(news) and self._learn(news)
             if not has_learnt and news.again_s > 0:  # the CA has no place for one who waits
                 again_s = min(news.again_s, LOOK_EVERY_S)
@@ -209,13 +211,18 @@ class Signer:
         """Since when the oldest certificate in use on this host has been good, in whole seconds since the epoch."""
         return float(int(min(self.oldest(), self._source.begun(), self._clock())))
 
+    def _known(self) -> int:
+        """The number of what this host has. What was kept by a version that knew of no keys of tokens has the number of
+        what there is, and none of them: so who has none asks once as if for the first time."""
+        return self.trust.sequence if self.trust.jwt_keys or self._has_asked else 0
+
     def _is_news(self, news: Bundle) -> bool:
-        """Under the same number only the keys of tokens can be others: what was kept by a version that knew of none has
-        none of them, and what has expired is left out."""
+        """Under the same number only the keys of tokens can be others: those that were not known (`_known`), and what
+        has expired is left out. An answer that says when to ask again holds nothing."""
         trust = self.trust
-        if not news.bundle_pem:  # it says no more than when to ask again
-            return False
-        return news.sequence > trust.sequence or (news.sequence == trust.sequence and news.jwt_keys != trust.jwt_keys)
+        return news.sequence > trust.sequence or (
+            news.sequence == trust.sequence and news.jwt_keys != trust.jwt_keys and not news.again_s
+        )
 
     def _learn(self, news: Bundle) -> bool:
         """Believe what is news, which came over TLS that the bundle until now verified; whether it could be."""

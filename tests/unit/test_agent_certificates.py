@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshd.agent.certificates import NotSigned, Signer
-from meshd.agent.trust import TrustFile
+from meshd.agent.trust import Trust, TrustFile
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
@@ -262,12 +262,19 @@ def test_what_is_old_or_no_bundle_is_not_believed(news: Bundle) -> None:
 class Impatient(Source):
     """A CA that has no place for one who waits."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
     async def news(self, after: int, oldest: float = 0.0) -> Bundle:
+        self.asked.append(after)
         await asyncio.sleep(0)
         return self.bundle
 
 
-def test_keys_of_tokens_are_heard_of_under_a_number_that_is_known_and_nothing_else_is() -> None:
+def test_keys_of_tokens_are_heard_of_under_a_number_that_is_known_and_nothing_else_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """What an agent kept that knew of no such keys has the number, and none of them."""
 
     async def main() -> None:
@@ -283,7 +290,31 @@ def test_keys_of_tokens_are_heard_of_under_a_number_that_is_known_and_nothing_el
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await followed(signer, source, Bundle("mesh.local", BUNDLE, 3, (Denial("node", "a"),), jwt_keys=(key,)))
+        with pytest.raises(TimeoutError):  # what one is told who finds no place to wait
+            async with asyncio.timeout(0.02):
+                await followed(signer, source, Bundle("mesh.local", "", 3, again_s=0.001))
         assert (signer.trust.sequence, signer.trust.denied, signer.trust.jwt_keys) == (3, (), (key,))
+
+    run(main())
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_one_that_kept_no_keys_of_tokens_asks_once_as_if_for_the_first_time(tmp_path: Path) -> None:
+    file = TrustFile(tmp_path / "trust.json")
+    file.keep(Trust(3, BUNDLE).since(BUNDLE))
+    key = Jwk("k", "x", "y", NOW)
+
+    async def main() -> None:
+        for keys, asked in (((), [0, 3]), ((key,), [0, 3]), ((key,), [3])):
+            source = Impatient()
+            source.bundle = Bundle("mesh.local", BUNDLE, 3, jwt_keys=keys)
+            signer = Signer(source, BUNDLE, "https://ca", memory=file)
+            following = asyncio.get_running_loop().create_task(signer.follow())
+            await eventually(lambda: len(source.asked) >= len(asked), "it has asked", 30.0)  # noqa: B023 - within
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            assert source.asked[: len(asked)] == asked
+            assert (signer.trust.sequence, signer.trust.jwt_keys) == (3, keys)
 
     run(main())
 
