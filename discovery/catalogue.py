@@ -35,6 +35,19 @@ class Catalogue:
             if isinstance(document, Service) and document.spec.endpoints is not None
         )
 
+    @property
+    def services(self) -> Iterable[EndpointSet]:
+        """All of them."""
+        return self._by_name.values()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def differences(self, before: "Catalogue") -> int:
+        """How many services are others than in the one before, new ones and lost ones among them."""
+        names = self._by_name.keys() | before._by_name.keys()
+        return sum(self._by_name.get(name) != before._by_name.get(name) for name in names)
+
     def find(self, authority: Authority, stale: bool = False) -> EndpointSet | None:
         """Where authority leads, None for no service of this catalogue; a port that is named must be the service's.
         `stale` marks the answer so."""

@@ -8,14 +8,14 @@ A rule (`discovery.rules`) may have another order for a service, have all that i
 how the service is to be treated whoever knows it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from discovery.choice import first, together
 from discovery.looks import ChainLook
 from discovery.names import Authority, mesh_name
 from discovery.rules import NO_RULE, Rule, Treated
-from discovery.source import Answer, Answered, Close, Known, NotYet, Source
+from discovery.source import Answer, Answered, Close, Known, Listed, NotYet, Source
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
 
@@ -40,6 +40,7 @@ class Chain:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """In the order of `health`."""
         return tuple(each.name for each in self._sources)
 
     def watch(self, authority: Authority, answered: Found) -> Close:
@@ -87,6 +88,10 @@ class Chain:
 
     def health(self) -> tuple[Health, ...]:
         return tuple(each.source.health() for each in self._sources)
+
+    def listed(self) -> Iterator[tuple[str, Listed]]:
+        """What each source knows or is asked for, with the source's name."""
+        return ((each.name, listed) for each in self._sources for listed in each.source.listed())
 
     def known(self) -> tuple[Known, ...]:
         """In the order of `health`."""

@@ -12,13 +12,15 @@ are shadowed so (`shadow`).
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from discovery.catalogue import Catalogue
 from discovery.ledger import Ledger, Reading
 from discovery.names import Authority
-from discovery.source import Answer, Answered, Close, Known
+from discovery.source import Answer, Answered, Close, Known, Listed, Looked
 from discovery.watchers import Watchers
 from meshd.api.control import Health
 from meshd.api.documents import Document, Workload
@@ -62,6 +64,7 @@ class DocumentSource(ABC):
         self._away = ""
         self._hampered = ""
         self._read_at = 0.0
+        self._updates = 0
         self._health = Health(name, healthy=True, since=clock())
         self._logged: frozenset[Finding] = frozenset()
         self._watchers = Watchers(self._find)
@@ -96,7 +99,15 @@ class DocumentSource(ABC):
         return self._health
 
     def known(self) -> Known:
-        return Known(self._read_at, stale=bool(self._away))
+        services, stale = len(self._catalogue), bool(self._away)
+        return Known(self._read_at, stale, services, services * stale, self._read_at, self._updates)
+
+    def listed(self) -> Iterator[Listed]:
+        watchers, away = self._watchers.count(), self._away
+        since = self._health.since if away else 0.0
+        for each in self._catalogue.services:
+            looked = Looked(replace(each, stale=True) if away else each, self._read_at, 0.0, since, away)
+            yield Listed(str(each.service), looked, watchers[each.service])
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` after everything that `declared`, `findings` or `health` give may differ."""
@@ -157,7 +168,8 @@ class DocumentSource(ABC):
             changed()
 
     def _publish(self) -> None:
-        self._catalogue = Catalogue.of(self.documents, self._trust_domain)
+        before, self._catalogue = self._catalogue, Catalogue.of(self.documents, self._trust_domain)
+        self._updates += self._catalogue.differences(before)
         self._watchers.refresh()
 
     def _report(self) -> None:

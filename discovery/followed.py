@@ -35,6 +35,7 @@ class Followed(Generic[Key]):
         "_watchers",
         "away",
         "changed_at",
+        "denied",
         "good",
         "key",
         "read_at",
@@ -61,13 +62,13 @@ class Followed(Generic[Key]):
         self._addresses: tuple[EndpointSet, dict[tuple[str, int], Endpoint]] | None = None
         self._watchers: dict[object, Answered] = {}
         self._lookers: dict[object, Callable[[], None]] = {}
-        self._asked = False
+        self._asked = self.denied = False
 
     # --- what the registry says -----------------------------------------------------------------------------------
 
     def heard(self, said: EndpointSet | None) -> bool:
         """The registry was read. Whether what was last good changed, and is worth keeping."""
-        self.read_at, self.away = self._clock(), ""
+        self.read_at, self.away, self.denied = self._clock(), "", False
         self._said = said
         if said is not None and said.endpoints:
             self.stale_since = math.inf
@@ -80,9 +81,9 @@ class Followed(Generic[Key]):
         self._show()
         return changed
 
-    def lost(self, reason: str) -> None:
-        """The registry could not be read."""
-        self.away = reason
+    def lost(self, reason: str, *, denied: bool = False) -> None:
+        """The registry could not be read. `denied`: it does not let this agent."""
+        self.away, self.denied = reason, denied
         self._doubt()
         self._show()
 
@@ -113,18 +114,20 @@ class Followed(Generic[Key]):
 
     @property
     def stale(self) -> bool:
-        """Whether what is served was not confirmed by the last reading, or there was none."""
-        return bool(self.away) or self.stale_since < math.inf
+        """Whether what is served is not what the registry says now."""
+        said = self._said
+        if self.good is None or (not self.away and isinstance(said, EndpointSet) and said.endpoints):
+            return False
+        return bool(self.away) or not self.lapsed
 
     @property
     def looked(self) -> Looked:
         """All of it, for one who looks."""
-        answer, away = self.answer, self.away if self._asked else ""
-        is_stale = isinstance(answer, EndpointSet) and answer.stale
+        away, is_stale = self.away if self._asked else "", self.stale
         doubt = "it says that nothing is left" if self._asked else self.away
         trouble = away or (doubt if is_stale else "")
         stale_since = self.stale_since if (is_stale or away) and self.stale_since < math.inf else 0.0
-        return Looked(answer, self.read_at, self.changed_at, stale_since, trouble, self._asked)
+        return Looked(self.answer, self.read_at, self.changed_at, stale_since, trouble, self._asked)
 
     def at(self, address: str, port: int) -> Endpoint | None:
         """The endpoint there, of those that are believed."""

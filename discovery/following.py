@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing, suppress
 from typing import Generic
 
@@ -22,8 +22,8 @@ from discovery.followed import Followed
 from discovery.keeping import Keeper, Kept
 from discovery.lookup import Lookups
 from discovery.names import Authority
-from discovery.registry import MAX_ENDPOINTS, Away, Key, Registry
-from discovery.source import NOT_YET, Answered, Close, Known, Look, Looked
+from discovery.registry import MAX_ENDPOINTS, Away, Denied, Key, Registry
+from discovery.source import NOT_YET, Answered, Close, Known, Listed, Look, Looked
 from meshd.api.backoff import Backoff
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
@@ -68,7 +68,9 @@ class Following(Generic[Key]):
         self._saving: asyncio.TimerHandle | None = None
         self._lookups = Lookups(registry.locate, self._at, self._watch_service)
         self._away = "it was not asked yet"
+        self._denied = False
         self._read_at = 0.0
+        self._updates = 0
         self._answers = asyncio.Event()  # replaced when it is set: who waits to try again is woken
         self._health = Health(registry.name, healthy=False, message=self._away, since=clock())
         self._tasks = Tasks(f"discovery {registry.name}")
@@ -84,7 +86,23 @@ class Following(Generic[Key]):
         return self._health
 
     def known(self) -> Known:
-        return Known(self._read_at, stale=bool(self._away) or any(each.away for each in self._services.values()))
+        services = self._services.values()
+        return Known(
+            self._read_at,
+            stale=bool(self._away) or any(each.away for each in services),
+            services=len(services),
+            stale_services=sum(each.stale for each in services),
+            oldest_read_at=min((each.read_at for each in services if each.read_at), default=0.0),
+            updates=self._updates,
+            denied=self._denied or any(each.denied for each in services),
+        )
+
+    def listed(self) -> Iterator[Listed]:
+        for each in self._services.values():
+            looked = each.looked
+            found = looked.answer
+            called = "/".join(str(part) for part in each.key if part)
+            yield Listed(str(found.service) if isinstance(found, EndpointSet) else called, looked, each.watchers)
 
     def watch(self, authority: Authority, answered: Answered) -> Close:
         if authority.address:
@@ -231,13 +249,13 @@ class Following(Generic[Key]):
                             backoff.reset()
                             self._heard(service, said)
                             lapse = self._lapse_timer(service, lapse)
-                    reason = "it ended without a reason"
+                    reason, denied = "it ended without a reason", False
                 except Away as error:
-                    reason = str(error)
+                    reason, denied = str(error), isinstance(error, Denied)
                 except Exception:
                     log.exception("%s: following %s failed", self.registry.name, service.key)
-                    reason = "of an error within: see the log"
-                service.lost(reason)
+                    reason, denied = "of an error within: see the log", False
+                service.lost(reason, denied=denied)
                 lapse = self._lapse_timer(service, lapse)
                 self._judge()
                 await self._pause(backoff.next_s())
@@ -266,6 +284,7 @@ class Following(Generic[Key]):
             raise Away(f"{len(said.endpoints)} endpoints of {said.service}, more than {MAX_ENDPOINTS}")
         was_away = bool(service.away)
         if service.heard(said):
+            self._updates += 1
             self._save_soon()
         self._read_at = service.read_at
         if self._away:
@@ -282,7 +301,7 @@ class Following(Generic[Key]):
                 try:
                     await self.registry.probe()
                 except Away as error:
-                    self._there(str(error))
+                    self._there(str(error), denied=isinstance(error, Denied))
                 except Exception:
                     log.exception("%s: looking whether it is there failed", self.registry.name)
                     self._there("an error within: see the log")
@@ -295,9 +314,9 @@ class Following(Generic[Key]):
                 backoff.reset()
                 await asyncio.sleep(random.uniform(0.5, 1.0) * PROBE_S)  # noqa: S311 - to spread load
 
-    def _there(self, away: str) -> None:
+    def _there(self, away: str, *, denied: bool = False) -> None:
         returned = self._away and not away
-        self._away = away
+        self._away, self._denied = away, denied
         if returned:
             self._answers.set()
             self._answers = asyncio.Event()

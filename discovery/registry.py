@@ -29,6 +29,10 @@ class Away(Exception):
     secrets in it."""
 
 
+class Denied(Away):
+    """The registry is there, and does not let this agent read it, or this of it."""
+
+
 class Registry(Protocol[Key]):
     """A registry. What it says is parsed strictly; every call has a time-out and a bound on what it takes in."""
 

@@ -5,7 +5,7 @@ later `web.service.consul`). It answers through a callback rather than a return 
 knows nothing at first, and a back end that already knows calls back before `watch` returns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
@@ -32,11 +32,19 @@ Close = Callable[[], None]
 
 
 class Known(NamedTuple):
-    """How old what a source knows is. `read_at`: when its registry was read last, in seconds since the epoch; 0 where
-    there is nothing to read, or nothing was read yet. `stale`: whether it cannot be read now."""
+    """What a source knows, in numbers, and how old it is. `read_at`: when its registry was read last, in seconds since
+    the epoch; 0 where there is nothing to read, or nothing was read yet. `stale`: whether it cannot be read now. Of its
+    `services` so many are served stale, and `oldest_read_at` is when the one was read that was not for the longest
+    time. `updates` counts since the start when what is known of a service changed; `denied`: whether the registry
+    is there and does not let this agent read it, or some of it; None where nothing is asked of one."""
 
     read_at: float = 0.0
     stale: bool = False
+    services: int = 0
+    stale_services: int = 0
+    oldest_read_at: float = 0.0
+    updates: int = 0
+    denied: bool | None = None
 
 
 class Source(Protocol):
@@ -55,7 +63,10 @@ class Source(Protocol):
         """Whether the registry can be read, since when that is so, and in what state what is known is."""
 
     def known(self) -> Known:
-        """How old it is."""
+        """How much it knows, and how old that is."""
+
+    def listed(self) -> "Iterator[Listed]":
+        """The services that it knows, or is asked for, without asking its registry."""
 
 
 class Looked(NamedTuple):
@@ -69,6 +80,15 @@ class Looked(NamedTuple):
     stale_since: float = 0.0
     trouble: str = ""
     settled: bool = True
+
+
+class Listed(NamedTuple):
+    """A service that a source knows or is asked for. `name` is how its registry calls it, where nothing is found that
+    has a name; `watchers` are those who ask for it."""
+
+    name: str
+    looked: Looked
+    watchers: int
 
 
 class Look(NamedTuple):

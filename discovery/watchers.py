@@ -4,10 +4,12 @@ Such a source gives its look-up function, and calls `refresh` when the look-up's
 it is decided here.
 """
 
+from collections import Counter
 from collections.abc import Callable
 
 from discovery.names import Authority
 from discovery.source import Answer, Answered, Close, NotYet
+from meshd.api.endpoints import EndpointSet, ServiceName
 
 
 class Watchers:
@@ -41,6 +43,10 @@ class Watchers:
         for watch in list(self._open):
             if watch in self._open:  # not closed by a callback earlier in this round
                 self._tell(watch)
+
+    def count(self) -> Counter[ServiceName]:
+        """How many watch each service."""
+        return Counter(told.service for told in self._told.values() if isinstance(told, EndpointSet))
 
     def _tell(self, watch: object) -> None:
         if not self._begun:

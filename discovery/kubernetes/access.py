@@ -24,7 +24,7 @@ import aiohttp
 import msgspec
 
 from discovery.kubernetes.objects import Status
-from discovery.registry import Away
+from discovery.registry import Away, Denied
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ class Access:
                 if response.status == 410:
                     raise Gone
                 if response.status != 200 and not (absent_is_good and response.status == 404):
-                    raise Away(await _refusal(response))
+                    kind = Denied if response.status in (401, 403) else Away
+                    raise kind(await _refusal(response))
                 yield response
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise Away(f"{client.url}: {_reason(error)}") from error

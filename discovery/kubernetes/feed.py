@@ -22,7 +22,7 @@ from discovery.kubernetes.access import Access, Gone
 from discovery.kubernetes.access import Query as Parameters
 from discovery.kubernetes.lists import MAX_LISTED, MAX_OBJECTS, Content, Query, Resource, decoded, pages
 from discovery.kubernetes.objects import Event, Listed, Met, Status, Versioned
-from discovery.registry import Away
+from discovery.registry import Away, Denied
 
 WATCH_S: Final = (240, 300)
 """How long a watch is asked to last: by chance between these, so that not all of them end at once."""
@@ -41,15 +41,16 @@ _MET: Final = msgspec.json.Decoder(Met)
 class Part(Generic[Content]):
     """What a feed has of one Service. `listeners` are called whenever it was read, or has failed.
 
-    `away` says why it has ended; it does not begin again. `since` is the version of the list that it began with, and
-    `touched` what the watch spoke of before there was that list, at which versions."""
+    `away` says why it has ended; it does not begin again. `denied`: the server does not let the agent. `since` is the
+    version of the list that it began with, and `touched` what the watch spoke of before there was that list, at which
+    versions."""
 
-    __slots__ = ("away", "listeners", "objects", "since", "synced", "touched")
+    __slots__ = ("away", "denied", "listeners", "objects", "since", "synced", "touched")
 
     def __init__(self) -> None:
         self.objects: dict[str, Content] = {}
         self.synced = False
-        self.away = ""
+        self.away, self.denied = "", False
         self.listeners: set[Callable[[], None]] = set()
         self.since = 0
         self.touched: dict[str, int] = {}
@@ -82,8 +83,9 @@ class Part(Generic[Content]):
         objects = {name: content for name, content in listed.items() if name not in newer}
         self.begin(objects | {name: self.objects[name] for name in newer & self.objects.keys()}, version)
 
-    def ended(self, away: str) -> None:
-        self.away = self.away or away
+    def ended(self, away: str, *, denied: bool) -> None:
+        if not self.away:
+            self.away, self.denied = away, denied
         self.tell()
 
     def tell(self) -> None:
@@ -110,15 +112,15 @@ class Feed(Generic[Content]):
 
     async def run(self) -> None:
         """Until it fails."""
-        away = "of an error within: see the log"
+        away, denied = "of an error within: see the log", False
         try:
             await self._run()
         except Away as error:
-            away = str(error)
+            away, denied = str(error), isinstance(error, Denied)
         finally:
             self.ended = True
             for part in tuple(self.parts.values()):
-                part.ended(away)
+                part.ended(away, denied=denied)
 
     async def catch_up(self, name: str, part: Part[Content]) -> None:
         """List what is of a part that was added while the watch was under way."""
@@ -127,7 +129,7 @@ class Feed(Generic[Content]):
             try:
                 version, found = await self._listed(query, MAX_OBJECTS, [name])
             except Away as error:
-                part.ended(str(error))
+                part.ended(str(error), denied=isinstance(error, Denied))
                 return
             if 0 < _number(version) < _number(self._begun):
                 continue  # the watch begins later

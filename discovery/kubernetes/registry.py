@@ -22,7 +22,7 @@ from discovery.kubernetes.objects import Pod, Service, SliceEndpoint
 from discovery.kubernetes.pods import Pods
 from discovery.kubernetes.settings import KubernetesDiscovery
 from discovery.names import Authority
-from discovery.registry import Away, Located
+from discovery.registry import Away, Denied, Located
 from meshd.api.endpoints import EndpointSet
 from meshd.api.names import canonical_address
 
@@ -213,7 +213,7 @@ class _Followed:
             self._used[use] = (resource, self._feeds.use(resource, key.namespace, key.name, self.news.set))
         part: Part[Content] = self._used[use][1]
         if part.away:
-            raise Away(part.away)
+            raise (Denied if part.denied else Away)(part.away)
         return part
 
     def _keep_needed(self) -> None:

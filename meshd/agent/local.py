@@ -13,7 +13,7 @@ is announced, or `settle` says that it has had its time.
 from collections.abc import Iterator
 
 from discovery.names import Authority, mesh_name
-from discovery.source import NOT_YET, Answer, Answered, Close, Known
+from discovery.source import NOT_YET, Answer, Answered, Close, Known, Listed, Looked
 from discovery.watchers import Watchers
 from meshd.agent.registry import Instance, Registry, reachable_at
 from meshd.api.control import Health, ProxyWorkload
@@ -48,7 +48,19 @@ class LocalSource:
         return self._health
 
     def known(self) -> Known:
-        return Known()
+        return Known(services=len(self._served()))
+
+    def listed(self) -> Iterator[Listed]:
+        watchers = self._watchers.count()
+        for name, namespace, port in self._served():
+            answer = self._find(Authority(name, port, namespace))
+            service = ServiceName(name, namespace, port)
+            yield Listed(str(service), Looked(answer, settled=answer is not NOT_YET), watchers[service])
+
+    def _served(self) -> list[tuple[str, str, int]]:
+        """Name, namespace and port of every service that is a workload here."""
+        ports = ((each.name, each.namespace, port.port) for _, each in self._all() for port in each.ports)
+        return list(dict.fromkeys(ports))
 
     def settle(self) -> None:
         """Nothing is expected any more: who is not back is gone."""

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from discovery.chain import Chain
 from discovery.names import Authority
-from discovery.source import Answer, Looked, NotYet
-from meshd.api.control import Endpoints, SourceSays, Standing
+from discovery.source import Answer, Looked
+from meshd.agent.services import standing
+from meshd.api.control import Endpoints, SourceSays
 from meshd.api.endpoints import EndpointSet
 
 MOST_S = 5.0
@@ -39,7 +40,7 @@ async def look(discovery: Chain, authority: Authority, within_s: float) -> Endpo
             source = _source(name, looked, within_s, room)
             room -= 0 if source.found is None else len(source.found.endpoints)
             sources.append(source)
-    return Endpoints(_standing(found), shown, tuple(sources), left_off)
+    return Endpoints(standing(found), shown, tuple(sources), left_off)
 
 
 def _source(name: str, looked: Looked, within_s: float, room: int) -> SourceSays:
@@ -49,7 +50,7 @@ def _source(name: str, looked: Looked, within_s: float, room: int) -> SourceSays
         trouble = f"it did not answer within {within_s:g} s"
     return SourceSays(
         name,
-        _standing(looked.answer),
+        standing(looked.answer),
         found,
         looked.read_at,
         looked.changed_at,
@@ -57,12 +58,6 @@ def _source(name: str, looked: Looked, within_s: float, room: int) -> SourceSays
         trouble,
         left_off,
     )
-
-
-def _standing(answer: Answer) -> Standing:
-    if isinstance(answer, EndpointSet):
-        return "known"
-    return "cannot say" if isinstance(answer, NotYet) else "unknown"
 
 
 def _cut(answer: Answer, room: int) -> tuple[EndpointSet | None, int]:

@@ -19,6 +19,7 @@ from meshd.agent.looks import look
 from meshd.agent.peer import Peer
 from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, Instance, Unacceptable
+from meshd.agent.services import build_services
 from meshd.agent.status import build_status
 from meshd.api.control import (
     Attach,
@@ -28,6 +29,7 @@ from meshd.api.control import (
     Done,
     GetConfiguration,
     GetEndpoints,
+    GetServices,
     GetStatus,
     Refused,
     Registered,
@@ -100,7 +102,7 @@ class ControlSession:
 
     def _check_access(self, body: Request) -> None:
         access, peer = self._core.access, self._peer
-        if isinstance(body, GetStatus | GetConfiguration | GetEndpoints | Cancel):
+        if isinstance(body, GetStatus | GetConfiguration | GetEndpoints | GetServices | Cancel):
             return
         if not (access.may_declare(peer) or access.may_be_host_proxy(peer)):
             raise Unacceptable(f"uid {peer.uid} may only read the status: add the user to control.users in meshd.yaml")
@@ -128,6 +130,8 @@ class ControlSession:
                 self._configuration(call_id, body.whole)
             case GetEndpoints():
                 self._look(call_id, body)
+            case GetServices():
+                self._outbox.answer(call_id, build_services(self._core.discovery))
             case GetStatus():
                 self._outbox.answer(call_id, build_status(self._core, body.window_s))
 

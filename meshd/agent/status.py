@@ -7,6 +7,7 @@ from meshd import __version__
 from meshd.agent.core import Core
 from meshd.agent.golden import golden
 from meshd.agent.registry import HOST, Instance
+from meshd.agent.services import source_statuses, stale_services
 from meshd.agent.traffic import WINDOW_S, Key, Span
 from meshd.api.control import EdgeStatus, ProxyWorkload, Status, WorkloadStatus
 from meshd.api.names import WorkloadName
@@ -32,6 +33,8 @@ def build_status(core: Core, window_s: float) -> Status:
         configuration=core.troubles(),
         workloads=tuple(_workloads(core, spans)),
         edges=tuple(_edges(core, spans)),
+        sources=source_statuses(core.discovery),
+        stale=stale_services(core.discovery),
     )
 
 

@@ -101,6 +101,10 @@ class GetEndpoints(Struct, frozen=True, tag="get-endpoints"):
     within_s: float = 3.0
 
 
+class GetServices(Struct, frozen=True, tag="get-services"):
+    """The services that sources know, or are asked for on this host: answered once with `Services`."""
+
+
 class ReportState(Struct, frozen=True, tag="report-state"):
     """How the attached proxy is: `waiting_for` names what keeps it from being ready; empty when it is."""
 
@@ -167,7 +171,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 Request = (
     Attach | WatchDestination | SignCertificate | RegisterWorkload | WithdrawWorkload | GetStatus
-    | GetConfiguration | GetEndpoints | ReportState | ReportStats | Cancel
+    | GetConfiguration | GetEndpoints | GetServices | ReportState | ReportStats | Cancel
 )  # fmt: skip
 
 
@@ -314,8 +318,51 @@ class EdgeStatus(Struct, frozen=True):
     golden: Golden
 
 
+Standing = Literal["known", "unknown", "cannot say"]
+"""Whether a service is known, or known not to be; or neither."""
+
+
+class ServiceStatus(Struct, frozen=True):
+    """A service as one source knows it. Where it is not known, `name` is how its registry was asked, and there is no
+    `namespace` and no `port`. Of its `endpoints` so many are `meshed`. `watchers` ask for it: proxies, each of their
+    workers. Times are 0 where there is none, as in `SourceSays`."""
+
+    source: str
+    name: str
+    standing: Standing
+    namespace: str = ""
+    port: int = 0
+    protocol: Protocol = "auto"
+    endpoints: int = 0
+    meshed: int = 0
+    watchers: int = 0
+    read_at: float = 0.0
+    changed_at: float = 0.0
+    stale_since: float = 0.0
+    trouble: str = ""
+
+
+class SourceStatus(Struct, frozen=True):
+    """A source of services: how settings call it, and its `Health`'s name. `stale`: it cannot be read now, or something
+    of it; of its `services` so many are served stale. `denied`: it does not let the agent read; None where there is
+    nobody to let it. `oldest_read_at`: when that service was read that was not for the longest time; `updates` counts
+    what has changed since the start."""
+
+    source: str
+    health: str
+    stale: bool
+    denied: bool | None
+    services: int
+    stale_services: int
+    read_at: float
+    oldest_read_at: float
+    updates: int
+
+
 class Status(Struct, frozen=True, tag="status"):
-    """This host, as its agent sees it. `mode`: the host's agent, or the one that `meshd run` embeds."""
+    """This host, as its agent sees it. `mode`: the host's agent, or the one that `meshd run` embeds. `sources` are in
+    the order of `discovery`; `stale` are services that are served stale, or of which nothing can be said because their
+    registry is away, those for the longest time first, 100 at most."""
 
     node: str
     trust_domain: str
@@ -328,6 +375,8 @@ class Status(Struct, frozen=True, tag="status"):
     configuration: tuple[str, ...]
     workloads: tuple[WorkloadStatus, ...]
     edges: tuple[EdgeStatus, ...]
+    sources: tuple[SourceStatus, ...] = ()
+    stale: tuple[ServiceStatus, ...] = ()
 
 
 class ConfigurationPlace(Struct, frozen=True):
@@ -375,10 +424,6 @@ class Configuration(Struct, frozen=True, tag="configuration"):
     left_out: int = 0
 
 
-Standing = Literal["known", "unknown", "cannot say"]
-"""Whether a service is known, or known not to be; or neither."""
-
-
 class SourceSays(Struct, frozen=True):
     """What one source says of a service: `found` where it is known. Times are 0 where there is none: when its registry
     was read last for it, when something new was read, and since when what it says is not what is there now. `trouble`:
@@ -403,9 +448,16 @@ class Endpoints(Struct, frozen=True, tag="endpoints"):
     left_off: int = 0
 
 
+class Services(Struct, frozen=True, tag="services"):
+    """What sources know, the first believed first. `left_off`: services that were too many to be said."""
+
+    services: tuple[ServiceStatus, ...]
+    left_off: int = 0
+
+
 Response = (
     Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Registered | Status
-    | Configuration | Endpoints
+    | Configuration | Endpoints | Services
 )  # fmt: skip
 
 
@@ -422,8 +474,9 @@ class Answer(Struct, frozen=True):
 __all__ = [
     "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState",
     "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument", "Destination",
-    "DestinationChange", "Done", "EdgeStatus", "Endpoints", "GetConfiguration", "GetEndpoints", "GetStatus", "Golden",
-    "Health", "Protocol", "ProxyConfiguration", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered",
-    "ReportState", "ReportStats", "Request", "Response", "SignCertificate", "SourceSays", "Standing", "Status",
-    "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
+    "DestinationChange", "Done", "EdgeStatus", "Endpoints", "GetConfiguration", "GetEndpoints", "GetServices",
+    "GetStatus", "Golden", "Health", "Protocol", "ProxyConfiguration", "ProxyWorkload", "Refused", "RegisterWorkload",
+    "Registered", "ReportState", "ReportStats", "Request", "Response", "ServiceStatus", "Services", "SignCertificate",
+    "SourceSays", "SourceStatus", "Standing", "Status", "Traffic", "WatchDestination", "WithdrawWorkload", "Workers",
+    "WorkloadStatus",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ VERBS = {
     "identity": "meshd.cli.identity",
     "join": "meshd.cli.join",
     "run": "meshd.cli.run",
+    "services": "meshd.cli.services",
     "status": "meshd.cli.status",
     "version": "meshd.cli.version",
 }

@@ -11,11 +11,12 @@ import uvloop
 import yaml
 
 from meshd.agent.registry import reachable_at
-from meshd.api.control import Endpoints, GetEndpoints, GetStatus, Status
+from meshd.api.control import Endpoints, GetEndpoints, GetStatus, ServiceStatus, Status
 from meshd.api.names import DEFAULT_NAMESPACE, Address
 from meshd.api.problems import Problem
 from meshd.cli.durations import Duration
 from meshd.cli.options import socket_option
+from meshd.cli.services import ask
 from meshd.client import sockets
 from meshd.client.connection import ControlConnection
 from meshd.client.measured import measured
@@ -25,8 +26,27 @@ MAX_AT_ONCE = 4
 """What the agent looks for at a time over one connection."""
 
 
+COMPLETE_WITHIN_S = 1.0
+"""How long somebody waits who has pressed the tabulator."""
+
+
+def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001 - click's
+    """The services that are known here; none where nobody says."""
+    try:
+        known = uvloop.run(_known(sockets.find(ctx.params.get("socket"), os.environ)))
+    except (Problem, TimeoutError):
+        return []
+    names = dict.fromkeys(f"{each.name}.{each.namespace}:{each.port}" for each in known if each.namespace)
+    return [name for name in names if name.startswith(incomplete)]
+
+
+async def _known(socket: Path) -> tuple[ServiceStatus, ...]:
+    async with asyncio.timeout(COMPLETE_WITHIN_S):
+        return (await ask(socket)).services
+
+
 @click.command()
-@click.argument("services", nargs=-1, required=True, metavar="SERVICE...")
+@click.argument("services", nargs=-1, required=True, metavar="SERVICE...", shell_complete=_completed)
 @click.option(
     "-n",
     "--namespace",

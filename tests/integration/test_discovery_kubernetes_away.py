@@ -24,7 +24,7 @@ from discovery.kubernetes.lists import PAGE
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.registry import KubernetesRegistry
 from discovery.kubernetes.settings import KubernetesDiscovery
-from discovery.registry import Away
+from discovery.registry import Away, Denied
 from meshd.api.control import Attach, Destination, GetStatus, ProxyConfiguration, Status, WatchDestination
 from meshd.api.endpoints import EndpointSet
 from meshd.ca.authority import Authority as Ca
@@ -368,7 +368,7 @@ def test_what_may_not_be_read_is_said_with_what_to_do(tmp_path: Path) -> None:
         assert 'User "agent" cannot list resource "endpointslices"' in said
         assert "needs get, list and watch for services, endpointslices and pods" in said
         stranger = reader(cluster.kubeconfig("nobody's token", "stranger"))
-        with pytest.raises(Away, match=r"Unauthorized \(status 401\): it does not know these credentials"):
+        with pytest.raises(Denied, match=r"Unauthorized \(status 401\): it does not know these credentials"):
             await stranger.probe()
         await limited.close()
         await stranger.close()

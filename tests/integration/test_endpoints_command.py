@@ -1,6 +1,7 @@
 """`meshd endpoints` with real agents, proxies and registries: what they know, what they measured, and who is away."""
 
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -149,6 +150,27 @@ def test_a_service_that_is_not_there_is_said_and_is_exit_status_1(directory: Pat
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert nothing.stderr.splitlines()[0] == "No endpoints found."
     assert known(directory, "web")["standing"] == "unknown"
+
+
+def test_the_services_that_are_known_are_completed(directory: Path) -> None:
+    declare(directory, "api", free_port())
+    declare(directory, "app", free_port())
+    declare(directory, "web", free_port())
+    environment = {
+        **os.environ,
+        "MESHD_SOCKET": str(directory / "state" / "meshd.sock"),
+        "_MESHD_COMPLETE": "bash_complete",
+        "COMP_WORDS": "meshd endpoints ap",
+        "COMP_CWORD": "2",
+    }
+
+    def completed() -> set[str]:
+        done = subprocess.run([*meshed.MESHD], capture_output=True, text=True, timeout=60, check=False, env=environment)
+        return {line.partition(",")[2] for line in done.stdout.splitlines() if line}
+
+    wait_until(lambda: completed() == {"api.default:80", "app.default:80"}, "both are completed")
+    environment["MESHD_SOCKET"] = str(directory / "none.sock")
+    assert completed() == set()
 
 
 @pytest.mark.parametrize(

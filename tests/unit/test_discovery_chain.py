@@ -1,10 +1,12 @@
 """Several sources as one: the order in which they are believed, and what a source that is slow to answer holds back."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from discovery.chain import Chain, Named
 from discovery.names import Authority
-from discovery.source import Answered, Close, Known
+from discovery.source import Answered, Close, Known, Listed
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet, ServiceName
 
@@ -33,6 +35,9 @@ class Remote:
 
     def known(self) -> Known:
         return Known()
+
+    def listed(self) -> Iterator[Listed]:
+        return iter(())
 
     def finds(self) -> None:
         for answered in self.watching:

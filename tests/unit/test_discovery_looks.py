@@ -1,10 +1,10 @@
-"""A look at a service: what each source says of it, what callers get, and that nothing is left of the look.
+"""What is seen of services: by a look, what each source says of one, of which nothing is left; and what all know.
 
 All of it in made-up time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from discovery.chain import Chain, Named
 from discovery.following import IDLE_S, Following
 from discovery.keeping import Keeper
 from discovery.names import Authority
+from discovery.registry import Denied
 from discovery.rules import Rule
-from discovery.source import NOT_YET, Answer, Answered, Close, Known
+from discovery.source import NOT_YET, Answer, Answered, Close, Known, Listed
 from meshd.agent.looks import MAX_SHOWN, MOST_S, look
+from meshd.agent.services import build_services, source_statuses, stale_services
 from meshd.api.control import Endpoints, Health
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from tests.support.aio import run_in_made_up_time
-from tests.support.registries import Scripted, serving
+from tests.support.registries import Key, Scripted, serving
 
 ONE, TWO = serving("web", 1), serving("web", 1, 2)
 
@@ -47,6 +49,9 @@ class AtOnce:
 
     def known(self) -> Known:
         return self._known
+
+    def listed(self) -> Iterator[Listed]:
+        return iter(())
 
 
 class World:
@@ -264,3 +269,78 @@ async def test_an_answer_has_so_many_endpoints_and_says_how_many_more_there_are(
         assert (len(said.found.endpoints), said.left_off) == (MAX_SHOWN, 100)
         assert told(said) == [("file", "known", MAX_SHOWN), ("scripted", "known", 0)]
         assert [each.left_off for each in said.sources] == [100, 2]
+
+
+# --- what is known without asking
+
+
+@played
+async def test_what_is_asked_for_is_listed_with_those_who_ask() -> None:
+    async with world(Scripted(web=TWO)) as made:
+        made.watch()
+        made.watch("web.default.svc")
+        close = made.watch("nobody")
+        await asyncio.sleep(1.0)
+        services = {each.name: each for each in build_services(made.chain).services}
+        assert services.keys() == {"web", "nobody/default"}
+        web, nobody = services["web"], services["nobody/default"]
+        assert (web.source, web.standing, web.port, web.endpoints, web.meshed) == ("scripted", "known", 80, 2, 0)
+        assert (web.watchers, nobody.watchers, nobody.standing) == (2, 1, "unknown")
+        assert web.read_at == web.changed_at > 1e9
+        assert stale_services(made.chain) == ()
+        close()
+        _, known = made.chain.known()
+        assert (known.services, known.stale_services, known.updates, known.denied) == (2, 0, 1, False)
+        assert known.oldest_read_at == min(web.read_at, nobody.read_at)
+
+        made.registry.goes("connection refused")
+        await asyncio.sleep(1.0)
+        made.watch("api")
+        await asyncio.sleep(1.0)
+        assert [(each.name, each.standing, each.trouble) for each in stale_services(made.chain)] == [
+            ("web", "known", "connection refused"),
+            ("api/default", "cannot say", "connection refused"),
+        ]
+        _, known = made.chain.known()
+        assert (known.services, known.stale_services, known.updates) == (3, 1, 1)
+        _, scripted = source_statuses(made.chain)
+        assert (scripted.source, scripted.stale, scripted.denied) == ("scripted", True, False)
+
+
+@played
+async def test_that_nothing_is_left_is_stale_and_what_never_was_is_not() -> None:
+    async with world(Scripted(web=TWO)) as made:
+        made.watch()
+        made.watch("nobody")
+        await asyncio.sleep(1.0)
+        made.registry.change(web=serving("web"))
+        await asyncio.sleep(1.0)
+        (web,) = stale_services(made.chain)
+        assert (web.name, web.endpoints, web.trouble) == ("web", 2, "it says that nothing is left")
+        _, known = made.chain.known()
+        assert (known.stale, known.stale_services) == (False, 1)
+
+
+@played
+async def test_a_registry_that_does_not_let_the_agent_in_says_so() -> None:
+    class Locked(Scripted):
+        async def probe(self) -> None:
+            raise Denied("403")
+
+        async def follow(self, key: Key) -> AsyncGenerator[EndpointSet | None, None]:
+            for refused in (Denied("403: no service:read"),):
+                raise refused
+            yield None
+
+    async with world(Locked()) as made:
+        made.watch()
+        await asyncio.sleep(1.0)
+        _, known = made.chain.known()
+        assert known.denied
+        (web,) = stale_services(made.chain)
+        assert web.trouble == "403: no service:read"
+    async with world(Scripted(web=ONE)) as made:
+        made.registry.down = "connection refused"
+        await asyncio.sleep(20.0)
+        _, known = made.chain.known()
+        assert (known.stale, known.denied) == (True, False)
