@@ -32,6 +32,11 @@ CLOCKS_WARN_S: Final = 30.0
 
 CLOCKS_ERROR_S: Final = 60.0
 
+STALE_WARN_S: Final = 600.0
+"""A registry that is restarted is back before this is over."""
+
+MAX_NAMED: Final = 10
+
 
 Result = Literal["success", "warning", "error"]
 
@@ -82,6 +87,31 @@ def agent(status: Status | Problem, now: float) -> Iterator[Check]:
         yield Check(*what, "warning" if lives else "error", "\n".join(without), hint)
     else:
         yield Check(*what)
+
+
+def discovery(status: Status, now: float) -> Iterator[Check]:
+    """Each source of services: whether it can be read, and lets this host read; and how old what is served is."""
+    for found, source in zip(status.discovery, status.sources, strict=True):
+        if found.healthy and not source.read_at and source.denied is None:  # there is nothing to be read
+            continue
+        what = "meshd-discovery", f"{source.health} can be read"
+        if found.healthy or source.denied:
+            yield Check(*what)
+        else:
+            hint = f"see that it runs and that this host reaches it, and `discovery` ({source.source}) in the settings"
+            yield Check(*what, "error" if source.stale else "warning", found.message, hint)
+        what = "meshd-discovery", f"{source.health} lets this host read what it asks for"
+        if source.denied:
+            troubles = dict.fromkeys(each.trouble for each in status.stale if each.source == source.source)
+            message = found.message or "\n".join(troubles) or "it refuses to say"
+            yield Check(*what, "error", message, "see what the token that the agent has may do there")
+        elif source.denied is not None:
+            yield Check(*what)
+    what = "meshd-discovery", f"no service has been stale for {STALE_WARN_S / 60:.0f} minutes"
+    old = [each for each in status.stale if each.stale_since <= now - STALE_WARN_S]
+    lines = [f"{each.name} ({each.source}): {each.trouble}" for each in old[:MAX_NAMED]]
+    lines += [f"and {len(old) - MAX_NAMED} more"] if len(old) > MAX_NAMED else []
+    yield Check(*what, "warning", "\n".join(lines), "`meshd services -o wide` has them all") if old else Check(*what)
 
 
 def bundle_in_force(settings: Settings, file: Path) -> str:

@@ -69,6 +69,7 @@ class AgentMetrics(Collector):
         yield from self._ca()
         yield from self._trust()
         yield from self._discovery()
+        yield from self._services()
         yield from self._configuration()
         yield from self._connections()
 
@@ -213,6 +214,34 @@ class AgentMetrics(Collector):
             "When what is known of the source was read.",
             ("source",),
             (((health.name,), known.read_at) for health, known in sources if known.read_at),
+        )
+
+    def _services(self) -> Iterator[Metric]:
+        chain = self._agent.core.discovery
+        sources = tuple(zip(chain.health(), chain.known(), strict=True))
+        yield from gauges(
+            "meshd_agent_discovery_services",
+            "Services that the source knows without being asked, or is asked for.",
+            ("source",),
+            (((health.name,), known.services) for health, known in sources),
+        )
+        yield from gauges(
+            "meshd_agent_discovery_services_stale",
+            "Those of them that are served as they were.",
+            ("source",),
+            (((health.name,), known.stale_services) for health, known in sources),
+        )
+        yield from gauges(
+            "meshd_agent_discovery_services_oldest_read_timestamp_seconds",
+            "When the one was read that was not for the longest time.",
+            ("source",),
+            (((health.name,), known.oldest_read_at) for health, known in sources if known.oldest_read_at),
+        )
+        yield from counters(
+            "meshd_agent_discovery_updates_total",
+            "Changes of what is known of a service.",
+            ("source",),
+            (((health.name,), known.updates) for health, known in sources),
         )
 
     def _configuration(self) -> Iterator[Metric]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it."
 )
 def command(config: Path | None, output: str) -> None:
-    """Check this host: its configuration, the agent, roots, issuer and certificates, and the CA.
+    """Check this host: its configuration, the agent, discovery, roots, issuer and certificates, and the CA.
 
     Run it as the agent's user, which can read what only that may. Where there are no settings, the agent of `meshd run`
     is looked at, and nothing else. Nothing is changed.
@@ -51,7 +51,7 @@ async def _host(file: Path) -> "list[Check]":
     found = [*checks.configuration(file)]
     try:
         settings = load_settings(file)
-        found += checks.agent(await _status(Path(settings.socket)), time.time())
+        found += _agent(await _status(Path(settings.socket)))
         bundle_pem = checks.bundle_in_force(settings, file)
     except ConfigurationError:  # the first check has said so
         return found
@@ -64,9 +64,16 @@ async def _host(file: Path) -> "list[Check]":
 
 
 async def _embedded() -> "list[Check]":
+    return _agent(await _status(None))
+
+
+def _agent(status: Status | Problem) -> "list[Check]":
+    """What the agent says of itself and of discovery."""
     from meshd.agent import checks  # noqa: PLC0415
 
-    return [*checks.agent(await _status(None), time.time())]
+    now = time.time()
+    found = [*checks.agent(status, now)]
+    return found if isinstance(status, Problem) else [*found, *checks.discovery(status, now)]
 
 
 async def _status(socket: Path | None) -> Status | Problem:

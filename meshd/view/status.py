@@ -4,15 +4,19 @@ The data (`-o json`, `-o yaml`) are the fields of `meshd.api.control.Status` und
 `meshd demo --json`; times are seconds since the epoch, latencies milliseconds. They are added to, never renamed.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from meshd.api.control import EdgeStatus, Golden, Health, Status, WorkloadStatus
 from meshd.view.figures import NOTHING, byte_rate, latency, rps, span, success_rate
-from meshd.view.tables import table
+from meshd.view.tables import cell, table
 
 GOLDEN = ("SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99")
+MOST_STALE = 5
+"""Services that the table names as stale."""
+
 FLOW = ("TCP_CONN", "READ_BYTES/SEC", "WRITE_BYTES/SEC")
 
 
@@ -61,6 +65,7 @@ def _host(status: Status, now: float) -> list[str]:
     facts = [("node", status.node), ("trust domain", status.trust_domain), ("agent", agent)]
     facts.append(("certificate authority", _health(status.ca, now)))
     facts += [("discovery", _health(health, now)) for health in status.discovery] or [("discovery", "none")]
+    facts += [("stale", line) for line in _stale(status, now)]
     facts += [("configuration", finding) for finding in status.configuration]
     facts += [("certificate", _error(each)) for each in status.workloads if each.certificate_error]
     facts += [("not ready", _waiting(each)) for each in status.workloads if each.waiting_for]
@@ -74,6 +79,16 @@ def _health(health: Health, now: float) -> str:
         return f"{health.name}: ok" + (f" ({health.message})" if health.message else "")
     since = f" for {span(now - health.since)}" if health.since else ""
     return f"{health.name}: NOT OK{since}: {health.message}"
+
+
+def _stale(status: Status, now: float) -> Iterator[str]:
+    """Services that are served as they were; the first few by name."""
+    for each in status.stale[:MOST_STALE]:
+        called = f"{each.name}.{each.namespace}:{each.port}" if each.standing == "known" else each.name
+        yield f"{cell(called)} of {each.source} for {span(now - each.stale_since)}: {each.trouble}"
+    count = max(sum(each.stale_services for each in status.sources), len(status.stale))
+    if count > MOST_STALE:
+        yield f"{count - MOST_STALE} more: `meshd services` has them all"
 
 
 def _error(workload: WorkloadStatus) -> str:

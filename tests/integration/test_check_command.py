@@ -19,6 +19,9 @@ ALL = [
     "the agent answers",
     "the agent has nothing to complain of",
     "every workload has a certificate that is good",
+    "file {settings} can be read",
+    "file {directory}/conf.d can be read",
+    "no service has been stale for 10 minutes",
     "the trust bundle is within its validity period",
     "the trust bundle is valid for at least 60 days",
     "the node's key can be read by the agent alone",
@@ -30,6 +33,11 @@ ALL = [
     "the clocks of this host and of the CA at https://127.0.0.1:{port} agree",
     "this host has the trust bundle of the CA at https://127.0.0.1:{port}",
 ]
+
+
+def named(mesh: "Mesh") -> list[str]:
+    """All checks of a host that has joined."""
+    return [each.format(port=mesh.port, settings=mesh.settings, directory=mesh.directory) for each in ALL]
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def test_a_host_that_is_well(mesh: Mesh) -> None:
         status, checks = check(mesh)
         shown = meshd("check", "--config", mesh.settings).stdout
     assert (status, wrong(checks)) == (0, {})
-    assert list(checks) == [each.format(port=mesh.port) for each in ALL]
+    assert list(checks) == named(mesh)
     assert shown.endswith("\nStatus check results are √\n")
 
 

@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
-from meshd.agent.checks import Check, agent, clocks, identity
+from meshd.agent.checks import Check, agent, clocks, discovery, identity
 from meshd.agent.settings import Settings
-from meshd.api.control import Golden, Health, Status, WorkloadStatus
+from meshd.api.control import Golden, Health, ServiceStatus, SourceStatus, Status, WorkloadStatus
 from meshd.api.problems import Problem
 from meshd.view.check import as_data, as_text, is_well
 from tests.support.bundles import MADE, root
@@ -92,6 +93,51 @@ def status(*workloads: WorkloadStatus, configuration: tuple[str, ...] = ()) -> S
 )
 def test_the_agent(seen: Status | Problem, results: list[str]) -> None:
     assert [each.result for each in agent(seen, NOW)] == results
+
+
+def source(name: str, *, stale: bool = False, denied: bool = False) -> SourceStatus:
+    return SourceStatus(name, name, stale, denied, 1, 0, NOW - 5, NOW - 5, 1)
+
+
+def served(name: str, stale_for_s: float) -> ServiceStatus:
+    return ServiceStatus("consul", name, "known", "default", 80, stale_since=NOW - stale_for_s, trouble="refused")
+
+
+READ, LET_IN, FRESH = "can be read", "lets this host read what it asks for", "no service has been stale for 10 minutes"
+
+
+@pytest.mark.parametrize(
+    ("found", "seen", "stale", "wrong"),
+    [
+        (Health("consul", True), source("consul"), (), {}),
+        (Health("consul", False, "refused"), source("consul", stale=True), (), {f"consul {READ}": "error"}),
+        (Health("consul", False, "web.yaml: bad"), source("consul"), (), {f"consul {READ}": "warning"}),
+        (Health("consul", False, "403"), source("consul", stale=True, denied=True), (), {f"consul {LET_IN}": "error"}),
+        (Health("consul", True), source("consul", denied=True), (served("web", 5),), {f"consul {LET_IN}": "error"}),
+        (Health("consul", True), source("consul"), (served("web", 599.0),), {}),
+        (Health("consul", True), source("consul"), (served("web", 600.0), served("api", 5.0)), {FRESH: "warning"}),
+    ],
+)
+def test_discovery(found: Health, seen: SourceStatus, stale: tuple[ServiceStatus, ...], wrong: dict[str, str]) -> None:
+    checked = list(discovery(replace(status(), discovery=(found,), sources=(seen,), stale=stale), NOW))
+    assert [each.description for each in checked] == [f"consul {READ}", f"consul {LET_IN}", FRESH]
+    assert {each.description: each.result for each in checked if each.result != "success"} == wrong
+    assert all(bool(each.message) == (each.result != "success") for each in checked)
+
+
+def test_files_have_nobody_to_let_this_host_in_and_workloads_are_not_read() -> None:
+    files = replace(source("file x"), denied=None)
+    local = SourceStatus("local", "local workloads", False, None, 1, 0, 0.0, 0.0, 0)
+    healths = Health("file x", True), Health("local workloads", True)
+    checked = discovery(replace(status(), discovery=healths, sources=(files, local)), NOW)
+    assert [each.description for each in checked] == [f"file x {READ}", FRESH]
+
+
+def test_services_that_are_stale_for_long_are_named_as_far_as_there_is_room() -> None:
+    stale = tuple(served(f"s{number}", 700.0) for number in range(12))
+    *_, last = discovery(replace(status(), stale=stale), NOW)
+    assert last.message.splitlines()[0] == "s0 (consul): refused"
+    assert last.message.splitlines()[-1] == "and 2 more"
 
 
 FOUND = [

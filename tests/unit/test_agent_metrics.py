@@ -251,6 +251,31 @@ def test_documents_and_how_old_they_are(host: Host) -> None:
     assert host.says()["meshd_agent_configuration_last_reload_successful"] == 0
 
 
+def test_services_and_what_changes_of_them(host: Host) -> None:
+    documents = host.files
+    of = f'{{source="file {documents.path}"}}'
+    documents.path.mkdir()
+    (documents.path / "a.yaml").write_text(GOOD)
+    documents.load()
+    said = host.says()
+    assert said[f"meshd_agent_discovery_services{of}"] == 1
+    assert said[f"meshd_agent_discovery_services_stale{of}"] == 0
+    assert said[f"meshd_agent_discovery_services_oldest_read_timestamp_seconds{of}"] == NOW
+    assert said[f"meshd_agent_discovery_updates_total{of}"] == 1
+    assert said['meshd_agent_discovery_services{source="local workloads"}'] == 0
+
+    documents.load()
+    assert host.says()[f"meshd_agent_discovery_updates_total{of}"] == 1
+    (documents.path / "a.yaml").write_text(GOOD.replace("192.0.2.1", "192.0.2.2") + "---\n" + GOOD.replace("db", "kv"))
+    documents.load()
+    assert host.says()[f"meshd_agent_discovery_updates_total{of}"] == 3
+    documents.path.rename(documents.path.with_name("gone"))
+    documents.load()
+    said = host.says()
+    assert said[f"meshd_agent_discovery_services_stale{of}"] == said[f"meshd_agent_discovery_services{of}"] == 2
+    assert said[f"meshd_agent_discovery_updates_total{of}"] == 3
+
+
 def test_connections(host: Host) -> None:
     host.workload_api = Api()
     said = host.says()

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
-from meshd.api.control import EdgeStatus, Golden, Health, Status, WorkloadStatus
+from meshd.api.control import EdgeStatus, Golden, Health, ServiceStatus, SourceStatus, Status, WorkloadStatus
 from meshd.cli.status import render
 from meshd.view.status import as_text
 
@@ -94,6 +95,22 @@ def test_the_certificates_time_left(not_after: float, error: str, cell: str) -> 
         "default", "w", "spiffe://a/ns/default/sa/w", (), 1, "", "", "", (), not_after, error, BUSY
     )
     assert as_text(status(workload), NOW).splitlines()[-1].split()[4] == cell
+
+
+def test_services_that_are_stale_are_named_and_those_beyond_are_counted() -> None:
+    stale = tuple(
+        ServiceStatus("consul", f"api-{n}", "known", "shop", 80, stale_since=NOW - 60, trouble="refused")
+        for n in range(6)
+    )
+    nothing = ServiceStatus("consul", "mesh/db", "cannot say", stale_since=NOW - 90, trouble="refused")
+    source = SourceStatus("consul", "consul", True, False, 9, 7, NOW - 90, NOW - 99, 3)
+    lines = as_text(replace(status(WEB), stale=(nothing, *stale), sources=(source,)), NOW).splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("stale ")] == [
+        "mesh/db of consul for 1m30s: refused",
+        *(f"api-{n}.shop:80 of consul for 1m0s: refused" for n in range(4)),
+        "2 more: `meshd services` has them all",
+    ]
+    assert not any(line.startswith("stale ") for line in as_text(status(WEB), NOW).splitlines())
 
 
 def test_a_host_with_no_workload_says_how_to_start_one() -> None:
