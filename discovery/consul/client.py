@@ -27,7 +27,7 @@ from discovery.consul.answers import (
     shown,
 )
 from discovery.consul.settings import ConsulDiscovery
-from discovery.registry import Away
+from discovery.registry import Away, Denied
 
 T = TypeVar("T")
 
@@ -56,6 +56,10 @@ class Answer(NamedTuple):
 
 class Refused(Away):
     """Consul answered, and would not."""
+
+
+class NotAllowed(Refused, Denied):
+    """Consul answered that this is not for those who have this token, or none."""
 
 
 class _Request(NamedTuple):
@@ -246,11 +250,12 @@ class Client:
         if absent and status == absent:
             return Answer(b"", None, 0.0)
         if status != 200:
-            raise Refused(f"{what}: {_refusal(status, body, self._token_file)}")
+            kind = NotAllowed if status in (401, 403) else Refused
+            raise kind(f"{what}: {_refusal(status, body, self._token_file)}")
         if headers.get("X-Consul-KnownLeader", "true") != "true":
             raise Away(f"{what}: Consul has no leader, and may know old things only")
         if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true" and len(body) <= len("null\n"):
-            raise Away(f"{what}: the token may not see it: it needs service:read and node:read")
+            raise Denied(f"{what}: the token may not see it: it needs service:read and node:read")
         index = _number(headers, "X-Consul-Index", what)
         return Answer(body, index, (_number(headers, "X-Consul-LastContact", what) or 0) / 1000)
 

@@ -23,7 +23,7 @@ from discovery.consul.publisher import Publisher
 from discovery.consul.settings import ConsulDiscovery, ConsulService, is_consul_name
 from discovery.names import Authority
 from discovery.publish import Announcement
-from discovery.registry import Away, Located
+from discovery.registry import Away, Denied, Located
 from meshd.api.complaints import Dam
 from meshd.api.endpoints import EndpointSet
 from meshd.api.names import canonical_address, is_label
@@ -174,7 +174,7 @@ class ConsulRegistry:
         if await self._client.parse_instances(body, "consul"):
             return
         if not await self._client.services(self._settings.datacenter):
-            raise Away(
+            raise Denied(
                 f"{self._client.url}: Consul shows nothing at all: the token may not see it: it needs service:read and "
                 "node:read (set consul.tokenFile)"
             )

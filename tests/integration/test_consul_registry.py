@@ -13,7 +13,7 @@ from discovery.consul import index
 from discovery.consul.names import Key
 from discovery.consul.registry import ConsulRegistry
 from discovery.consul.settings import ConsulDiscovery
-from discovery.registry import Away, Located
+from discovery.registry import Away, Denied, Located
 from meshd.api.endpoints import Endpoint
 from tests.support import consul
 from tests.support.aio import run
@@ -242,7 +242,7 @@ def test_a_token_is_needed_where_consul_asks_for_one_and_read_anew_each_time(tmp
             agent.register("web", 8080, "192.0.2.1", Token=agent.token)
             async with registry(agent) as opened, reading(opened, mesh("web")) as read:
                 await read.until_away("shows nothing at all", "service:read", "tokenFile")
-                with pytest.raises(Away, match="shows nothing at all"):
+                with pytest.raises(Denied, match="shows nothing at all"):
                     await opened.probe()
             file = tmp_path / "token"
             async with registry(agent, tokenFile=str(file)) as opened, reading(opened, mesh("web")) as read:
@@ -251,6 +251,8 @@ def test_a_token_is_needed_where_consul_asks_for_one_and_read_anew_each_time(tmp
                 await read.until_away("not a token")
                 file.write_text("9c8e2f6a-0000-4000-8000-000000000000\n")
                 await read.until_away("status 403", "ACL not found", "not good for that")
+                with pytest.raises(Denied, match="status 403"):
+                    await opened.probe()
                 assert not any("9c8e2f6a" in away or "two words" in away for away in read.aways)
                 rules = 'service_prefix "web" { policy = "read" } node_prefix "" { policy = "read" }'
                 file.write_text(consul.token_for(agent, rules) + "\n")
@@ -270,7 +272,7 @@ def test_a_token_in_the_environment_is_nobodys(monkeypatch: pytest.MonkeyPatch) 
         with consul.with_acl() as agent:
             monkeypatch.setenv("CONSUL_HTTP_TOKEN", agent.token)
             async with registry(agent) as opened:
-                with pytest.raises(Away, match="shows nothing at all"):
+                with pytest.raises(Denied, match="shows nothing at all"):
                     await opened.probe()
 
     run(main())
