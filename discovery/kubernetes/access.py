@@ -36,6 +36,9 @@ CONNECT_S: Final = 5.0
 LOAD_S: Final = 30.0
 """For the credentials, which a plugin may have to fetch."""
 
+LOAD_AGAIN_S: Final = 2.0
+"""Before they are looked for again where there were none: for all that waits for them, they are looked for once."""
+
 AT_ONCE: Final = 16
 """Requests that are read whole; an agent that starts asks for all that it follows."""
 
@@ -92,6 +95,7 @@ class Access:
         self._client: _Client | None = None
         self._loading = asyncio.Lock()
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._unloaded, self._load_again = "", 0.0
         self._closed = False
 
     async def get(self, path: str, query: Query, *, absent_is_none: bool = False) -> bytes | None:
@@ -201,7 +205,14 @@ class Access:
     async def _loaded(self) -> _Client:
         async with self._loading:
             if self._client is None:
-                self._client = await self._load()
+                clock = asyncio.get_running_loop().time
+                if clock() < self._load_again:
+                    raise Away(self._unloaded)
+                try:
+                    self._client = await self._load()
+                except Away as error:
+                    self._unloaded, self._load_again = str(error), clock() + LOAD_AGAIN_S
+                    raise
             return self._client
 
     async def _load(self) -> _Client:
