@@ -28,7 +28,8 @@ test: $(DEV) ## every test; those whose peers cannot be had are skipped and say 
 
 test-k8s: $(DEV) ## the tests of discovery at the cluster that KUBECONFIG names, in a namespace of their own
 	@test -r "$(KUBECONFIG)" || { echo "make test-k8s KUBECONFIG=FILE: the cluster to test at" >&2; exit 2; }
-	MESHD_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest $(ARGS) tests/integration/test_discovery_kubernetes.py
+	MESHD_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest $(ARGS) -k kubernetes \
+		tests/integration/test_discovery_kubernetes.py tests/integration/test_discovery_backends.py
 
 test-fast: $(DEV) ## the tests that open no socket to speak of: seconds
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)

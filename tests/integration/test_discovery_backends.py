@@ -100,7 +100,7 @@ def test_a_service_is_found_and_followed(backend: Backend, tmp_path: Path) -> No
             assert Told(chain, backend.authority).ports == {8002, 8003}
             (found,) = told.answers[-1:]
             assert found is not None
-            assert (found.service.name, found.service.namespace, found.service.port) == ("web", "default", 80)
+            assert str(found.service) == f"web.{backend.namespace}:80"
             assert {each.address for each in found.endpoints} == {backend.address}
             assert {each.identity for each in found.endpoints} == {""}
 

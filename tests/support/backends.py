@@ -6,16 +6,16 @@ A new back end is an entry of `BACKENDS`: how a registry of its kind is started,
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
 from tests.support import consul
 from tests.support.consul import Consul
-from tests.support.kubernetes import Cluster, bodies
-from tests.support.kubernetes.api import Place
-from tests.support.kubernetes.core import SERVICES, SLICES
+from tests.support.kubernetes import bodies
+from tests.support.kubernetes.relay import Relay
+from tests.support.kubernetes.worlds import world
 from tests.support.nameservers import NameServer
 
 
@@ -27,6 +27,9 @@ class Backend(Protocol):
 
     authority: str
     """How `web` is asked for."""
+
+    namespace: str
+    """Which it is of."""
 
     address: str
     """Where its endpoints are: 127.0.0.1 where the registry lets them."""
@@ -42,7 +45,7 @@ class Backend(Protocol):
 
 
 class FileBackend:
-    authority, address = "web", "127.0.0.1"
+    authority, namespace, address = "web", "default", "127.0.0.1"
 
     def __init__(self, directory: Path) -> None:
         self._directory, self._away = directory / "documents", directory / "away"
@@ -64,7 +67,7 @@ class FileBackend:
 
 
 class DnsBackend:
-    authority, address = "web", "127.0.0.1"
+    authority, namespace, address = "web", "default", "127.0.0.1"
 
     def __init__(self, directory: Path) -> None:
         self._server = NameServer(directory)
@@ -99,7 +102,7 @@ class DnsBackend:
 
 
 class ConsulBackend:
-    authority, address = "web:80", "127.0.0.1"
+    authority, namespace, address = "web:80", "default", "127.0.0.1"
 
     def __init__(self, server: Consul) -> None:
         self._server = server
@@ -122,52 +125,63 @@ class ConsulBackend:
 
 
 class KubernetesBackend:
-    """A double of an API server, on a loop and a thread of its own."""
+    """A double of an API server, or a real one (`make test-k8s`), by a way that can be cut. It lives on a thread."""
 
-    authority, address = "web.default.svc", "192.0.2.1"
+    address = "192.0.2.1"  # loopback addresses are refused
 
     def __init__(self, directory: Path) -> None:
-        self._cluster = Cluster(directory)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._serving: Any = None
-        self.returns()
-        self.settings = {"kubernetes": {"kubeconfig": str(self._cluster.kubeconfig())}}
+        self._stack = AsyncExitStack()
+        self._there: set[str] | None = None
+        try:
+            self._do(self._begin(directory))
+        except BaseException:
+            self.close()
+            raise
+        self.namespace = self._world.namespace
+        self.authority = f"web.{self.namespace}.svc"
+        self.settings = {"kubernetes": {"kubeconfig": str(self._relay.kubeconfig(directory / "by-relay"))}}
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(120.0)
+
+    async def _begin(self, directory: Path) -> None:
+        self._world = await self._stack.enter_async_context(world(directory))
+        self._relay = Relay(self._world.kubeconfig)
+        await self._relay.begin()
+        self._stack.push_async_callback(self._relay.end)
 
     def serve(self, *ports: int) -> None:
-        self._do(self._write(ports))
+        self._do(self._write({f"web-{port}": port for port in ports}))
 
-    async def _write(self, ports: tuple[int, ...]) -> None:
+    async def _write(self, wanted: dict[str, int]) -> None:
         """A slice for each port: one alone has one number for a port."""
-        api, services, slices = self._cluster.api, Place(SERVICES, "default"), Place(SLICES, "default")
-        if not api.list(services, {})["items"]:
-            api.create(services, bodies.service("web", ("http", 80, 80)), "test")
-        wanted = {f"web-{port}": port for port in ports}
-        for name in {each["metadata"]["name"] for each in api.list(slices, {})["items"]} ^ wanted.keys():
+        if self._there is None:
+            self._there = set()
+            await self._world.service(bodies.service("web", ("http", 80, 80)))
+        for name in self._there ^ wanted.keys():
             if name in wanted:
-                body = bodies.slice_of("web", name, bodies.endpoint(self.address), ports={"http": wanted[name]})
-                api.create(slices, body, "test")
+                endpoint = bodies.endpoint(self.address)
+                await self._world.slice(bodies.slice_of("web", name, endpoint, ports={"http": wanted[name]}))
             else:
-                api.delete(Place(SLICES, "default", name), {}, "test")
+                await self._world.delete_slice(name)
+        self._there = set(wanted)
 
     def goes(self) -> None:
-        serving, self._serving = self._serving, None
-        self._do(serving.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._relay.cut)
 
     def returns(self) -> None:
-        self._serving = self._cluster.serves()
-        self._do(self._serving.__aenter__())
+        self._relay.open = True
 
     def close(self) -> None:
-        if self._serving is not None:
-            self.goes()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(60.0)
-        self._loop.close()
+        try:
+            self._do(self._stack.aclose())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(60.0)
+            self._loop.close()
 
 
 @contextmanager
