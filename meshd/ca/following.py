@@ -100,7 +100,8 @@ class Following:
         try:
             found = await asyncio.to_thread(self._store.sequence)
         except Unreachable as error:
-            log.error("what is denied cannot be looked at: %s", error)
+            if not self._failed:
+                log.error("what is denied cannot be looked at: %s", error)
             self._is_known = False
             self._failed += 1
             if self._failed == GIVE_UP_AFTER:

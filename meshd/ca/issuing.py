@@ -24,7 +24,7 @@ from meshd.ca.records import Entry, Issued, Node
 from meshd.ca.requester import Requester
 from meshd.ca.rules import NOTHING_DENIED, Asked, Denials, Pipeline, read_csr
 from meshd.ca.source import Forbidden, Unreachable
-from meshd.ca.store import Conflict, Store
+from meshd.ca.store import Conflict, Store, Undone
 from meshd.ca.tokens import new_id
 
 log = logging.getLogger("meshd.ca.authority")
@@ -116,12 +116,22 @@ class Issuing:
         if not signed:  # what is refused is so even where nothing can be stored
             return []
         try:
-            with self._store.together():
-                stored = [self._stored(each) for each in signed]
+            try:
+                with self._store.together():
+                    stored = [self._stored(each) for each in signed]
+            except Undone:
+                stored = [self._stored_alone(each) for each in signed]
             self.tell([each.line for each in stored if isinstance(each, _Stored)])
         except Unreachable as error:
             return [error] * len(signed)
         return [each.certificate if isinstance(each, _Stored) else each for each in stored]
+
+    def _stored_alone(self, signed: _Signed) -> _Stored | Exception:
+        """`_stored`, where it is no matter to the others what becomes of this one."""
+        try:
+            return self._stored(signed)
+        except Unreachable as error:
+            return error
 
     def _stored(self, signed: _Signed) -> _Stored | Exception:
         asked, issued = signed.asked, signed.issued

@@ -46,6 +46,10 @@ class Behind(Unreachable):
     """The roots are others than those that this CA has taken: what it signs would be of before."""
 
 
+class Undone(Unreachable):
+    """What was to be done together was not, since others were faster: one by one it may be."""
+
+
 class Conflict(Exception):
     """What is asked for does not go with what is on record; the message says why, for the one who asked."""
 
@@ -107,7 +111,8 @@ class Store(Protocol):
     def together(self) -> AbstractContextManager[None]:
         """What the thread that enters changes until it leaves may become one write instead of many: it lasts once this
         was left without an error, and not before. A Conflict undoes the call that it is of; after Unreachable, which
-        leaving may raise too, nothing counts as done. For changes alone, and those of little time."""
+        leaving may raise too, nothing counts as done, and after Undone nothing is. For changes alone, and those of
+        little time."""
 
     @property
     def trouble(self) -> str:

@@ -1,6 +1,7 @@
 """What is revoked is known to every agent within seconds: the bundle with what is denied, and those who wait for it."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ import pytest
 from cryptography import x509
 
 from meshd.api.names import Address
+from meshd.api.tasks import Tasks
 from meshd.ca import certificates
 from meshd.ca.authority import Authority
 from meshd.ca.following import Following
@@ -23,6 +25,7 @@ from meshd.ca.wire import Denial
 from tests.support import aio
 from tests.support.authorities import TOKEN, TRUST_DOMAIN, WEB, client, served
 from tests.support.csr import csr
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -113,6 +116,26 @@ def test_above_its_bound_no_one_more_waits(authority: Authority) -> None:
             await following.newer(now, 0.01)  # its place is free again
 
     aio.run(main())
+
+
+def test_who_waits_is_let_go_when_the_store_cannot_be_looked_at_any_more(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And may ask another CA, which can look."""
+    monkeypatch.setattr("meshd.ca.following.LONGEST_WAIT_S", 3600.0)
+
+    async def main() -> None:
+        following = Following(authority.store, max_waiting=1, look_every_s=0.01)
+        tasks = Tasks("test")
+        waiting = tasks.start(following.newer(authority.store.sequence(), 3600.0), "waiting")
+        await eventually(lambda: following.waiting == 1, "it waits", 30.0)
+        with closing(sqlite3.connect(tmp_path / "ca" / "ca.db")) as database:
+            database.execute("DROP TABLE counters")
+        tasks.start(following.run(), "following")
+        await eventually(waiting.done, "it is let go", 60.0)
+        await tasks.cancel()
+
+    aio.run(main(), 120.0)
 
 
 def test_how_many_may_wait_is_a_setting_and_the_others_hear_of_what_is_new_all_the_same(

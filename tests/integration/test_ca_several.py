@@ -96,6 +96,7 @@ def alive(host: CaHost) -> list[str]:
 def test_a_token_for_one_is_good_once_at_two_cas_at_one_moment(consul: Consul, tmp_path: Path) -> None:
     first, second = several(consul, tmp_path)
 
+    # those that come together to one CA are stored together, and one of them loses to the other CA
     async def outcome(call: Awaitable[object]) -> str:
         try:
             await call

@@ -1,5 +1,6 @@
 """CAs on one Consul change issuers and roots together, at times of the test's own: who waits, and who believes what."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -247,6 +248,18 @@ def test_a_copy_of_the_first_ca_from_before_the_change_signs_nothing(cas: Cas) -
         (cas.directory / "first" / name).write_bytes(data)
     with pytest.raises(Problem, match="are others than those here: restore"):
         cas.on("first")
+
+
+def test_a_second_ca_with_a_copy_of_the_root_changes_nothing_and_signs_only_below_what_all_have(cas: Cas) -> None:
+    shutil.copytree(cas.directory / "first", cas.directory / "copy")
+    copy = cas.on("copy")
+    copy.issue(csr(), WEB, cas.now, AGENT)
+    cas.asks("root")
+    assert cas.ticks("copy") == "asked"
+    assert cas.ticks("first") == "prepared"
+    assert cas.ticks("copy") == "prepared"
+    with pytest.raises(Unreachable, match="has not taken up the roots"):
+        copy.issue(csr(), WEB, cas.now, AGENT)
 
 
 def test_a_new_issuer_for_all(cas: Cas) -> None:

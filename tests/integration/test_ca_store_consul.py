@@ -16,7 +16,7 @@ from meshd.ca.consul.store import ConsulStore
 from meshd.ca.records import Denied, Running
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
-from meshd.ca.store import Conflict, Store
+from meshd.ca.store import Conflict, Store, Undone
 from tests.support.certificates import Root, write
 from tests.support.consul import Consul, agent, cluster, token_for, with_acl
 from tests.support.stores import (
@@ -118,6 +118,71 @@ def test_all_of_many_changes_at_once_are_done(stores: list[ConsulStore]) -> None
         thread.join()
     assert failed == []
     assert (len(stores[0].entries()), len(stores[0].denied().records)) == (30, 30)
+
+
+def test_more_is_done_together_than_one_transaction_has_room_for(stores: list[ConsulStore]) -> None:
+    first, second, _ = stores
+    with first.together():
+        numbers = [first.add(issued(f"{number:04x}", f"vm{number}")) for number in range(100)]
+        assert len(second.issued()) < 100
+    assert numbers == list(range(1, 101))
+    assert len(second.issued()) == 100
+    assert first.next_audit() == 101
+
+
+def test_a_token_that_is_used_twice_among_what_is_done_together_is_good_once(stores: list[ConsulStore]) -> None:
+    first, second, _ = stores
+    first.add_join_token(join_token())
+    with first.together():
+        first.join("t1", node("vm1"), issued("01", "vm1", ""), (), NOW)
+        with pytest.raises(Conflict, match="used up"):
+            first.join("t1", node("vm2"), issued("02", "vm2", ""), (), NOW)
+    assert [each.name for each in second.nodes()] == ["vm1"]
+    assert [each.serial for each in second.issued()] == ["01"]
+
+
+def test_what_is_done_together_is_decided_again_when_others_were_faster(stores: list[ConsulStore]) -> None:
+    first, second, _ = stores
+    with first.together():
+        numbers = [first.add(issued("01", "vm1")), first.add(issued("02", "vm2"))]
+        second.deny([Denied("node", "vm3", "lost", NOW)])
+    assert {each.serial for each in second.issued()} == {"01", "02"}
+    assert first.next_audit() == numbers[-1] + 1
+
+
+def test_what_must_not_be_any_more_is_not_done_with_what_is_done_together(stores: list[ConsulStore]) -> None:
+    """Nobody was told yet that it was, and all of it is asked for again."""
+    first, second, _ = stores
+
+    def denied_meanwhile() -> None:
+        with first.together():
+            first.add(issued("01", "vm1"))
+            first.add(issued("02", "vm2"))
+            second.deny([Denied("node", "vm2", "lost", NOW)])
+
+    with pytest.raises(Undone, match="changed at this moment: the node vm2 is denied"):
+        denied_meanwhile()
+    assert second.issued() == []
+    assert first.add(issued("03", "vm1")) == 1
+
+
+def test_no_number_is_given_twice_when_a_command_is_given_beside_what_is_done_together(consul: Consul) -> None:
+    settings = consul_settings(consul)
+    with (
+        closing(ConsulStore.create(settings, "first", TRUST_DOMAIN)) as daemon,
+        closing(ConsulStore.open(settings, "first", TRUST_DOMAIN)) as command,
+    ):
+
+        def counted_meanwhile() -> None:
+            with daemon.together():
+                daemon.add(issued("01"))
+                assert command.next_audit() == 1
+
+        with pytest.raises(Undone, match="a command was given on this host at this moment"):
+            counted_meanwhile()
+        assert command.issued() == []
+        with daemon.together():
+            assert daemon.add(issued("02")) == 2
 
 
 def test_the_lines_of_each_audit_log_are_counted_for_themselves(stores: list[ConsulStore]) -> None:

@@ -44,11 +44,13 @@ class Presence:
                     return
                 session = self._kept()
                 self._client.commit([self._client.take(layout.live(self.name, session), written(running), session)])
-            except (Raced, Unreachable) as error:
+            except Raced as raced:
                 self._session, self._shown = "", None
-                failure = error if isinstance(error, Unreachable) else Unreachable(f"the session is lost: {error}")
-                self._told(failure)
-                raise failure from error
+                raise Unreachable("this CA's session in Consul is lost, and another is begun") from raced
+            except Unreachable as error:
+                self._session, self._shown = "", None
+                self._told(error)
+                raise
             self._shown = running
             self._told(None)
 

@@ -1,22 +1,16 @@
 """The store in Consul; see `meshd.ca.store.Store` for what it does, and `meshd.ca.consul` for what is where.
 
-Each change is one transaction: what was read and decided on is named in it by its index, so that it is done as it was
-decided or not at all. What others were faster with is decided anew. The threads of one process take turns, since each
-change counts on the audit log's number; other processes do not wait for each other.
+Each change is one transaction (`meshd.ca.consul.transactions`), which is decided on here.
 """
 
-import random
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Final, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Final, Self
 
 from meshd.api.problems import Problem
 from meshd.ca.consul import layout
 from meshd.ca.consul.client import MAX_OPERATIONS, Client, Found, Operation, Raced
-from meshd.ca.consul.layout import About, denied_read, denied_written, read, written
-from meshd.ca.consul.presence import Presence
+from meshd.ca.consul.layout import About, denied_written, read, written
+from meshd.ca.consul.transactions import NOTHING, Transactions, number_after
 from meshd.ca.patterns import matches_node
 from meshd.ca.records import (
     NODE_ORIGIN,
@@ -33,38 +27,14 @@ from meshd.ca.records import (
 )
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
-from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Behind, Conflict
-
-ATTEMPTS: Final = 60
-LONGEST_PAUSE_S: Final = 0.05
-"""When others are faster: some 60 changes of one record are waited out, by which time a second or so has passed."""
-
-NOTHING: Final = Found(b"", 0)
+from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Conflict
 
 
-class _Trust(NamedTuple):
-    """What a certificate must not be beside, and where it was found."""
-
-    denied: tuple[Denied, ...]
-    denied_index: int
-    sequence: int
-    sequence_index: int
-
-
-class ConsulStore:
+class ConsulStore(Transactions):
     """What is below the prefix, for the CA called `name` (`CaFiles.name`)."""
 
     callers: Final = 1
     keep_expired_s: Final = 86400.0
-
-    def __init__(self, client: Client, name: str) -> None:
-        self._client, self._name = client, name
-        self._writing, self._counting = threading.Lock(), threading.Lock()
-        self._trust: _Trust | None = None
-        self._audit: Found | None = None
-        self.errors, self.trouble = 0, ""
-        self.where = client.where
-        self.peers = Presence(client, name, self._told)
 
     @classmethod
     def create(cls, settings: ConsulSettings, name: str, trust_domain: str) -> Self:
@@ -120,10 +90,6 @@ class ConsulStore:
         if about.trust_domain != trust_domain:
             raise Problem(f"{where}: is of the trust domain {about.trust_domain}, and this CA of {trust_domain}")
         return cls(client, name)
-
-    def together(self) -> AbstractContextManager[None]:
-        """Each change is a write of its own."""
-        return nullcontext()
 
     # --- certificates
 
@@ -335,7 +301,7 @@ class ConsulStore:
             found, trust = self._client.get(layout.ROTATION) or NOTHING, self._fresh_trust()
             if (read(found, Rotation, layout.ROTATION) if found.index else None) != before:
                 raise Conflict("the rotation is further than it was: look at `meshd ca rotate status`")
-            made = after._replace(sequence=_after(trust.sequence))
+            made = after._replace(sequence=number_after(trust.sequence))
             return [
                 self._client.put(layout.ROTATION, written(made), found.index),
                 self._client.put(layout.SEQUENCE, written(made.sequence), trust.sequence_index),
@@ -416,32 +382,6 @@ class ConsulStore:
             raise Conflict(f"there is no join token {token_id}")
         return found, read(found, JoinToken, key)
 
-    def _there(self, found: Found | None) -> Found:
-        """What is there from the beginning. Consul leaves out what the token may not read: none is no empty one."""
-        if found is None:
-            raise Unreachable(f"{self.where} has not the CA's records, or its token may not read them")
-        return found
-
-    def _fresh_trust(self) -> _Trust:
-        found = self._client.read("trust/")
-        sequence, denied = self._there(found.get(layout.SEQUENCE)), self._there(found.get(layout.DENIED))
-        number = read(sequence, int, layout.SEQUENCE)
-        known = self._trust
-        same = known is not None and known.denied_index == denied.index
-        records = known.denied if known is not None and same else denied_read(denied)
-        self._trust = _Trust(records, denied.index, number, sequence.index)
-        return self._trust
-
-    def _denying(self, trust: _Trust, records: tuple[Denied, ...]) -> list[Operation]:
-        return [self._denied(trust, records), self._counted(trust)]
-
-    def _denied(self, trust: _Trust, records: tuple[Denied, ...]) -> Operation:
-        return self._client.put(layout.DENIED, denied_written(records), trust.denied_index)
-
-    def _counted(self, trust: _Trust) -> Operation:
-        """The next number of what is believed and denied."""
-        return self._client.put(layout.SEQUENCE, written(_after(trust.sequence)), trust.sequence_index)
-
     def _jwt_keys(self) -> tuple[Found, list[JwtKey]]:
         found = self._client.get(layout.JWT_KEYS) or NOTHING
         return found, read(found, list[JwtKey], layout.JWT_KEYS) if found.index else []
@@ -466,64 +406,6 @@ class ConsulStore:
         except Raced:
             return  # something of it was changed: an hour later is soon enough
 
-    def _change(self, decide: Callable[[], Sequence[Operation] | None], is_audited: bool = True) -> int:
-        """Do what decide says, all of it or nothing, and as the next number of the audit log: that number. It is asked
-        again when others were faster; what it raises ends the attempt, None means that nothing is to be done."""
-        key = layout.audit(self._name)
-        with self._used(), self._writing:
-            for attempt in range(ATTEMPTS):
-                operations = decide()
-                if operations is None:
-                    return 0
-                if not is_audited:
-                    counted, number = list(operations), 0
-                else:
-                    at = self._audit or self._client.get(key) or NOTHING
-                    number = (read(at, int, key) if at.index else 0) + 1
-                    counted = [*operations, self._client.put(key, written(number), at.index)]
-                try:
-                    indexes = self._client.commit(counted)
-                except Raced as raced:
-                    if layout.ROOTS in raced.keys:
-                        raise Behind("this CA has not taken up the roots yet that all sign below now") from raced
-                    if any(key.startswith(layout.ISSUED) for key in raced.keys):
-                        raise Unreachable(f"{self.where}: there is a certificate with that serial number") from raced
-                    self._audit = self._trust = None
-                    time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, 0.002 * 2**attempt)))  # noqa: S311 - no secret
-                    continue
-                except Unreachable:
-                    self._audit = None  # it may have been done all the same
-                    raise
-                if is_audited:
-                    self._audit = Found(written(number), indexes[key])
-                return number
-            raise Unreachable(f"{self.where}: others change the same records all the time")
-
-    def _used(self) -> "_Used":
-        return _Used(self)
-
-    def _told(self, error: Unreachable | None) -> None:
-        """How a call of Consul ended."""
-        with self._counting:
-            self.errors += error is not None
-        self.trouble = "" if error is None else str(error)
-
-
-class _Used:
-    """Around a call: what goes wrong in it is counted, and is what is the matter until one goes well. A Conflict is an
-    answer of Consul's like any other."""
-
-    __slots__ = ("_store",)
-
-    def __init__(self, store: ConsulStore) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._store._told(error if isinstance(error, Unreachable) else None)
-
 
 def _entries(found: Found, key: str) -> list[Entry]:
     return read(found, list[Entry], key) if found.index else []
@@ -539,12 +421,6 @@ def _joined(have: Sequence[Entry], new: Sequence[Entry]) -> list[Entry]:
 def _denial(denied: Sequence[Denied], issued: Issued) -> Denied | None:
     wanted = {("identity", issued.identity), ("node", issued.node)}
     return next((each for each in denied if (each.kind, each.value) in wanted), None)
-
-
-def _after(sequence: int) -> int:
-    """The next number: counted on from the time at least, so that what was restored from an older copy is believed
-    again from its next change on."""
-    return max(sequence + 1, int(time.time()))
 
 
 def _token_hash(token: str) -> str:
