@@ -212,8 +212,8 @@ class Authority:
         denied, rotation = self.store.denied(), self.store.rotation()  # first the number: what is read later is newer
         if self._external is None and self._files.state() != self._state:
             self._reread(self._now)  # another process has changed them, and then the number
-        if self._external is not None and self._sharing is not None and not self._sharing.is_current(self.own):
-            self._share(self._now)  # another CA has
+        if self._external is not None and self._sharing is not None:
+            self._share_if_changed(self._sharing)  # another CA has
         records = tuple(Denial(each.kind, each.value, each.expires_at) for each in denied.records)
         renewal = None
         if rotation is not None and rotation.issued_before:
@@ -334,6 +334,14 @@ class Authority:
     def _leads(self) -> bool:
         """Whether this CA is the one that brings a rotation on."""
         return self.store.peers is None or self.store.peers.alone(LEADING)
+
+    def _share_if_changed(self, sharing: Sharing) -> None:
+        try:
+            is_current = sharing.is_current(self.own)
+        except Problem as problem:
+            raise Unreachable(str(problem)) from problem
+        if not is_current:
+            self._share(self._now)
 
     def _has_caught_up(self) -> bool:
         """Whether what other CAs have changed is taken up now."""

@@ -34,6 +34,14 @@ def key_hash(certificate: x509.Certificate) -> str:
     return certificates.key_hash(certificate.public_key()).hex()
 
 
+def read_certificates(text: str, what: str) -> list[x509.Certificate]:
+    """Those in a record that anybody may have written (PEM); Problem when there are none."""
+    try:
+        return x509.load_pem_x509_certificates(text.encode())
+    except ValueError as error:
+        raise Problem(f"{what} on the store cannot be read") from error
+
+
 def signed(trust_domain: str, number: int, bundle_pem: str, pairs: Sequence[KeyPair]) -> SignedRoots:
     """The bundle as that version of it, signed by these."""
     text = _roots_text(trust_domain, number, bundle_pem)
@@ -48,7 +56,7 @@ def check(roots: SignedRoots, trust_domain: str, known: Sequence[x509.Certificat
             "the roots on the store are vouched for by none that this CA has: if they were changed while it was away, "
             "have its issuer.csr signed anew (`meshd ca sign-intermediate`) and copy bundle.pem of another CA"
         )
-    found = x509.load_pem_x509_certificates(roots.bundle_pem.encode())
+    found = read_certificates(roots.bundle_pem, "the roots")
     if len(found) > MOST_ROOTS or any(certificates.trust_domain_in(root) not in {"", trust_domain} for root in found):
         raise Problem(f"the roots on the store are not those of {trust_domain}, or too many")
 
@@ -77,7 +85,7 @@ def read_request(
         issuer = x509.load_pem_x509_certificate(request.issuer_pem.encode())
         csr = x509.load_pem_x509_csr(request.csr_pem.encode())
         is_authority = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise Problem("the request for an issuer cannot be read") from error
     life = Life.of(issuer)
     if not (is_authority and life.not_before <= now < life.not_after and any(is_below(issuer, root) for root in known)):

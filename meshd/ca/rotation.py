@@ -16,8 +16,6 @@ with, then the record, and may be interrupted between any two: it is then done a
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from cryptography import x509
-
 from meshd.ca import certificates, material, roots
 from meshd.ca.certificates import Life
 from meshd.ca.files import CaFiles
@@ -67,7 +65,7 @@ def late(rotation: Rotation, peers: Peers | None) -> tuple[str, ...]:
     found, _ = peers.roots() if peers is not None else (None, 0)
     if found is None or peers is None:
         return ()
-    signs, *others = (roots.key_hash(each) for each in x509.load_pem_x509_certificates(found.bundle_pem.encode()))
+    signs, *others = map(roots.key_hash, roots.read_certificates(found.bundle_pem, "the roots"))
     bundle = certificates.bundle_hash(found.bundle_pem)
 
     def is_late(running: Running) -> bool:

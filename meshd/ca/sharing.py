@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshd.api.problems import Problem
@@ -74,7 +75,9 @@ class Sharing:
     def is_current(self, own: Material) -> bool:
         """Whether nothing was published since this CA took the roots that it has."""
         found, _ = self._peers.roots()
-        return found is None or set(_split(found.bundle_pem)) == set(_split(own.bundle_pem))
+        if found is None or found.bundle_pem == own.bundle_pem:
+            return True
+        return set(_hashes(found)) == set(map(roots.key_hash, x509.load_pem_x509_certificates(own.bundle_pem.encode())))
 
     def ready_for(self, own: Material) -> str:
         """The root for which there is an issuer besides the one in use; empty for none."""
@@ -123,7 +126,7 @@ class Sharing:
         which = roots.request_hash(request)
         try:
             chain = self._signed(request, own, now)
-        except Problem as problem:
+        except (Problem, ValueError, UnsupportedAlgorithm) as problem:  # the latter two of keys that nobody has
             log.error("the CA %s has no new issuer: %s", ca, problem)
             self._peers.answer(ca, IssuerAnswer(which, "", str(problem)))
             return []
@@ -175,7 +178,7 @@ class Sharing:
         """With an issuer below one of the roots that there will be."""
         if roots.key_hash(own.root) in _hashes(found):
             return own
-        following = self._next
+        following = self._next or self._left(found.bundle_pem)
         if following is None or not following.chain_pem or following.root not in _hashes(found):
             raise Problem(
                 "the mesh's root was changed while this CA was away: have its issuer.csr signed anew "
@@ -208,8 +211,10 @@ class Sharing:
 
     def _asked(self, own: Material, wanted: str) -> _Next:
         """The issuer below that root, as far as it has come."""
-        following = self._next
-        if following is None or following.root != wanted:
+        following = self._next or self._left(own.bundle_pem)
+        if following is not None and following.root == wanted:
+            self._next = following
+        else:
             key = certificates.new_key()
             files.write(self._paths.issuer_next, certificates.key_pem(key, self._paths.passphrase))
             request = roots.asked(self._trust_domain, key, wanted, own.issuer.certificate, own.issuer.key)
@@ -221,11 +226,24 @@ class Sharing:
                 following = self._next = following._replace(chain_pem=self._believed(answer, following, own))
         return following
 
+    def _left(self, bundle_pem: str) -> _Next | None:
+        """The issuer that was asked for, and signed below one of these roots, before this process began."""
+        answer = self._peers.answered() if self._paths.issuer_next.exists() else None
+        if answer is None or answer.refusal:
+            return None
+        key = material.load_key(self._paths.issuer_next, self._paths.passphrase)
+        made, *_ = roots.read_certificates(answer.chain_pem, "the issuer")
+        for root in x509.load_pem_x509_certificates(bundle_pem.encode()):
+            if made.public_key() == key.public_key() and roots.is_below(made, root):
+                hashed = roots.key_hash(root)
+                return _Next(hashed, key, IssuerRequest("", hashed, "", ""), answer.chain_pem)
+        return None
+
     def _believed(self, answer: IssuerAnswer, following: _Next, own: Material) -> str:
         """The chain in the answer; Problem when it is not what was asked for."""
         if answer.refusal:
             raise Problem(f"the CA with the root's key refuses an issuer: {answer.refusal}")
-        chain = x509.load_pem_x509_certificates(answer.chain_pem.encode())
+        chain = roots.read_certificates(answer.chain_pem, "the issuer")
         known = x509.load_pem_x509_certificates(own.bundle_pem.encode())
         root = next((each for each in known if roots.key_hash(each) == following.root), None)
         if root is None or chain[0].public_key() != following.key.public_key() or not roots.is_below(chain[0], root):
@@ -277,8 +295,4 @@ def complete(paths: CaFiles) -> None:
 
 
 def _hashes(found: SignedRoots) -> list[str]:
-    return [roots.key_hash(each) for each in x509.load_pem_x509_certificates(found.bundle_pem.encode())]
-
-
-def _split(bundle_pem: str) -> list[bytes]:
-    return [certificates.pem(each) for each in x509.load_pem_x509_certificates(bundle_pem.encode())]
+    return [roots.key_hash(each) for each in roots.read_certificates(found.bundle_pem, "the roots")]

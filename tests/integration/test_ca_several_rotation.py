@@ -226,6 +226,17 @@ def test_a_ca_that_was_off_in_the_middle_signs_once_it_has_an_issuer_below_the_n
     assert is_good(cas.leaf("third"), old, scratch)
 
 
+def test_a_ca_that_was_lost_once_it_was_ready_goes_on_with_the_issuer_that_it_asked_for(cas: Cas) -> None:
+    cas.asks("root")
+    while cas.running["third"].own.bundle_pem.count("BEGIN") < 2:
+        cas.ticks("first", "third")
+    cas.ticks("first", "third")
+    cas.off("third")
+    cas.comes_to("done")
+    assert cas.on("third").bundle().bundle_pem == cas.first.bundle_pem
+    cas.leaf("third")
+
+
 def test_a_ca_that_was_off_all_the_time_is_told_what_to_do(cas: Cas) -> None:
     cas.off("third")
     cas.asks("root")
@@ -356,6 +367,12 @@ def test_no_root_is_believed_that_no_root_has_signed(cas: Cas, tmp_path: Path) -
             second.check(cas.now)
         assert second.bundle_pem == old
         assert text not in (cas.directory / "second" / "bundle.pem").read_text()
+    for garbage in (published._replace(bundle_pem="x"), by_itself._replace(signatures={"x": "ä"})):
+        overwritten(cas, "trust/roots", garbage)
+        with pytest.raises(Unreachable):
+            cas.running["second"].rotate(cas.now)
+        with pytest.raises(Unreachable):
+            cas.running["second"].bundle()
     overwritten(cas, "trust/roots", published)
     cas.running["second"].rotate(cas.now)
     cas.leaf("second")
@@ -413,6 +430,9 @@ def test_no_issuer_is_used_that_was_not_asked_for(cas: Cas) -> None:
         overwritten(cas, f"issuers/{cas.called('second')}/answer", forged)
         with pytest.raises(Unreachable, match="is not the issuer that was asked for"):
             second.rotate(cas.now)
+    overwritten(cas, f"issuers/{cas.called('second')}/answer", IssuerAnswer(roots.request_hash(request), "x"))
+    with pytest.raises(Unreachable, match="the issuer on the store cannot be read"):
+        second.rotate(cas.now)
     assert isinstance(second.store, ConsulStore)
 
 
