@@ -7,20 +7,22 @@ afterwards that was not followed before.
 import asyncio
 from contextlib import closing, suppress
 
+import msgspec
 from msgspec.structs import replace
 
 from discovery.chain import Chain
 from discovery.names import Authority
 from discovery.source import Answer, Looked
-from meshd.agent.services import standing
+from meshd.agent.services import MAX_TROUBLE, standing
 from meshd.api.control import Endpoints, SourceSays
 from meshd.api.endpoints import EndpointSet
 
 MOST_S = 5.0
 """The longest that anybody may wait; `meshd.client.connection` waits for longer."""
 
-MAX_SHOWN = 10_000
-"""Endpoints of the answer, and as many of what all sources say together: beyond this a line would be too long."""
+MAX_SHOWN, MAX_SHOWN_BYTES = 10_000, 6 << 20
+"""Endpoints of the answer, and as many of what all sources say together: beyond this a line would be too long. Labels
+are as long as a registry has them."""
 
 
 async def look(discovery: Chain, authority: Authority, within_s: float) -> Endpoints:
@@ -34,18 +36,15 @@ async def look(discovery: Chain, authority: Authority, within_s: float) -> Endpo
                     await changed.wait()
                     changed.clear()
         found = looking.found
-        shown, left_off = _cut(found, MAX_SHOWN)
-        room, sources = MAX_SHOWN, []
-        for name, looked in looking.sources:
-            source = _source(name, looked, within_s, room)
-            room -= 0 if source.found is None else len(source.found.endpoints)
-            sources.append(source)
-    return Endpoints(standing(found), shown, tuple(sources), left_off)
+        shown, left_off = _Room().take(found)
+        room = _Room()
+        sources = tuple(_source(name, looked, within_s, room) for name, looked in looking.sources)
+    return Endpoints(standing(found), shown, sources, left_off)
 
 
-def _source(name: str, looked: Looked, within_s: float, room: int) -> SourceSays:
-    found, left_off = _cut(looked.answer, room)
-    trouble = looked.trouble
+def _source(name: str, looked: Looked, within_s: float, room: "_Room") -> SourceSays:
+    found, left_off = room.take(looked.answer)
+    trouble = looked.trouble[:MAX_TROUBLE]
     if not looked.settled:
         trouble = f"it did not answer within {within_s:g} s"
     return SourceSays(
@@ -60,9 +59,21 @@ def _source(name: str, looked: Looked, within_s: float, room: int) -> SourceSays
     )
 
 
-def _cut(answer: Answer, room: int) -> tuple[EndpointSet | None, int]:
-    """The set that the answer is, with as many endpoints as there is room for; and how many more it has."""
-    if not isinstance(answer, EndpointSet):
-        return None, 0
-    left_off = max(0, len(answer.endpoints) - room)
-    return (replace(answer, endpoints=answer.endpoints[:room]) if left_off else answer), left_off
+class _Room:
+    """What is left of it."""
+
+    def __init__(self) -> None:
+        self._endpoints, self._bytes = MAX_SHOWN, MAX_SHOWN_BYTES
+
+    def take(self, answer: Answer) -> tuple[EndpointSet | None, int]:
+        """The set that the answer is, with as many endpoints as there is room for; and how many more it has."""
+        if not isinstance(answer, EndpointSet):
+            return None, 0
+        shown = []
+        for endpoint in answer.endpoints[: self._endpoints]:
+            self._bytes -= len(msgspec.json.encode(endpoint))
+            if self._bytes < 0:
+                break
+            shown.append(endpoint)
+        self._endpoints -= len(shown)
+        return replace(answer, endpoints=tuple(shown)), len(answer.endpoints) - len(shown)

@@ -10,8 +10,11 @@ from discovery.source import Answer, Listed, NotYet
 from meshd.api.control import Services, ServiceStatus, SourceStatus, Standing
 from meshd.api.endpoints import EndpointSet
 
-MAX_LISTED = 20_000
-"""Services of one answer, some 300 bytes each."""
+MAX_LISTED = 10_000
+"""Services of one answer, some 300 bytes each, and what is wrong with them."""
+
+MAX_TROUBLE = 500
+"""Characters of what is wrong."""
 
 MAX_STALE = 100
 """Services that the status says are stale."""
@@ -75,7 +78,7 @@ def _service(source: str, listed: Listed) -> ServiceStatus:
         read_at=looked.read_at,
         changed_at=looked.changed_at,
         stale_since=looked.stale_since,
-        trouble=looked.trouble,
+        trouble=looked.trouble[:MAX_TROUBLE],
     )
     if found is None:
         return status

@@ -17,6 +17,7 @@ from meshd.agent.agent import Agent
 from meshd.agent.connection import MAX_CALL_BYTES
 from meshd.agent.peer import Access
 from meshd.agent.server import MAX_CONNECTIONS_OF_STRANGERS
+from meshd.agent.session import MAX_LOOKING
 from meshd.agent.settings import ProxySettings
 from meshd.api.control import (
     LATENCY_BOUNDS_MS,
@@ -29,7 +30,10 @@ from meshd.api.control import (
     Destination,
     DestinationChange,
     Done,
+    Endpoints,
     GetConfiguration,
+    GetEndpoints,
+    GetServices,
     GetStatus,
     ProxyConfiguration,
     Refused,
@@ -533,6 +537,21 @@ for call in sys.argv[3:]:
     print(lines.readline().decode(), end="")
 """
 
+
+def test_only_so_many_services_are_looked_at_over_a_connection_at_a_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mesh(tmp_path) as clients:
+            client = await clients.connect()
+            looks = range(1, MAX_LOOKING + 3)
+            client.write(b"".join(frame(Call(number, GetEndpoints("web", "default"))) for number in looks))
+            answers = [await client.answer(number) for number in looks]
+            assert all(isinstance(each, Endpoints) for each in answers[:MAX_LOOKING])
+            assert all("are being looked at" in refused(each) for each in answers[MAX_LOOKING:])
+            assert isinstance(await client.call(GetEndpoints("web", "default")), Endpoints)
+
+    aio.run(main())
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -555,13 +574,16 @@ def open_directory() -> Iterator[Path]:
 
 
 @needs_root
-def test_another_user_reads_the_status_and_nothing_else(open_directory: Path) -> None:
+def test_another_user_reads_the_status_and_where_services_are_and_nothing_else(open_directory: Path) -> None:
     async def main() -> None:
         async with mesh(open_directory) as clients:
             await clients.workload()
-            status, *answers = await as_nobody(
+            (found,) = await as_nobody(clients.socket, GetEndpoints("web", "default"))
+            assert '"type":"endpoints","standing":"known"' in found
+            status, services, *answers = await as_nobody(
                 clients.socket,
                 GetStatus(),
+                GetServices(),
                 Attach("0.1", WEB.instance),
                 Attach("0.1", ""),
                 WatchDestination("web", "default"),
@@ -572,6 +594,7 @@ def test_another_user_reads_the_status_and_nothing_else(open_directory: Path) ->
                 ReportStats("a", ()),
             )
             assert '"type":"status"' in status
+            assert '"type":"services"' in services
             assert len(answers) == 8
             for answer in answers:
                 assert '"type":"refused"' in answer

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from discovery.chain import Chain, Named
@@ -21,6 +22,7 @@ from meshd.agent.looks import MAX_SHOWN, MOST_S, look
 from meshd.agent.services import build_services, source_statuses, stale_services
 from meshd.api.control import Endpoints, Health
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.frames import MAX_LINE_BYTES
 from tests.support.aio import run_in_made_up_time
 from tests.support.registries import Key, Scripted, serving
 
@@ -269,6 +271,20 @@ async def test_an_answer_has_so_many_endpoints_and_says_how_many_more_there_are(
         assert (len(said.found.endpoints), said.left_off) == (MAX_SHOWN, 100)
         assert told(said) == [("file", "known", MAX_SHOWN), ("scripted", "known", 0)]
         assert [each.left_off for each in said.sources] == [100, 2]
+
+
+@played
+async def test_long_labels_leave_off_more() -> None:
+    labels = {"said": "x" * 4000}
+    many = EndpointSet(
+        ServiceName("web", "default", 80),
+        tuple(Endpoint("192.0.2.1", port, labels=labels) for port in range(1, 2001)),
+    )
+    async with world(Scripted(), first=AtOnce(many)) as made:
+        said = await made.look()
+        assert said.found is not None
+        assert 1000 < len(said.found.endpoints) == 2000 - said.left_off < 2000
+        assert len(msgspec.json.encode(said)) < MAX_LINE_BYTES
 
 
 # --- what is known without asking
