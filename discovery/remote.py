@@ -7,23 +7,23 @@
     on disk       what was last good outlasts the process: an agent that starts while the registry is away goes by it
     kinds         documents of other kinds are passed over: who may write there decides nothing else of this host
 
-What the place is, is the affair of a `DocumentStore`. Services in it are looked up as those of files are.
+What the place is, is the affair of a `discovery.store.DocumentStore`. Its services are looked up as those of files are.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import Final, Literal, Protocol
+from typing import Final
 
 from discovery.declaring import DocumentSource
-from discovery.documents import Placed
 from discovery.keeping import ContentKeeper
 from discovery.ledger import Reading
 from discovery.names import Authority
 from discovery.registry import Away
 from discovery.source import NOT_YET, Answer, Known
+from discovery.store import DocumentStore
 from discovery.watchers import Watchers
 from meshd.api.backoff import Backoff
 from meshd.api.control import Health
@@ -31,8 +31,6 @@ from meshd.api.loading import ConfigurationError, Finding
 from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["Service", "Workload"]
 
 MAX_PARTS: Final = 4096
 MAX_BYTES: Final = 4 << 20
@@ -52,32 +50,13 @@ SAVE_S: Final = 2.0
 NOT_READ: Final = "it was not read yet"
 
 
-class DocumentStore(Protocol):
-    """What holds documents in parts: text by origin, which is how operators know the part."""
-
-    @property
-    def place(self) -> str:
-        """How operators know all of it."""
-
-    def follow(self) -> AsyncGenerator[Mapping[str, bytes] | None, None]:
-        """All parts, each time that they were read, whether or not they differ; None: there is no such place. Ends by
-        Away, and is begun again later."""
-
-    def read(self, origin: str, content: bytes) -> tuple[Placed, ...]:
-        """The documents of a part; ConfigurationError. Called in a thread, too."""
-
-    async def close(self) -> None:
-        """Give up what it holds."""
-
-
 class RemoteDocuments(DocumentSource):
-    """Documents of the given kinds in `store`; what was good is kept by `keeper`."""
+    """The documents in `store`; what was good is kept by `keeper`."""
 
     def __init__(
         self,
         store: DocumentStore,
         keeper: ContentKeeper,
-        kinds: Collection[Kind],
         trust_domain: str,
         *,
         clock: Callable[[], float] = time.time,
@@ -85,7 +64,7 @@ class RemoteDocuments(DocumentSource):
     ) -> None:
         super().__init__(f"config {store.place}", store.place, trust_domain, clock)
         self._health = Health(self._health.name, healthy=False, message=NOT_READ, since=clock())
-        self._store, self._keeper, self._kinds = store, keeper, frozenset(kinds)
+        self._store, self._keeper = store, keeper
         self._watchers = Watchers(self._find, remote=True)
         self._monotonic = monotonic
         self._contents: dict[str, bytes] = {}
@@ -202,7 +181,7 @@ class RemoteDocuments(DocumentSource):
         self._passed_over.pop(origin, None)
         if isinstance(reading, ConfigurationError):
             return reading
-        wanted = tuple(each for each in reading if type(each.document).__name__ in self._kinds)
+        wanted = tuple(each for each in reading if type(each.document).__name__ in self._store.kinds)
         if len(wanted) < len(reading):
             self._passed_over[origin] = len(reading) - len(wanted)
         return wanted

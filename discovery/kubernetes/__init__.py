@@ -8,4 +8,6 @@ feed        one list that is kept up to date by a watch
 pods        who the pods are: which of them are meshed, and as whom
 assemble    all of it as the endpoints of a service; pure
 registry    the back end
+customs     custom resources of one kind, kept up to date
+documents   the mesh's documents among them
 """

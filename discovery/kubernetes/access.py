@@ -25,6 +25,7 @@ import msgspec
 
 from discovery.kubernetes.objects import Status
 from discovery.registry import Away, Denied
+from meshd.api.documents import API_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ MAX_EVENT_BYTES: Final = 3 * 2**20
 CHUNK_BYTES: Final = 2**16
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+DOCUMENTS: Final = f"/apis/{API_VERSION}/"
+"""Where the mesh's own objects are."""
 
 Query = Mapping[str, str]
 
@@ -326,7 +330,8 @@ async def _refusal(response: aiohttp.ClientResponse) -> str:
     said = "".join(each if each.isprintable() else " " for each in status.message[:300]) or "it does not say why"
     advice = {
         401: ": it does not know these credentials",
-        403: ": this agent needs get, list and watch for services, endpointslices and pods",
+        403: ": see `Who may ask` in docs/kubernetes.md for the rights that this agent needs",
+        404: ": the custom resources of the mesh are not installed" if response.url.path.startswith(DOCUMENTS) else "",
     }.get(response.status, "")
     return f"{_origin(response)}: {said} (status {response.status}){advice}"
 

@@ -3,6 +3,7 @@
 A list is bounded in its answers and in its length; what is not as the API has it is Away.
 """
 
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from discovery.kubernetes.access import Access
-from discovery.kubernetes.objects import EndpointSlice, Labelled, Listed, Pod, Service, Versioned
+from discovery.kubernetes.objects import Custom, EndpointSlice, Labelled, Listed, Pod, Service, Versioned
 from discovery.registry import Away
 
 PAGE: Final = 500
@@ -24,7 +25,7 @@ MAX_LISTED: Final = 200_000
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 """The label by which a slice says whose it is."""
 
-Content = TypeVar("Content", Service, EndpointSlice, Pod)
+Content = TypeVar("Content", Service, EndpointSlice, Pod, Custom)
 
 
 class Query(NamedTuple):
@@ -79,14 +80,22 @@ PODS: Final = Resource("/api/v1", "pods", "PodList", msgspec.json.Decoder(Listed
 
 
 async def pages(
-    access: Access, resource: Resource[Content], query: Query, most: int = MAX_OBJECTS
+    access: Access,
+    resource: Resource[Content],
+    query: Query,
+    most: int = MAX_OBJECTS,
+    most_bytes: float = math.inf,
 ) -> AsyncIterator[Listed[Content]]:
-    """A list, page by page. Away when it is garbage or has more than `most` objects; Gone when it took too long."""
-    parameters, token, count = query.parameters | {"limit": str(PAGE)}, "", 0
+    """A list, page by page. Away when it is garbage or has more than `most` objects or bytes; Gone when it took too
+    long."""
+    parameters, token, count, size = query.parameters | {"limit": str(PAGE)}, "", 0, 0
     while True:
         path = resource.path(query.namespace)
         body = await access.get(path, parameters | ({"continue": token} if token else {}))
         assert body is not None
+        size += len(body)
+        if size > most_bytes:
+            raise Away(f"more than {most_bytes:.0f} bytes of objects at {path}")
         page = decoded(resource.page, body, path)
         if page.kind != resource.list_kind:
             raise Away(f"the answer to {path} is {page.kind[:60]!r}, and not {resource.list_kind!r}")

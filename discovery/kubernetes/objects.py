@@ -139,6 +139,13 @@ class Pod(Struct, frozen=True, rename="camel"):
     status: PodStatus = PodStatus()
 
 
+class Custom(Struct, frozen=True, rename="camel"):
+    """A custom resource; what its spec says is somebody else's to know."""
+
+    metadata: Labelled
+    spec: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 class ListMeta(Struct, frozen=True, rename="camel"):
     resource_version: Annotated[str, Meta(min_length=1, max_length=128)]
     continue_: str = msgspec.field(default="", name="continue")

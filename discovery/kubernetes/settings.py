@@ -7,7 +7,22 @@ from msgspec import Meta, Struct
 from discovery.backends import Place
 from discovery.kubernetes.names import CLUSTER_DOMAIN, ServiceKey
 from discovery.registry import Registry
-from meshd.api.names import is_trust_domain
+from discovery.store import DocumentStore, Kinds
+from meshd.api.names import check_label, is_trust_domain
+
+
+class KubernetesDocuments(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The mesh's documents as custom resources."""
+
+    kinds: Kinds = ("Service",)
+    namespace: Annotated[str, Meta(description="The only namespace they are taken from; when empty, all.")] = ""
+    labels: Annotated[
+        str, Meta(description="A label selector, as in `meshd.io/node=vm1`: only objects that it selects are taken.")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.namespace:
+            check_label(self.namespace, "namespace")
 
 
 class KubernetesDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -25,6 +40,13 @@ class KubernetesDiscovery(Struct, frozen=True, forbid_unknown_fields=True, renam
         str, Meta(description="What names of the cluster end with, besides `cluster.local`, as in `k8s.example`.")
     ] = CLUSTER_DOMAIN
 
+    config: Annotated[
+        KubernetesDocuments | None,
+        Meta(
+            description="The mesh's documents in that cluster, as custom resources; when absent, none are read there."
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         if self.kubeconfig and not self.kubeconfig.startswith("/"):
             raise ValueError(f"kubeconfig: {self.kubeconfig!r} is relative: it must begin with /")
@@ -37,3 +59,8 @@ class KubernetesDiscovery(Struct, frozen=True, forbid_unknown_fields=True, renam
         from discovery.kubernetes.registry import KubernetesRegistry  # noqa: PLC0415 - for agents that use it alone
 
         return KubernetesRegistry(self, place)
+
+    def documents(self, place: Place) -> DocumentStore | None:
+        from discovery.kubernetes.documents import KubernetesDocumentStore  # noqa: PLC0415 - the same
+
+        return None if self.config is None else KubernetesDocumentStore(self, self.config, place)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -13,8 +13,10 @@ from discovery.backends import Place
 from discovery.chain import Named
 from discovery.file import FileSource
 from discovery.following import Following
-from discovery.keeping import Keeper
+from discovery.keeping import ContentKeeper, Keeper
 from discovery.overlap import overlaps, shadows
+from discovery.remote import RemoteDocuments
+from discovery.store import DeclaringSettings
 from meshd.agent.agent import AdminService, Agent, WorkloadService
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
@@ -42,18 +44,23 @@ def sources(file: Path, settings: Settings) -> list[Named]:
     """Where services are learned from, in the order in which it is believed: the settings file first, for it is at
     hand. Nothing is read before it is started."""
     beside = FileSource(file, settings.trust_domain, beside_settings=True)
-    return [Named("file", beside), *(_source(each, settings) for each in settings.discovery)]
+    return [Named("file", beside), *(source for each in settings.discovery for source in _sources(each, settings))]
 
 
-def _source(configured: Discovery, settings: Settings) -> Named:
-    name = configured.called
+def _sources(configured: Discovery, settings: Settings) -> Iterator[Named]:
+    """Of one back end: its documents, where it holds some, and then its services."""
+    name, trust_domain = configured.called, settings.trust_domain
     if configured.file is not None:
-        return Named(name, FileSource(Path(configured.file.path), settings.trust_domain))
-    assert configured.remote is not None
-    place = Place(name, settings.trust_domain, settings.node_name, settings.zone)
-    scope = hashlib.sha256(msgspec.json.encode((configured, settings.trust_domain))).hexdigest()
-    keeper = Keeper(Path(settings.state_dir, "discovery", f"{name}.json"), scope)
-    return Named(name, Following(configured.remote.registry(place), keeper, keep_s=configured.keep_s))
+        yield Named(name, FileSource(Path(configured.file.path), trust_domain))
+        return
+    remote = configured.remote
+    assert remote is not None
+    place = Place(name, trust_domain, settings.node_name, settings.zone)
+    scope = hashlib.sha256(msgspec.json.encode((configured, trust_domain))).hexdigest()
+    kept = Path(settings.state_dir, "discovery")
+    if isinstance(remote, DeclaringSettings) and (store := remote.documents(place)) is not None:
+        yield Named(name, RemoteDocuments(store, ContentKeeper(kept / f"{name}.config.json", scope), trust_domain))
+    yield Named(name, Following(remote.registry(place), Keeper(kept / f"{name}.json", scope), keep_s=configured.keep_s))
 
 
 class Checked(NamedTuple):

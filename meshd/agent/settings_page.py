@@ -101,7 +101,8 @@ def _type_name(kind: inspect.Type) -> str:
         inspect.BoolType: "`true` or `false`",
     }
     if isinstance(kind, inspect.VarTupleType):
-        return f"list of {names[type(kind.item_type)]}s"
+        item = kind.item_type
+        return f"list of {_type_name(item)}{'' if isinstance(item, inspect.LiteralType) else 's'}"
     if isinstance(kind, inspect.DictType):
         return f"names to {names[type(kind.value_type)]}s"
     if isinstance(kind, inspect.UnionType):

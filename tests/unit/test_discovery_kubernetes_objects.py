@@ -67,9 +67,11 @@ def test_an_external_name_that_leads_into_the_cluster(name: str, found: ServiceK
         ({"context": "east"}, "there is no `kubeconfig`"),
         ({"clusterDomain": "cluster local"}, "is not DNS labels"),
         ({"kubeConfig": "/etc/kubeconfig"}, "unknown field"),
+        ({"config": {"namespace": "../x"}}, "is not a DNS label"),
+        ({"config": {"kinds": []}}, "length >= 1"),
     ],
 )
-def test_settings_that_cannot_be_meant(settings: dict[str, str], error: str) -> None:
+def test_settings_that_cannot_be_meant(settings: dict[str, Any], error: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=error):
         msgspec.convert(settings, KubernetesDiscovery)
 

@@ -3,7 +3,7 @@ back."""
 
 import asyncio
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from discovery.documents import Placed, documents_in
 from discovery.keeping import ContentKeeper
 from discovery.names import Authority
 from discovery.registry import Away
-from discovery.remote import MAX_BYTES, MAX_PARTS, Kind, RemoteDocuments
+from discovery.remote import MAX_BYTES, MAX_PARTS, RemoteDocuments
 from discovery.source import NOT_YET, Answer
+from discovery.store import Kind
 from meshd.api.endpoints import EndpointSet
 from tests.support.aio import run_in_made_up_time as run
 
@@ -39,7 +40,8 @@ class Store:
 
     place = "store:config/"
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: tuple[Kind, ...]) -> None:
+        self.kinds = kinds
         self.said: asyncio.Queue[Said] = asyncio.Queue()
         self.reads: list[str] = []
         self.closed = False
@@ -62,10 +64,10 @@ class Store:
 class Followed:
     """Documents of a store, and what a watch of `api` is told."""
 
-    def __init__(self, file: Path | None, kinds: Sequence[Kind], scope: str) -> None:
-        self.store = Store()
+    def __init__(self, file: Path | None, kinds: tuple[Kind, ...], scope: str) -> None:
+        self.store = Store(kinds)
         self.source = RemoteDocuments(
-            self.store, ContentKeeper(file, scope), kinds, "mesh.local", clock=lambda: NOW, monotonic=self.ticks
+            self.store, ContentKeeper(file, scope), "mesh.local", clock=lambda: NOW, monotonic=self.ticks
         )
         self.tick_s = 0.0
         self.tick = 0.0
@@ -101,7 +103,7 @@ class Followed:
 
 @asynccontextmanager
 async def followed(
-    file: Path | None = None, kinds: Sequence[Kind] = ("Service",), scope: str = "s"
+    file: Path | None = None, kinds: tuple[Kind, ...] = ("Service",), scope: str = "s"
 ) -> AsyncIterator[Followed]:
     found = Followed(file, kinds, scope)
     found.source.load()
