@@ -95,6 +95,13 @@ class Registered(Struct, frozen=True, rename="pascal"):
     weights: Weights | None = None
 
 
+class Pair(Struct, frozen=True, rename="pascal"):
+    """A key of the KV store, and what it holds."""
+
+    key: str
+    value: bytes | None = None
+
+
 MAX_SHOWN_BYTES: Final = 200
 
 

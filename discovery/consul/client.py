@@ -21,6 +21,7 @@ from discovery.consul.answers import (
     CatalogInstance,
     Instance,
     NodeServices,
+    Pair,
     QueryResult,
     Registered,
     decoded,
@@ -172,6 +173,24 @@ class Client:
         request = self._calls.catalog.service(service, dc=self._settings.datacenter or None)
         return await self.parsed((await self._fresh(request, request)).body, tuple[CatalogInstance, ...], request.what)
 
+    async def values(
+        self, prefix: str, datacenter: str = "", index: int = 0, wait_s: float = 0.0
+    ) -> tuple[tuple[Pair, ...] | None, int]:
+        """All keys below a prefix and their index, as of `instances`; None when there is none. Away when they may not
+        be read, which Consul says of a single key alone."""
+        read = self._calls.kv.get
+        request = at_once = read(prefix, recurse=True, dc=datacenter or None)
+        if index:
+            wait = f"{round(wait_s * 1000)}ms"
+            request = read(prefix, index=index, wait=wait, recurse=True, dc=datacenter or None)
+        answer = await self._fresh(request, at_once, wait_s * 17 / 16 if index else 0.0, absent=404)
+        if answer.at is None:
+            raise Away(f"{self.url}: {request.what}: an answer without X-Consul-Index is not Consul's")
+        if not answer.body:
+            await self._call(read(prefix, dc=datacenter or None), absent=404)
+            return None, answer.at
+        return await self.parsed(answer.body, tuple[Pair, ...], request.what), answer.at
+
     # --- what can be written, with the agent that is asked ---------------------------------------------------------
 
     async def registered(self) -> dict[str, Registered]:
@@ -247,14 +266,15 @@ class Client:
             raise Away(f"{what}: its certificate is not good: {error.certificate_error}: see consul.tls") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Away(f"{what}: {_reason(error)}") from error
-        if absent and status == absent:
-            return Answer(b"", None, 0.0)
-        if status != 200:
+        is_absent = bool(absent) and status == absent
+        if status != 200 and not is_absent:
             kind = NotAllowed if status in (401, 403) else Refused
             raise kind(f"{what}: {_refusal(status, body, self._token_file)}")
         if headers.get("X-Consul-KnownLeader", "true") != "true":
             raise Away(f"{what}: Consul has no leader, and may know old things only")
-        if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true" and len(body) <= len("null\n"):
+        if is_absent:
+            body = b""
+        elif headers.get("X-Consul-Results-Filtered-By-ACLs") == "true" and len(body) <= len("null\n"):
             raise Denied(f"{what}: the token may not see it: it needs service:read and node:read")
         index = _number(headers, "X-Consul-Index", what)
         return Answer(body, index, (_number(headers, "X-Consul-LastContact", what) or 0) / 1000)

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from discovery.backends import Place
 from discovery.consul.names import Key
 from discovery.registry import Registry
+from discovery.store import DocumentStore, Kinds
 from meshd.api.durations import parse_duration
 from meshd.api.names import DEFAULT_NAMESPACE, is_label
 
@@ -17,6 +18,9 @@ MAX_STALE: Final = "10s"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 """A service's name or a datacenter's, as far as it can stand in a path."""
+
+
+_PREFIX: Final = re.compile(r"(?:(?!\.{1,2}/)[A-Za-z0-9_.-]{1,64}/){1,16}")
 
 
 def is_consul_name(text: str) -> bool:
@@ -67,6 +71,19 @@ class ConsulService(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
         for field, name in (*named, *failover):
             if (name or field.startswith("failover")) and not is_consul_name(name):
                 raise ValueError(f"{field}: {name!r} is not a name in Consul: letters, digits, `.`, `_` and `-`")
+
+
+class ConsulDocuments(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The mesh's documents in Consul's KV store."""
+
+    prefix: Annotated[
+        str, Meta(description="The keys below it hold documents, each as a file in `conf.d` does; it ends with `/`.")
+    ] = "meshd/config/"
+    kinds: Kinds = ("Service",)
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise ValueError(f"prefix: {self.prefix!r} is not one or more words that end with `/`, as in meshd/config/")
 
 
 class ConsulDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -121,6 +138,11 @@ class ConsulDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="c
         Meta(description="Whether this host's workloads are registered with the Consul agent, which is then its own."),
     ] = False
 
+    config: Annotated[
+        ConsulDocuments | None,
+        Meta(description="The mesh's documents in the KV store; when absent, none are read there."),
+    ] = None
+
     def __post_init__(self) -> None:
         self._check_url()
         if self.datacenter and not is_consul_name(self.datacenter):
@@ -166,6 +188,11 @@ class ConsulDiscovery(Struct, frozen=True, forbid_unknown_fields=True, rename="c
         from discovery.consul.registry import ConsulRegistry, PublishingConsulRegistry  # noqa: PLC0415
 
         return PublishingConsulRegistry(self, place) if self.publish else ConsulRegistry(self, place)
+
+    def documents(self, place: Place) -> DocumentStore | None:
+        from discovery.consul.documents import ConsulDocumentStore  # noqa: PLC0415
+
+        return None if self.config is None else ConsulDocumentStore(self, self.config, place)
 
 
 def _is_this_host(host: str) -> bool:

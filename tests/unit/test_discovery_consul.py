@@ -75,6 +75,11 @@ def settings(**fields: Any) -> ConsulDiscovery:
         ({"services": {"web": {"service": "../b"}}}, "not a name in Consul"),
         ({"services": {"web": {"failover": ["dc1", ""]}}}, r"failover\[1\]"),
         ({"services": {"web": {"tag": "v2"}}}, "unknown field"),
+        ({"config": {"prefix": "meshd/config"}}, "not one or more words that end with `/`"),
+        ({"config": {"prefix": "/meshd/"}}, "not one or more words"),
+        ({"config": {"prefix": "../acl/"}}, "not one or more words"),
+        ({"config": {"kinds": []}}, "length >= 1"),
+        ({"config": {"kinds": ["Settings"]}}, "Invalid enum value"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:

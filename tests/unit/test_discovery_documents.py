@@ -58,6 +58,8 @@ def test_the_example(tmp_path: Path) -> None:
     [
         ("a: [", "line 1, column 5: expected the node content"),
         ("- 1", "a document is a mapping"),
+        ("a: &x {}\nb: *x", "line 2, column 4: aliases (*name) are not used in meshd's files"),
+        ("[" * 20_000, "not YAML: maximum recursion depth exceeded"),
         ("trustDomain: x.example", "no `kind`"),
         ("kind: Workload", "(Workload): missing the field `apiVersion`"),
         ("kind: Ingress", "(Ingress): kind: invalid value 'Ingress'"),
