@@ -17,6 +17,7 @@ DEFAULT_RTT_S: Final = 0.030
 MOST_COMPARED: Final = 32
 """Endpoints whose connections are compared for one pick. Of 32 drawn from any number, the least loaded is among the
 best tenth but once in thirty picks."""
+LEAST_ESTIMATE_S: Final = 1e-6
 DECAY_S: Final = 10.0
 """Time in which an old sample's weight falls to 1/e; Linkerd's."""
 
@@ -26,8 +27,8 @@ class PeakEwma:
 
     __slots__ = ("_at", "_estimate", "pending")
 
-    def __init__(self, now: float) -> None:
-        self._estimate = DEFAULT_RTT_S
+    def __init__(self, now: float, estimate: float = DEFAULT_RTT_S) -> None:
+        self._estimate = estimate
         self._at = now
         self.pending = 0
 

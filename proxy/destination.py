@@ -11,7 +11,7 @@ Destinations are per workload because connections are: each is opened with the c
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.policy import Policy
 from proxy import balance
 from proxy.accrual import Reason, State, Window
+from proxy.balance import LEAST_ESTIMATE_S, PeakEwma
 from proxy.budget import RetryBudget
 from proxy.endpoint import SLOW_START_S, LiveEndpoint
 from proxy.errors import Failure
@@ -85,6 +86,7 @@ class Destination:
         """Take the endpoints discovery knows now; None: there is no such service."""
         before, now = self._live, self._clock()
         joins = bool(before)
+        typical_s = 0.0
         self.known = found is not None
         self.protocol = "auto" if found is None else found.protocol
         self._port, self._opaque = (0, None) if found is None else (found.service.port, found.opaque)
@@ -96,6 +98,8 @@ class Destination:
                 live = self._make(endpoint)
                 if joins:
                     live.warm_at = now + SLOW_START_S
+                    typical_s = typical_s or _typical_s((*before.values(), *self._live.values()), now)
+                    live.ewma = PeakEwma(now, typical_s)
             live.endpoint = endpoint
             live.weight = endpoint.weight
             self._live[key] = live
@@ -276,6 +280,13 @@ class Destination:
             live.retire()
         self._live = {}
         self._ready = []
+
+
+def _typical_s(known: Iterable[LiveEndpoint], now: float) -> float:
+    """The latency to expect of one that joins: that of the others. Were it another, it would be asked by all or by
+    none until it was known better."""
+    estimates = [live.ewma.estimate(now) for live in known]
+    return max(sum(estimates) / len(estimates), LEAST_ESTIMATE_S)
 
 
 def _where(live: LiveEndpoint) -> str:

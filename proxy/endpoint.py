@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import random
 from typing import TYPE_CHECKING, Final
 
 from meshd.api.endpoints import Endpoint
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 SLOW_START_S: Final = 10.0
 """How long an endpoint that joins others is given less than its share: caches fill, and code warms up."""
 LEAST_SHARE: Final = 0.1
+PASSED_OVER_S: Final = 1e6
+"""What is added to the load of one that is warming up, but for its share of the times that it is drawn: it is chance
+that gives it less. Were its load made greater, it would get nothing as long as others were idle, however many asked."""
 
 
 class LiveEndpoint:
@@ -51,7 +55,9 @@ class LiveEndpoint:
         """See `proxy.balance.Loaded`."""
         load = self.ewma.load(now) / self.weight
         if now < self.warm_at:
-            load /= max(LEAST_SHARE, 1.0 - (self.warm_at - now) / SLOW_START_S)
+            share = max(LEAST_SHARE, 1.0 - (self.warm_at - now) / SLOW_START_S)
+            if random() >= share:  # noqa: S311 - to share load
+                return load + PASSED_OVER_S
         return load
 
     def connections(self) -> float:

@@ -1,5 +1,6 @@
 """A destination: endpoints come and go, are benched and tried again, and whoever waits for one is told."""
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -256,6 +257,39 @@ def test_weights_divide_the_load() -> None:
     assert heavy.load(100.0) == pytest.approx(light.load(100.0) * 3 / 4)
     heavy.open, light.open = 2, 0
     assert destination.pick_least() is heavy
+
+
+def test_one_that_joins_gets_a_tenth_at_first_and_its_share_in_the_end_however_fast_the_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(11)
+    monkeypatch.setattr("proxy.destination.random.random", chance.random)
+    monkeypatch.setattr("proxy.endpoint.random", chance.random)
+    time = Time()
+    destination = made(time, A)
+    (old,) = destination.endpoints
+    for _ in range(100):
+        time.advance(1.0)
+        old.ewma.observe(0.0004, time.now)
+    destination.update(found(A, B))
+
+    def share() -> float:
+        """How much of a thousand requests, one at a time and all alike, the one that joined has."""
+        joined = 0
+        for _ in range(1000):
+            live = destination.pick(time.now)
+            assert live is not None
+            live.ewma.observe(0.0004, time.now)
+            joined += live.endpoint == B
+        return joined / 1000
+
+    shares = []
+    for seconds in (0.0, 5.0, 5.0):
+        time.advance(seconds)
+        shares.append(share())
+    assert 0.02 < shares[0] < 0.15
+    assert shares[0] < shares[1] < 0.6
+    assert destination.endpoints[1].load(time.now) < 1.0, "it is as any other now"
 
 
 def test_it_is_idle_when_nothing_is_open_pending_or_waiting() -> None:
