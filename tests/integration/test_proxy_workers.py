@@ -315,7 +315,7 @@ def test_wrk_sees_no_error_in_a_handover(tmp_path: Path, manager: Manager) -> No
         files.started(files.api, files.api_admin),
         managed(files, files.web, files.web_admin, manager, *WORKERS) as first,
         subprocess.Popen(
-            [peers.path("wrk"), "-t1", "-c16", "-d6", f"http://127.0.0.1:{files.upstream}/"],
+            [peers.path("wrk"), "-t1", "-c16", "-d120", f"http://127.0.0.1:{files.upstream}/"],
             stdout=subprocess.PIPE,
             text=True,
         ) as wrk,
@@ -325,6 +325,7 @@ def test_wrk_sees_no_error_in_a_handover(tmp_path: Path, manager: Manager) -> No
         main_pid(manager)
         assert first.wait(20) == 0
         assert wrk.poll() is None, "it was under load to the end"
+        wrk.send_signal(signal.SIGINT)  # it says what it saw until now
         said = wrk.communicate(timeout=20)[0]
         assert "requests in" in said
         assert "Socket errors" not in said, said
