@@ -37,7 +37,8 @@ class ConsulDocumentStore:
         while True:
             begun = loop.time()
             pairs, at = await self._client.values(self._prefix, self._datacenter, cursor.index, index.MOST_WAIT_S)
-            space_s = cursor.heard(at, loop.time() - begun, index.MOST_WAIT_S)
+            held_s = loop.time() - begun
+            space_s = cursor.heard(at, held_s, index.MOST_WAIT_S, changed=at != cursor.index)
             if pairs is None:
                 yield None
             else:

@@ -21,7 +21,8 @@ SPACE_S: Final = 0.2
 """Between two answers for one service: what changes faster is seen so often."""
 
 FRUITLESS_SPACE_S: Final = 2.0
-"""Where the last answer came at once, and with nothing new."""
+"""Where the last answer came before its time, and said nothing new. Consul gives one to who waits for a service that
+does not exist whenever any other changes."""
 
 
 class Cursor:
@@ -32,12 +33,14 @@ class Cursor:
     def __init__(self) -> None:
         self.index = 0
 
-    def heard(self, index: int, waited_s: float, wait_s: float) -> float:
-        """An answer with that index came after waited_s of wait_s; the seconds that are to pass before the next."""
+    def heard(self, index: int, waited_s: float, wait_s: float, *, changed: bool) -> float:
+        """An answer with that index came after waited_s of wait_s, and said something else than the one before it, or
+        not; the seconds that are to pass before the next."""
         before, self.index = self.index, max(index, 1)
-        fruitless = before == self.index and waited_s < wait_s / 2
-        if self.index < before or fruitless:
+        early = waited_s < wait_s / 2
+        if self.index < before or (self.index == before and early):
             self.index = 0
+        fruitless = early and not changed
         return max((FRUITLESS_SPACE_S if fruitless else SPACE_S) - waited_s, 0.0)
 
 

@@ -221,9 +221,10 @@ class _Reader:
         waits_s = wait_s if self._cursor.index else 0.0
         asked_at = clock()
         body, heard = await self._client.instances(wanted.service, wanted.datacenters[0], self._cursor.index, wait_s)
-        self.space_s = _jittered(self._cursor.heard(heard, clock() - asked_at, waits_s))
         digest = hashlib.blake2b(body, digest_size=16).digest()
-        if digest != self._digest or not self._digest:
+        changed = digest != self._digest
+        self.space_s = _jittered(self._cursor.heard(heard, clock() - asked_at, waits_s, changed=changed))
+        if changed:
             instances = await self._client.parse_instances(body, wanted.service)
             if not instances:
                 await self._be_sure()

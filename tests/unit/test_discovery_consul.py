@@ -105,39 +105,39 @@ def test_a_mapped_name_without_a_namespace_is_in_the_default_one() -> None:
 
 def test_an_index_is_passed_on_and_one_that_goes_backwards_begins_anew() -> None:
     cursor = Cursor()
-    cursor.heard(40, 0.1, 0.0)
+    cursor.heard(40, 0.1, 0.0, changed=True)
     assert cursor.index == 40
-    cursor.heard(41, 30.0, 60.0)
+    cursor.heard(41, 30.0, 60.0, changed=True)
     assert cursor.index == 41
-    cursor.heard(7, 0.1, 60.0)
+    cursor.heard(7, 0.1, 60.0, changed=True)
     assert cursor.index == 0
-    cursor.heard(7, 0.1, 0.0)
+    cursor.heard(7, 0.1, 0.0, changed=False)
     assert cursor.index == 7
 
 
 def test_an_index_of_zero_counts_as_one() -> None:
     cursor = Cursor()
-    cursor.heard(0, 0.1, 0.0)
+    cursor.heard(0, 0.1, 0.0, changed=True)
     assert cursor.index == 1
 
 
 def test_an_answer_before_its_time_with_no_other_index_begins_anew() -> None:
     """As after a snapshot was restored, when the index will not be passed for long."""
     cursor = Cursor()
-    cursor.heard(40, 0.1, 0.0)
-    cursor.heard(40, 59.0, 60.0)
+    cursor.heard(40, 0.1, 0.0, changed=True)
+    cursor.heard(40, 59.0, 60.0, changed=False)
     assert cursor.index == 40
-    cursor.heard(40, 3.0, 60.0)
+    cursor.heard(40, 3.0, 60.0, changed=False)
     assert cursor.index == 0
 
 
 def test_answers_have_space_between_them() -> None:
     cursor = Cursor()
-    assert cursor.heard(40, 0.05, 0.0) == pytest.approx(SPACE_S - 0.05)
-    assert cursor.heard(41, 60.0, 60.0) == 0.0  # it was held long enough
-    assert cursor.heard(42, 0.05, 60.0) == pytest.approx(SPACE_S - 0.05)
-    assert cursor.heard(42, 0.05, 60.0) == pytest.approx(FRUITLESS_SPACE_S - 0.05)  # not held, and nothing new
-    assert cursor.heard(42, 0.05, 0.0) == pytest.approx(SPACE_S - 0.05)
+    assert cursor.heard(40, 0.05, 0.0, changed=True) == pytest.approx(SPACE_S - 0.05)
+    assert cursor.heard(41, 60.0, 60.0, changed=True) == 0.0  # it was held long enough
+    assert cursor.heard(42, 0.05, 60.0, changed=True) == pytest.approx(SPACE_S - 0.05)
+    assert cursor.heard(43, 0.05, 60.0, changed=False) == pytest.approx(FRUITLESS_SPACE_S - 0.05)
+    assert cursor.heard(43, 60.0, 60.0, changed=False) == 0.0
 
 
 def test_the_more_services_share_the_connections_the_shorter_are_their_turns() -> None:
