@@ -142,10 +142,36 @@ def test_prepared_queries_are_run_again_and_again(here: Consul) -> None:
             here.call("POST", "query", {"Name": "nearest", "Service": {"Service": "asked"}})
             said = await read.until(("192.0.2.1", 8080), ("192.0.2.2", 8080))
             assert str(said.service) == "nearest.default:8080"
+            here.call("POST", "query", {"Name": "newest", "Service": {"Service": "asked", "Tags": ["v2"]}})
+            async with reading(opened, Key("query", "newest")) as newest:
+                await newest.until(("192.0.2.2", 8080))
             here.check(well, "critical")
             await read.until(("192.0.2.2", 8080))
 
     run(main())
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (11, 6)])
+def test_identities_of_another_mesh_are_left_out_and_said_once(
+    here: Consul, caplog: pytest.LogCaptureFixture, count: int, lines: int
+) -> None:
+    name = f"foreign-{count}"
+    for number in range(count):
+        here.register(
+            name, 9000 + number, "192.0.2.1", Meta={"meshd-identity": "spiffe://other.example/ns/default/sa/web"}
+        )
+
+    async def main() -> None:
+        async with registry(here) as opened, reading(opened, mesh(name)) as read:
+            await read.until()
+            here.register(name, 8080, "192.0.2.2", Meta={"meshd-identity": WEB})
+            await read.until(("192.0.2.2", 8080))
+
+    run(main())
+    said = [each.getMessage() for each in caplog.records if each.name == "discovery.consul.registry"]
+    assert len(said) == lines
+    assert "is not in the trust domain mesh.example: it is left out" in said[0]
+    assert said[-1].endswith("left out" if count == 1 else "and 6 more of these")
 
 
 def test_an_address_leads_to_its_service_by_its_node_or_by_looking_through_all(here: Consul) -> None:
