@@ -328,10 +328,12 @@ async def _refusal(response: aiohttp.ClientResponse) -> str:
     except msgspec.DecodeError:
         status = Status()
     said = "".join(each if each.isprintable() else " " for each in status.message[:300]) or "it does not say why"
+    of_documents = response.url.path.startswith(DOCUMENTS)
+    needs = "list and watch for it" if of_documents else "get, list and watch for services, endpointslices and pods"
     advice = {
         401: ": it does not know these credentials",
-        403: ": see `Who may ask` in docs/kubernetes.md for the rights that this agent needs",
-        404: ": the custom resources of the mesh are not installed" if response.url.path.startswith(DOCUMENTS) else "",
+        403: f": this agent needs {needs}",
+        404: ": the custom resources of the mesh are not installed" if of_documents else "",
     }.get(response.status, "")
     return f"{_origin(response)}: {said} (status {response.status}){advice}"
 

@@ -17,7 +17,7 @@ from meshd.agent.documents import Documents
 from meshd.agent.host import sources
 from meshd.agent.settings import Settings
 from tests.support import aio
-from tests.support.kubernetes import Cluster
+from tests.support.kubernetes import ADMIN, Cluster, Rule, User
 from tests.support.waiting import eventually
 
 client: Any = library.client
@@ -66,11 +66,13 @@ class Stage:
         await self._custom.delete_namespaced_custom_object(*API, "default", f"{kind.lower()}s", name)
 
     @asynccontextmanager
-    async def documents(self, **config: Any) -> AsyncIterator[Documents]:
+    async def documents(self, token: str = ADMIN, **config: Any) -> AsyncIterator[Documents]:
         settings = {
             "trustDomain": "mesh.example",
             "stateDir": str(self.directory),
-            "discovery": [{"kubernetes": {"kubeconfig": str(self.cluster.kubeconfig()), "config": config}}],
+            "discovery": [
+                {"kubernetes": {"kubeconfig": str(self.cluster.kubeconfig(token, "agent")), "config": config}}
+            ],
         }
         found = Documents(sources(self.file, msgspec.convert(settings, Settings)))
         found.start(found.settle)
@@ -276,6 +278,19 @@ def test_what_was_last_good_stays_while_the_cluster_is_away_and_over_a_restart(t
                 assert not remote(documents).known().stale
 
     aio.run(main(), 120.0)
+
+
+def test_what_may_not_be_read_is_said_with_what_to_do(tmp_path: Path) -> None:
+    async def scene(stage: Stage) -> None:
+        stage.cluster.users["a token"] = User("agent", rules=(Rule(("list", "watch"), ("services",), ("meshd.io",)),))
+        await stage.create(service("api"))
+        async with stage.documents("a token") as documents:
+            await eventually(lambda: names(documents) == ["default/api"], "the document")
+        async with stage.documents("a token", kinds=["Workload"]) as documents:
+            await finds(documents, 'User "agent" cannot list resource "workloads" in API group "meshd.io"')
+            await finds(documents, "(status 403): this agent needs list and watch for it")
+
+    play(tmp_path, scene)
 
 
 def test_what_happens_while_a_watch_is_broken_off_is_seen(tmp_path: Path) -> None:
