@@ -1,6 +1,8 @@
 """The mesh's documents in the KV store of a real Consul: what an agent makes of keys that come, change, turn bad and
 go, and of a Consul that does."""
 
+import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection
@@ -18,9 +20,11 @@ from meshd.agent.documents import Documents
 from meshd.agent.host import sources
 from meshd.agent.settings import Settings
 from meshd.api.endpoints import EndpointSet
+from tests.integration.test_agent_process import Host
 from tests.support import aio, consul
 from tests.support.consul import Consul
-from tests.support.waiting import eventually
+from tests.support.meshed import MESHD, status
+from tests.support.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.peer("consul")
 
@@ -269,3 +273,33 @@ def test_more_keys_than_are_configuration_are_not_read(store: Store, tmp_path: P
             await eventually(lambda: found.findings == [], "it is read again", LONG_S)
 
     aio.run(main(), 110.0)
+
+
+def test_an_agent_goes_by_them_and_says_where_they_came_from(store: Store, tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    config = {"kinds": ["Service", "Workload"]}
+    found = json.dumps({"name": "east", "consul": {"url": store.agent.url, "config": config}})
+    host.settings.write_text(host.settings.read_text().replace("discovery: [{", f"discovery: [{found}, {{"))
+    (host.documents / "api.yaml").write_text(service(port=1))
+    (host.documents / "db.yaml").write_text(service("db"))
+    store.put("meshd/config/mesh", WORKLOAD + "---\n" + service(port=2))
+
+    def shown() -> dict[str, tuple[str, str, str]]:
+        argv = [*MESHD, "diagnostics", "config", "--socket", str(host.socket), "-o", "json"]
+        said = json.loads(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout)
+        return {each["origin"]: (each["name"], each["source"], each["shadowed_by"]) for each in said["documents"]}
+
+    with host.agent():
+        wait_until(lambda: len(shown()) == 4, "all of them", LONG_S)
+        assert shown() == {
+            f"{host.documents}/api.yaml:1": ("api", "file", "east:meshd/config/mesh:6"),
+            f"{host.documents}/db.yaml:1": ("db", "file", ""),
+            "east:meshd/config/mesh:1": ("web", "east", ""),
+            "east:meshd/config/mesh:6": ("api", "east", ""),
+        }
+        said = status(host.socket)
+        assert [each["name"] for each in said["workloads"]] == ["web"]
+        assert "config east:meshd/config/" in [each["name"] for each in said["discovery"] if each["healthy"]]
+        assert [each.partition(": ")[0] for each in said["configuration"] if "goes first" in each] == [
+            f"{host.documents}/api.yaml:1"
+        ]
