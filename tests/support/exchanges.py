@@ -29,7 +29,7 @@ class Rig:
         self,
         *endpoints: Endpoint,
         extra: bytes = b"",
-        patience_s: float = 0.05,
+        patience_s: float = 30.0,
         known: bool = True,
         policy: Policy = DEFAULT,
     ) -> None:
