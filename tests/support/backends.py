@@ -17,6 +17,7 @@ from tests.support.kubernetes import bodies
 from tests.support.kubernetes.relay import Relay
 from tests.support.kubernetes.worlds import world
 from tests.support.nameservers import NameServer
+from tests.support.ports import own_address
 
 
 class Backend(Protocol):
@@ -127,7 +128,7 @@ class ConsulBackend:
 class KubernetesBackend:
     """A double of an API server, or a real one (`make test-k8s`), by a way that can be cut. It lives on a thread."""
 
-    address = "192.0.2.1"  # loopback addresses are refused
+    address = own_address() or "192.0.2.1"  # loopback addresses are refused
 
     def __init__(self, directory: Path) -> None:
         self._loop = asyncio.new_event_loop()
