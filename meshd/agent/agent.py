@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 from discovery.chain import Chain, Named
 from discovery.following import Following
 from discovery.publish import Publisher
+from meshd.agent.calling import capture_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
@@ -25,7 +26,7 @@ from meshd.agent.peer import Access
 from meshd.agent.publishing import Publishing
 from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
-from meshd.agent.settings import ProxySettings
+from meshd.agent.settings import CaptureSettings, ProxySettings
 from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -92,11 +93,12 @@ class Agent:
         workload_api: Callable[[Core], WorkloadService] | None = None,
         admin: "Callable[[Agent], AdminService] | None" = None,
         advertise: str = "",
+        capture: CaptureSettings = CaptureSettings(),  # noqa: B008 - frozen
     ) -> None:
         self.registry = Registry()
         self.documents = Documents(sources)
         self.registries = tuple(each.source for each in sources if isinstance(each.source, Following))
-        self._proxy = proxy
+        self._proxy, self._capture = proxy, capture
         self._notices: tuple[str, ...] = ()
         self._settling: asyncio.TimerHandle | None = None
         self._stopping = self._settled = False
@@ -234,6 +236,7 @@ class Agent:
             inbound=proxy.inbound,
             admin=proxy.admin,
             workers=proxy.workers,
+            capture=capture_of(self._capture, proxy),
         )
 
     def _troubles(self) -> tuple[str, ...]:

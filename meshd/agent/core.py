@@ -5,6 +5,7 @@
     documents     what is declared, and where
     signer        certificates
     accounts      what each proxy counted
+    calling       which processes of this host call
 
 Times: `clock` is the wall's, for what people read; `monotonic` is for windows and ages.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from discovery.chain import Chain
+from meshd.agent.calling import Calling
 from meshd.agent.certificates import Signer
 from meshd.agent.documents import Documents
 from meshd.agent.peer import Access
@@ -54,6 +56,7 @@ class Core:
     started_at: float = 0.0
     accounts: dict[str, Account] = field(default_factory=dict)
     holds: list[Callable[[], float]] = field(default_factory=list)
+    calling: Calling = field(default_factory=Calling)
     _followers: dict[object, Changed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class Core:
             zone=self.zone,
             ca_healthy=self.signer.health().healthy,
             workers=instance.workers,
+            capture=instance.capture,
             detection=self.detection,
             max_connections=self.max_connections,
             denied=self.signer.trust.denied_peers,

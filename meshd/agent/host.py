@@ -36,7 +36,7 @@ from meshd.ca.source import CertificateSource
 
 log = logging.getLogger(__name__)
 
-FIXED = ("trust_domain", "node", "advertise", "state_dir", "socket", "discovery", "workload_api", "admin")
+FIXED = ("trust_domain", "node", "advertise", "state_dir", "socket", "discovery", "workload_api", "admin", "capture")
 """What an agent is for as long as it runs."""
 
 
@@ -108,6 +108,7 @@ async def run_host(file: Path) -> None:
             signer=Signer(ca.source(dealings), ca.bundle, ", ".join(ca.urls), memory=trust),
             sources=sources(file, settings),
             proxy=settings.proxy,
+            capture=settings.capture,
             workload_api=_workload_api(settings),
             admin=_admin(settings, dealings),
             advertise=settings.advertise,

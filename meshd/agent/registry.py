@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from meshd.api.control import CertificateState, ProxyWorkload, RegisterWorkload, ReportState, Workers
+from meshd.api.control import Capture, CertificateState, ProxyWorkload, RegisterWorkload, ReportState, Workers
 from meshd.api.names import Address, WorkloadName
 
 HOST = ""
@@ -55,6 +55,7 @@ class Instance:
     admin: str
     waiting_for: tuple[str, ...] = ()
     workers: Workers | None = None
+    capture: Capture | None = None
     owner: object = None
     withdrawn: bool = False
 

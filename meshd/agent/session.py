@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from discovery.names import Authority
+from meshd.agent.calling import MAX_IDENTIFYING
 from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
 from meshd.agent.configuration import build_configuration
@@ -31,6 +32,7 @@ from meshd.api.control import (
     GetEndpoints,
     GetServices,
     GetStatus,
+    IdentifyCaller,
     Refused,
     Registered,
     RegisterWorkload,
@@ -78,7 +80,7 @@ class ControlSession:
         self._attached: str | None = None
         self._registered: WorkloadName | None = None
         self._counted = ""
-        self._signing = self._looking = 0
+        self._signing = self._looking = self._identifying = 0
         self._certified: set[WorkloadName] = set()
 
     def handle(self, call: Call) -> None:
@@ -121,11 +123,19 @@ class ControlSession:
                 self._cancel(call_id)
             case SignCertificate():
                 self._sign(call_id, body)
+            case IdentifyCaller():
+                self._identify(call_id, body)
             case ReportState():
                 check_report(body)
                 self._core.registry.report(self._attachment(), self, body)
             case ReportStats():
                 self._account(body)
+            case GetConfiguration() | GetEndpoints() | GetServices() | GetStatus():
+                self._tell(call_id, body)
+
+    def _tell(self, call_id: int, body: GetConfiguration | GetEndpoints | GetServices | GetStatus) -> None:
+        """What anybody may read."""
+        match body:
             case GetConfiguration():
                 self._configuration(call_id, body.whole)
             case GetEndpoints():
@@ -236,6 +246,24 @@ class ControlSession:
             self._outbox.answer(call_id, certificate)
         finally:
             self._signing -= 1
+
+    # --- callers ------------------------------------------------------------------------------------------------
+
+    def _identify(self, call_id: int, asked: IdentifyCaller) -> None:
+        if self._attachment() != HOST:
+            raise Unacceptable("only the host's proxy is told who calls")
+        if self._identifying >= MAX_IDENTIFYING:
+            raise Unacceptable("too many callers are being identified already", retry=True)
+        self._identifying += 1
+        self._tasks.start(self._identified(call_id, asked), f"identify cgroup {asked.cgroup}")
+
+    async def _identified(self, call_id: int, asked: IdentifyCaller) -> None:
+        try:
+            self._outbox.answer(
+                call_id, await self._core.calling.identify(asked.cgroup, asked.uid, self._core.selectors)
+            )
+        finally:
+            self._identifying -= 1
 
     # --- destinations -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ Every field has a type, a default, a unit where it is a quantity, and a sentence
 import math
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -244,6 +244,26 @@ class WorkloadApiSettings(Struct, frozen=True, forbid_unknown_fields=True, renam
             )
 
 
+class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Connections of this host that are redirected to its proxy."""
+
+    enabled: Annotated[bool, Meta(description="Whether the proxy takes them.")] = False
+    unknown: Annotated[
+        Literal["refuse", "pass"],
+        Meta(
+            description="What becomes of a redirected connection whose process is no workload of this host: `refuse`, "
+            "or `pass`: it goes on to the address that it was for, in plain text, with no identity."
+        ),
+    ] = "refuse"
+    unmeshed: Annotated[
+        Literal["allow", "deny"],
+        Meta(
+            description="What becomes of connections to a workload's port that come from outside the mesh, with no "
+            "identity: `allow` has them go on to the application, unless it would not have heard them without meshd."
+        ),
+    ] = "allow"
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The whole file."""
 
@@ -278,6 +298,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         tuple[Discovery, ...], Meta(description="Where services are learned from, in the order they are believed.")
     ] = (Discovery(file=FileDiscovery()),)
     proxy: Annotated[ProxySettings, Meta(description="The host's proxy.")] = ProxySettings()
+    capture: Annotated[CaptureSettings, Meta(description="Connections that are redirected to the proxy.")] = (
+        CaptureSettings()
+    )
     control: Annotated[ControlSettings, Meta(description="Who may use the control API.")] = ControlSettings()
     workload_api: Annotated[
         WorkloadApiSettings, Meta(description="The SPIFFE Workload API, for processes that have no proxy.")

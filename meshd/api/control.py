@@ -53,6 +53,14 @@ class SignCertificate(Struct, frozen=True, tag="sign-certificate"):
     csr_pem: str
 
 
+class IdentifyCaller(Struct, frozen=True, tag="identify-caller"):
+    """Which workload the processes of user uid in a control group (version 2, by its id) are: answered with `Caller`.
+    The host's proxy asks, of connections that were redirected to it."""
+
+    cgroup: int
+    uid: int
+
+
 class RegisterWorkload(Struct, frozen=True, tag="register-workload"):
     """`meshd run` declares its process: answered with `Registered`. It becomes an endpoint of the service
     NAME.NAMESPACE on every port once `waiting_for` is empty and its proxy has reported itself ready.
@@ -170,7 +178,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 
 Request = (
-    Attach | WatchDestination | SignCertificate | RegisterWorkload | WithdrawWorkload | GetStatus
+    Attach | WatchDestination | SignCertificate | IdentifyCaller | RegisterWorkload | WithdrawWorkload | GetStatus
     | GetConfiguration | GetEndpoints | GetServices | ReportState | ReportStats | Cancel
 )  # fmt: skip
 
@@ -210,6 +218,17 @@ MAX_MAX_CONNECTIONS = 10_000_000
 """What is asked for beyond this is a slip of the pen."""
 
 
+class Capture(Struct, frozen=True):
+    """Connections are redirected to the proxy's listeners. What a process does that is no workload is refused, or
+    passed on in plain text to where it was going; what comes for a workload's port from outside the mesh is allowed, or
+    denied. The addresses (HOST:PORT) are where IPv6 is redirected to; empty where it is not."""
+
+    unknown: Literal["refuse", "pass"] = "refuse"
+    unmeshed: Literal["allow", "deny"] = "allow"
+    outbound6: str = ""
+    inbound6: str = ""
+
+
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     """All that a proxy is to be. Addresses are HOST:PORT; an empty one means no such listener. `zone` is where it runs:
     endpoints of the same zone are preferred. `ca_healthy` is whether the CA answers the agent, for the metrics.
@@ -217,7 +236,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     connections than `max_connections`, of all kinds; 0: as many as its descriptors allow. `denied`: peers that are not
     to be believed whatever their certificates say, by serial number (lower-case hexadecimal) or by SPIFFE ID.
     Certificates that are good from before `renew_issued_before` on are to be renewed at some time within
-    `renew_within_s`: the CA is about to change its root."""
+    `renew_within_s`: the CA is about to change its root. `capture`: None where nothing is redirected."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -233,6 +252,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     denied: tuple[str, ...] = ()
     renew_issued_before: float = 0.0
     renew_within_s: float = 0.0
+    capture: Capture | None = None
 
 
 class Destination(Struct, frozen=True, tag="destination"):
@@ -256,6 +276,13 @@ class Certificate(Struct, frozen=True, tag="certificate"):
     chain_pem: str
     not_before: float
     not_after: float
+
+
+class Caller(Struct, frozen=True, tag="caller"):
+    """The workload (NAMESPACE/NAME); empty where it is none, and why."""
+
+    workload: str
+    reason: str = ""
 
 
 class Registered(Struct, frozen=True, tag="registered"):
@@ -456,7 +483,7 @@ class Services(Struct, frozen=True, tag="services"):
 
 
 Response = (
-    Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Registered | Status
+    Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Caller | Registered | Status
     | Configuration | Endpoints | Services
 )  # fmt: skip
 
@@ -472,11 +499,11 @@ class Answer(Struct, frozen=True):
 
 
 __all__ = [
-    "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Cancel", "Certificate", "CertificateState",
-    "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument", "Destination",
-    "DestinationChange", "Done", "EdgeStatus", "Endpoints", "GetConfiguration", "GetEndpoints", "GetServices",
-    "GetStatus", "Golden", "Health", "Protocol", "ProxyConfiguration", "ProxyWorkload", "Refused", "RegisterWorkload",
-    "Registered", "ReportState", "ReportStats", "Request", "Response", "ServiceStatus", "Services", "SignCertificate",
-    "SourceSays", "SourceStatus", "Standing", "Status", "Traffic", "WatchDestination", "WithdrawWorkload", "Workers",
-    "WorkloadStatus",
+    "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Caller", "Cancel", "Capture", "Certificate",
+    "CertificateState", "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument",
+    "Destination", "DestinationChange", "Done", "EdgeStatus", "Endpoints", "GetConfiguration", "GetEndpoints",
+    "GetServices", "GetStatus", "Golden", "Health", "IdentifyCaller", "Protocol", "ProxyConfiguration", "ProxyWorkload",
+    "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response", "ServiceStatus",
+    "Services", "SignCertificate", "SourceSays", "SourceStatus", "Standing", "Status", "Traffic", "WatchDestination",
+    "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from meshd.agent.agent import Agent, WorkloadService
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.peer import Access
-from meshd.agent.settings import ProxySettings
+from meshd.agent.settings import CaptureSettings, ProxySettings
 from meshd.ca.local import LocalCa
 
 
@@ -20,6 +20,7 @@ async def local_agent(
     proxy: ProxySettings | None = None,
     access: Access | None = None,
     workload_api: Callable[[Core], WorkloadService] | None = None,
+    capture: CaptureSettings = CaptureSettings(),  # noqa: B008 - frozen
 ) -> AsyncIterator[Agent]:
     """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's. Only root and
     the test's own user may use it, unless `access` says otherwise."""
@@ -37,6 +38,7 @@ async def local_agent(
         sources=[Named("file", FileSource(documents, "mesh.local"))],
         proxy=proxy,
         workload_api=workload_api,
+        capture=capture,
     )
     await agent.start()
     try:

@@ -30,8 +30,9 @@ class NotAttested(Exception):
 
 
 class Facts(NamedTuple):
-    """What the kernel says of a process. `user` is what this host calls the uid, empty when it has no name for it;
-    `cgroup` and `executable` are absolute paths, empty where they cannot be believed."""
+    """What the kernel says of a process. `pid` is 0 where it is known by a socket of its alone; `user` is what this
+    host calls the uid, empty when it has no name for it; `cgroup` and `executable` are absolute paths, empty where they
+    cannot be believed."""
 
     pid: int
     uid: int
@@ -46,6 +47,8 @@ class Facts(NamedTuple):
     def __str__(self) -> str:
         user = f"user {self.user}" if self.user else f"uid {self.uid}"
         where = f"unit {_shown(self.unit)}" if self.unit else f"cgroup {_shown(self.cgroup)}"
+        if not self.pid:
+            return f"a process whose connection was captured ({user}, {where})"
         return f"pid {self.pid} ({user}, {where}, executable {_shown(self.executable)})"
 
 
