@@ -7,9 +7,10 @@ import signal
 import socket
 from typing import Final
 
-from meshd.api.notify import keep_watchdog, notify, reloading
+from meshd.api.notify import keep_watchdog, leave_manager, notify, reloading
 from meshd.api.tasks import Tasks
 from proxy.handover import INSTANCE, Inheritance, Succession, again, received
+from proxy.kept import let_go
 from proxy.orders import Condition, Orders
 from proxy.sockets import Sockets
 
@@ -29,8 +30,9 @@ class Alone:
         self.pid = os.getpid()
         self._instance = instance
         self._inheritance = received()
-        for several in self._inheritance.own.values():
+        for address, several in self._inheritance.own.items():
             for listener in several[1:]:  # those of workers that there are not any more
+                let_go(address, listener)
                 listener.close()
         own = {address: several[0] for address, several in self._inheritance.own.items()}
         self.sockets = Sockets(self._inheritance.kept, own)
@@ -95,6 +97,7 @@ class Alone:
         self._succession.preclude()
         if not self._succession.succeeded:
             notify("STOPPING=1")
+            leave_manager()  # what it keeps is for the process that it starts next
         for address in self.sockets.own:
             self.sockets.release(address)
 

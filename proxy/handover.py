@@ -24,6 +24,7 @@ import msgspec
 from meshd.api.notify import leave_manager, notify, reloading
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
+from proxy.kept import address_of
 from proxy.sockets import adopted, inherited
 
 log = logging.getLogger(__name__)
@@ -78,12 +79,25 @@ def received() -> Inheritance:
     """What this process was started with; the environment forgets it, so that children do not take it for theirs."""
     text = os.environ.pop(VARIABLE, "")
     if not text:
-        return Inheritance(inherited(), {}, -1)
+        return _started_with(inherited())
     told = msgspec.json.decode(text, type=_Written)
     if told.ready >= 0:
         os.set_inheritable(told.ready, False)
     own = {address: [adopted(fd) for fd in fds] for address, fds in told.own.items()}
     return Inheritance([adopted(fd) for fd in told.kept], own, told.ready)
+
+
+def _started_with(listeners: Iterable[tuple[str, socket.socket]]) -> Inheritance:
+    """What the service manager kept for a process before this one is this one's own."""
+    kept: list[socket.socket] = []
+    own: dict[str, list[socket.socket]] = {}
+    for name, listener in listeners:
+        address = address_of(name)
+        if address is None:
+            kept.append(listener)
+        else:
+            own.setdefault(address, []).append(listener)
+    return Inheritance(kept, own, -1)
 
 
 def again(inheritance: Inheritance, environment: Mapping[str, str]) -> NoReturn:

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from meshd.api.names import Address
 from meshd.api.problems import Problem
+from proxy.kept import keep, let_go
 
 FIRST_DESCRIPTOR: Final = 3
 BACKLOG: Final = 4096
@@ -48,12 +49,14 @@ class Sockets:
         held = self._kept.get(Address.parse(text)) or self._own.get(text)
         if held is None:
             held = self._own[text] = bound(text)
+            keep(text, held)
         return held.dup()
 
     def release(self, text: str) -> None:
         """Nobody here is to accept connections at HOST:PORT any more."""
         listener = self._own.pop(text, None)
         if listener is not None:
+            let_go(text, listener)
             listener.close()
 
     @property
@@ -113,13 +116,15 @@ def _address(listener: socket.socket) -> Address:
     return Address(host, port)
 
 
-def inherited() -> list[socket.socket]:
-    """The sockets that this process was started with, as LISTEN_PID and LISTEN_FDS tell; both are then forgotten."""
+def inherited() -> list[tuple[str, socket.socket]]:
+    """The sockets that this process was started with, as LISTEN_PID and LISTEN_FDS tell, each with its name
+    (LISTEN_FDNAMES); all three are then forgotten."""
     owner, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
-    os.environ.pop("LISTEN_FDNAMES", None)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if owner != str(os.getpid()) or not count.isdigit():
         return []
-    return [adopted(descriptor) for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))]
+    names += [""] * int(count)
+    return [(names[number], adopted(FIRST_DESCRIPTOR + number)) for number in range(int(count))]
 
 
 def adopted(descriptor: int) -> socket.socket:

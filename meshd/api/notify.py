@@ -4,17 +4,19 @@ NOTIFY_SOCKET names.
     READY=1   RELOADING=1   STOPPING=1   MAINPID=4711   WATCHDOG=1
 
 Without a manager nothing is said. That it does not hear is no reason to fail. A library for this would want a compiler
-and systemd's headers wherever the proxy is installed, for what is one call of sendto(2).
+and systemd's headers wherever the proxy is installed, for what is one call of sendmsg(2).
 """
 
+import array
 import asyncio
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 
-def notify(*lines: str) -> None:
-    """Tell the service manager."""
+def notify(*lines: str, descriptors: Sequence[int] = ()) -> None:
+    """Tell the service manager, and hand it descriptors, which are duplicated."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
         return
@@ -22,7 +24,8 @@ def notify(*lines: str) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.setblocking(False)
-            manager.sendto("\n".join(lines).encode(), address)
+            handed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            manager.sendmsg(["\n".join(lines).encode()], handed, 0, address)
     except OSError:
         pass
 

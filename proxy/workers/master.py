@@ -16,7 +16,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-from meshd.api.notify import keep_watchdog, notify, reloading
+from meshd.api.notify import keep_watchdog, leave_manager, notify, reloading
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy import measured
@@ -259,6 +259,7 @@ class Master:
             asyncio.get_running_loop().call_later(END_WITHIN_S, self._kill)
         else:
             notify("STOPPING=1")
+            leave_manager()  # what it keeps is for the process that it starts next
             self._stop()
 
     def _fail(self, message: str, status: int) -> None:

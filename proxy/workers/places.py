@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from meshd.api.names import Address
+from proxy.kept import keep, let_go
 from proxy.sockets import bound, bound_beside
 
 
@@ -33,9 +34,14 @@ class Places:
         self._asked.add((number, text))
         places = self._own.get(text, {})
         if number not in places:
-            listener = self._taken_over(text) or _beside(text, list(places.values()))
+            listener = self._taken_over(text) or self._new(text)
             self._own.setdefault(text, {})[number] = listener
         return self._own[text][number]
+
+    def _new(self, text: str) -> socket.socket:
+        listener = _beside(text, list(self._own.get(text, {}).values()))
+        keep(text, listener)
+        return listener
 
     def _taken_over(self, text: str) -> socket.socket | None:
         """One that the generation before had there, whoever of it."""
@@ -47,7 +53,7 @@ class Places:
         self._asked.discard((number, text))
         places = self._own.get(text, {})
         if number in places:
-            places.pop(number).close()
+            _give_up(text, places.pop(number))
             if not places:
                 del self._own[text]
 
@@ -63,9 +69,9 @@ class Places:
 
     def settle_all(self) -> None:
         """All are: let go of what the generation before had and this one did not ask for."""
-        for several in self._handed_over.values():
+        for text, several in self._handed_over.items():
             for listener in several:
-                listener.close()
+                _give_up(text, listener)
         self._handed_over.clear()
 
     @property
@@ -84,6 +90,11 @@ class Places:
             for number in tuple(places):
                 self.release(number, text)
         self.settle_all()
+
+
+def _give_up(text: str, listener: socket.socket) -> None:
+    let_go(text, listener)
+    listener.close()
 
 
 def _beside(text: str, there: list[socket.socket]) -> socket.socket:

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from meshd.client.sockets import answers
+from proxy.kept import address_of
 from tests.integration.test_agent_process import Host
 from tests.integration.test_proxy_handover import main_pid, managed
 from tests.integration.test_proxy_process import Files, application
 from tests.support.managers import Manager
 from tests.support.meshed import MESHD
 from tests.support.peers import path
-from tests.support.ports import free_port
+from tests.support.ports import accepts, free_port
 from tests.support.processes import running
+from tests.support.waiting import wait_until
 
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 
@@ -78,6 +80,39 @@ def test_a_new_generation_of_the_proxy_lives_on_for_the_manager(
             main_pid(manager)
             assert first.wait(30) == 0
             manager.hears("WATCHDOG=1")
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_what_the_proxy_bound_is_kept_for_the_next_and_let_go_when_it_is_not_needed(
+    tmp_path: Path, manager: Manager, flags: tuple[str, ...]
+) -> None:
+    with application() as port:
+        files = Files(tmp_path, port)
+        with managed(files, files.web, files.web_admin, manager, *flags) as first:
+            manager.hears("READY=1")
+            kept = stored(manager, "FDSTORE=1")
+            addresses = [address_of(name) for name in kept]
+            workers = 2 if flags else 1
+            assert addresses.count(f"127.0.0.1:{files.upstream}") == workers
+            assert len(kept) == len(set(kept)), "each has a name of its own"
+            upstreams = re.search(r"(?m)^ *upstreams:.*$", files.web.read_text())
+            assert upstreams is not None
+            files.web.write_text(files.web.read_text().replace(upstreams[0], ""))
+            first.send_signal(signal.SIGHUP)
+            for _ in range(workers):
+                gone = manager.hears("FDSTOREREMOVE=1")[1].removeprefix("FDNAME=")
+                assert address_of(gone) == f"127.0.0.1:{files.upstream}"
+                assert gone in kept
+            wait_until(lambda: not accepts(files.upstream), "nobody listens any more")
+            told = len(manager.told)
+            first.terminate()
+            manager.hears("STOPPING=1")
+        assert stored(manager, "FDSTOREREMOVE=1", since=told) == [], "the rest is for the process that comes next"
+
+
+def stored(manager: Manager, verb: str, since: int = 0) -> list[str]:
+    """The names of what the manager was handed, or told to close."""
+    return [told[1].removeprefix("FDNAME=") for told in manager.told[since:] if told[0] == verb]
 
 
 @pytest.mark.peer("systemd-analyze")

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from meshd.api.problems import Problem
+from proxy.kept import address_of, name_of
 from proxy.sockets import Sockets, bound, inherited
 
 
@@ -51,3 +52,17 @@ def test_sockets_meant_for_another_are_not_taken(variables: dict[str, str], monk
         monkeypatch.setenv(name, str(os.getpid()) if value == "mine" else value)
     assert inherited() == []
     assert "LISTEN_FDS" not in os.environ
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0"])
+def test_what_a_manager_keeps_is_known_by_its_name(text: str) -> None:
+    with bound(text) as one, bound(text) as other, one.dup() as same:
+        assert address_of(name_of(text, one)) == text
+        assert name_of(text, one) != name_of(text, other)
+        assert ":" not in name_of(text, one), "names stand between colons"
+        assert name_of(text, same) == name_of(text, one)
+
+
+@pytest.mark.parametrize("name", ["", "meshd-proxy.socket", "unknown", "stored"])
+def test_sockets_of_units_are_none_that_were_kept(name: str) -> None:
+    assert address_of(name) is None
