@@ -14,7 +14,7 @@ LOCKS := requirements.lock requirements-build.lock requirements-dev.lock
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-k8s test-fast lint format bench soak fuzz lock clean
+.PHONY: help demo test test-k8s test-fast e2e lint format bench soak fuzz lock deb apt-repo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test-k8s: $(DEV) ## the tests of discovery at the cluster that KUBECONFIG names,
 
 test-fast: $(DEV) ## the tests that open no socket to speak of: seconds
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
+
+e2e: $(DEV) ## the tests on hosts that systemd booted, which are among `make test`; as root
+	@scripts/setup-system test
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
 lint: $(DEV) ## style, types and the import arrows
 	$(BIN)/ruff check .
@@ -59,6 +63,12 @@ lock: $(DEV) ## write the locks anew from pyproject.toml (ARGS=--upgrade for the
 	$(COMPILE) pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock $(ARGS)
 	$(COMPILE) --group fuzz -c requirements-dev.lock -o requirements-fuzz.lock $(ARGS)
 	$(COMPILE) --group build -c requirements-dev.lock -o requirements-build.lock $(ARGS)
+
+deb: $(DEV) ## the Debian package, into dist/, for the Python of this machine's release (ARGS='-o DIRECTORY')
+	@packaging/deb/build $(ARGS)
+
+apt-repo: ## an apt repository with the packages in dist/, signed: KEY=FINGERPRINT (ARGS='-o DIRECTORY')
+	@packaging/deb/apt-repo -k "$(KEY)" $(ARGS)
 
 clean: ## remove everything that was made here, the environment too
 	rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz

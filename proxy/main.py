@@ -27,30 +27,36 @@ WORKERS = "MESHD_WORKERS"
 """How many the agent has asked for; see `proxy.alone`."""
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What the command line may be."""
+    made = argparse.ArgumentParser(
         prog="meshd-proxy",
         description="The data plane of meshd.",
         epilog="Signals: TERM and INT drain, a second one ends at once; HUP reads the file again; USR2 starts a new "
         "generation of the program, which takes the listening sockets over.",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE", type=Path, help="run from this file, with no agent")
     source.add_argument("--control", metavar="SOCKET", help="run as the agent at this Unix socket says")
-    parser.add_argument("--check", action="store_true", help="with --config: check the file and exit")
-    parser.add_argument(
+    made.add_argument("--check", action="store_true", help="with --config: check the file and exit")
+    made.add_argument(
         "--workers",
         metavar="N",
         type=_workers,
         help="processes that share the work, each on a core of its own (1, or with --control what the agent's settings "
         "say); auto: as many as there are cores for it",
     )
-    parser.add_argument("--drain-timeout", metavar="S", type=float, default=30.0, help="seconds to finish in (30)")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    parser.add_argument("--version", action="version", version=f"meshd-proxy {__version__}")
-    arguments = parser.parse_args()
+    made.add_argument("--drain-timeout", metavar="S", type=float, default=30.0, help="seconds to finish in (30)")
+    made.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    made.add_argument("--version", action="version", version=f"meshd-proxy {__version__}")
+    return made
+
+
+def _arguments() -> argparse.Namespace:
+    reads = parser()
+    arguments = reads.parse_args()
     if arguments.check and arguments.config is None:
-        parser.error("--check goes with --config")
+        reads.error("--check goes with --config")
     return arguments
 
 
