@@ -1,4 +1,4 @@
-"""The proxy beside other proxies, and the CA, on one machine and in one run: `python -m bench`, or `make bench`.
+"""The proxy beside other proxies, CA and agent, on one machine and in one run: `python -m bench`, or `make bench`.
 
     scenarios/      a file each: what is sent, the configuration of every contender, and what is promised
     contenders.py   the programs that are compared, and how each is started
@@ -22,6 +22,7 @@ from bench.scenario import Scenario
 SCENARIOS = (
     *("http1", "http1-tls", "h2", "h2c", "heads", "pair", "heads-pair", "grpc", "grpc-stream", "tcp", "tcp-pair"),
     *("handshakes", "memory", "bodies", "bodies-pair", "ca", "ca-storm", "ca-memory"),
+    *("discovery", "discovery-memory", "discovery-news"),
 )
 """Those that there are, in the order in which they are run and shown."""
 

@@ -76,6 +76,17 @@ MESHD_CA = Program(
 """The CA; its configuration is its command line (`bench.configure.ca`)."""
 
 
+MESHD_AGENT = Program(
+    name="meshd",
+    find=lambda: _meshd("meshd"),
+    argv=lambda path, config: (path, "agent", "--config", str(config), "--log-level", "warning"),
+    version=("version",),
+    suffix="yaml",
+    install="make bench installs it",
+)
+"""A host's agent; its configuration is its settings (`bench.configure.agent`)."""
+
+
 def python(module: str) -> Program:
     """A server of ours, which is the module `module`; it reads its configuration from a JSON file."""
     return Program(

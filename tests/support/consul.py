@@ -46,10 +46,16 @@ class Consul:
     """One agent: started, stopped, killed and started again, and asked. `ports` are the names of Consul's setting."""
 
     def __init__(
-        self, settings: Mapping[str, Any], address: str = "127.0.0.1", dev: bool = True, tls: Root | None = None
+        self,
+        settings: Mapping[str, Any],
+        address: str = "127.0.0.1",
+        dev: bool = True,
+        tls: Root | None = None,
+        http: int = 0,
     ) -> None:
         self.address = address
         self.ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        self.ports["http"] = http or self.ports["http"]
         self.token = ""
         self.home = Path(tempfile.mkdtemp(prefix="meshd-test-consul-"))
         self._dev, self._tls = dev, tls
