@@ -30,15 +30,13 @@ def shadows(places: Iterable[Iterable[Declared]]) -> list[dict[DocumentName, Sha
     found: list[dict[DocumentName, Shadow]] = []
     for place in places:
         shadowed: dict[DocumentName, Shadow] = {}
-        claimed: dict[tuple[str, ...], str] = {}
         for each in place:
             own = tuple(claims(each.document))
             taken = next((claim for claim in own if claim.key in owners), None)
             if taken is not None:
                 shadowed[each.name] = Shadow(each.origin, taken.text, owners[taken.key])
             else:
-                claimed.update((claim.key, each.origin) for claim in own)
-        owners |= claimed
+                owners.update((claim.key, each.origin) for claim in own)
         found.append(shadowed)
     return found
 

@@ -1,7 +1,7 @@
 """The mesh's documents in Consul's KV store: below a prefix, each key is what a file of `conf.d` would be.
 
-All keys are read by one blocking query. A key that ends with `/` is a folder and holds nothing; but a prefix under
-which there is not even one of those is a place that is not there, which is how a Consul that lost its data looks.
+All keys are read by one blocking query. A folder is a key that holds nothing; but a prefix under which there is not
+even one of those is a place that is not there, which is how a Consul that lost its data looks.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class ConsulDocumentStore:
             if pairs is None:
                 yield None
             else:
-                yield {self._origin(each.key): each.value for each in pairs if each.value and each.key[-1:] != "/"}
+                yield {self._origin(each.key): each.value for each in pairs if each.value}
             await asyncio.sleep(space_s)
 
     def _origin(self, key: str) -> str:

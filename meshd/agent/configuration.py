@@ -14,10 +14,11 @@ MAX_BYTES: Final = 8 << 20
 """What the documents of an answer may measure."""
 
 
-def build_configuration(documents: Documents, whole: bool) -> Configuration:
-    """Of all places, the first believed first; with `whole`, what the documents say, too."""
+def build_configuration(documents: Documents, whole: bool, bytes_left: int = MAX_BYTES) -> Configuration:
+    """Of all places, the first believed first; with `whole`, what the documents say, too. The documents that are told
+    have bytes_left; others are counted."""
     told: list[ConfiguredDocument] = []
-    bytes_left, left_out = MAX_BYTES, 0
+    left_out = 0
     for each in _documents(documents, whole):
         bytes_left -= len(msgspec.json.encode(each))
         if bytes_left < 0:

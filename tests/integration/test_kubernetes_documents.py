@@ -11,11 +11,16 @@ import pytest
 import yaml
 from kubernetes import aio as library
 
+from discovery.kubernetes.access import Access
+from discovery.kubernetes.customs import Customs
+from discovery.kubernetes.documents import resource_of
+from discovery.kubernetes.lists import Query
 from discovery.remote import RemoteDocuments
 from k8s import crds
 from meshd.agent.documents import Documents
 from meshd.agent.host import sources
 from meshd.agent.settings import Settings
+from meshd.api.tasks import Tasks
 from tests.support import aio
 from tests.support.kubernetes import ADMIN, Cluster, Rule, User
 from tests.support.waiting import eventually
@@ -312,17 +317,40 @@ def test_what_happens_while_a_watch_is_broken_off_is_seen(tmp_path: Path) -> Non
     play(tmp_path, scene)
 
 
-def test_too_much_of_it_is_not_read(tmp_path: Path) -> None:
+def large(name: str) -> Body:
+    """A document of about a mebibyte."""
+    labels = {f"l{each}": "x" * 60 for each in range(1000)}
+    endpoints = [{"address": "192.0.2.1", "port": 1, "labels": labels} for _ in range(14)]
+    return document("Service", name, {"port": 80, "endpoints": endpoints})
+
+
+def test_too_much_of_it_is_not_believed(tmp_path: Path) -> None:
     async def scene(stage: Stage) -> None:
-        await stage.create(service("api"))
+        for number in range(5):
+            await stage.create(large(f"s{number}"))
         async with stage.documents() as documents:
-            await eventually(lambda: names(documents) == ["default/api"], "the document")
+            await finds(documents, "more than 4096 parts or 4 MiB, which is no configuration")
+            assert names(documents) == []
+
+    play(tmp_path, scene)
+
+
+def test_too_much_of_it_is_not_even_kept(tmp_path: Path) -> None:
+    """While it is told of by events, too: then it is listed anew, to see how much there is."""
+
+    async def scene(stage: Stage) -> None:
+        access = Access(str(stage.cluster.kubeconfig()))
+        customs = Customs(access, resource_of("Service"), Query(), lambda: None)
+        tasks = Tasks("test")
+        tasks.start(customs.run(), "follow")
+        try:
+            await eventually(lambda: customs.synced, "it was listed")
             for number in range(20):
-                labels = {f"l{each}": "x" * 60 for each in range(1000)}
-                await stage.create(document("Service", f"s{number}", {
-                    "port": 80, "endpoints": [{"address": "192.0.2.1", "port": 1, "labels": labels} for _ in range(14)],
-                }))  # fmt: skip
-            await finds(documents, "more than 16777216 bytes of objects at /apis/meshd.io/v1/services")
-            assert "default/api" in names(documents)
+                await stage.create(large(f"s{number}"))
+            await eventually(lambda: customs.away, "it ends")
+            assert customs.away == "more than 16777216 bytes of objects at /apis/meshd.io/v1/services"
+        finally:
+            await tasks.cancel()
+            await access.close()
 
     play(tmp_path, scene)

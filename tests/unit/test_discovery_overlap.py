@@ -10,6 +10,7 @@ from discovery.documents import documents_in
 from discovery.ledger import Reading
 from discovery.names import Authority
 from discovery.overlap import overlaps, shadows
+from meshd.agent.configuration import build_configuration
 from meshd.agent.documents import Documents
 from meshd.api.endpoints import EndpointSet
 from meshd.api.loading import ConfigurationError
@@ -168,6 +169,14 @@ def test_a_document_is_as_old_as_what_it_says() -> None:
     place.now += 60
     place.says(a="# a comment\n" + service("api"), b=service("web", port=81))
     assert [(each.origin, each.since) for each in place.declared] == [("a:2", 1000.0), ("b:1", 1060.0)]
+
+
+def test_what_an_answer_has_no_room_for_is_counted(places: list[Place], documents: Documents) -> None:
+    places[0].says(a=service("api"), b=service("db"), c=service("web"))
+    assert [each.name for each in build_configuration(documents, whole=False).documents] == ["api", "db", "web"]
+    found = build_configuration(documents, whole=False, bytes_left=250)
+    assert ([each.name for each in found.documents], found.left_out) == (["api"], 2)
+    assert build_configuration(documents, whole=True, bytes_left=250).left_out == 3
 
 
 def test_what_shadows_is_said_once_in_the_log(

@@ -139,11 +139,12 @@ def test_a_part_that_turns_bad_keeps_what_was_last_good_of_it() -> None:
     async def main() -> None:
         async with followed() as api:
             await api.hears({"a": service(1)})
-            await api.hears({"a": b"kind: \x1b[2JServise", "b": service(2, "db")})
+            bad = service(1).replace(b"name: api", b'name: api, "\\e[2J": 1')
+            await api.hears({"a": bad, "b": service(2, "db")})
             assert (api.ports, api.names) == ([1], ["api", "db"])
             (finding,) = api.source.findings
             assert finding.file == "a"
-            assert "\x1b" not in str(finding)
+            assert str(finding) == "a: document 1 (Service api): metadata: unknown field `?[2J`"
             assert not api.source.health().healthy
             await api.hears({"a": service(4), "b": service(2, "db")})
             assert api.ports == [4]
@@ -254,6 +255,20 @@ def test_what_was_last_good_is_known_again_while_the_place_is_away(tmp_path: Pat
             assert api.names == ["api", "db"]
             assert not api.source.known().stale
             assert [each.file for each in api.source.findings] == ["b"]
+
+    run(main())
+
+
+def test_what_is_kept_is_what_there_was_last(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+
+    async def main() -> None:
+        async with followed(file) as api:
+            await api.hears({"a": service(1), "b": service(2, "db"), "c": service(3, "cache")})
+        async with followed(file) as api:
+            await api.hears({"a": service(4), "c": service(3, "cache")})
+        async with followed(file) as api:
+            assert (api.ports, api.names) == ([4], ["api", "cache"])
 
     run(main())
 
