@@ -21,7 +21,7 @@ from meshd.api.endpoints import Endpoint, EndpointSet
 
 class Followed(Generic[Key]):
     """`source` is the name of the registry; what was good is served for keep_s seconds after it was confirmed last.
-    `good` and `read_at` are what is known from before, if anything is."""
+    `good` and `read_at` are what is known from before, if anything is, and when that was confirmed."""
 
     __slots__ = (
         "_addresses",
@@ -55,7 +55,7 @@ class Followed(Generic[Key]):
         self._source, self._keep_s, self._clock = source, keep_s, clock
         self.good = good
         self.read_at = self.changed_at = read_at
-        self.stale_since = math.inf if good is None else clock()
+        self.stale_since = math.inf if good is None else min(read_at, clock())  # a clock may have been set back
         self.away = "it was not read yet"
         self._said: Answer = NOT_YET
         self._told: tuple[Answer, ...] = () if good is None else (self.answer,)
@@ -106,6 +106,11 @@ class Followed(Generic[Key]):
         if good is not None:
             return replace(good, endpoints=(), source=self._source, stale=True)
         return said if said is None else NOT_YET
+
+    @property
+    def confirmed_at(self) -> float:
+        """When the registry last said what is good."""
+        return min(self.read_at, self.stale_since)
 
     @property
     def lapsed(self) -> bool:

@@ -45,6 +45,9 @@ FIRST_RETRY_S, MOST_RETRY_S = 0.5, 15.0
 SAVE_S = 5.0
 """What is new is on disk so soon."""
 
+MOST_SAVED_S = 3600.0
+"""And so soon, at most, that what is known was confirmed, for the file's times say how old it is."""
+
 
 class Following(Generic[Key]):
     """`registry` as a source. What was good is served for keep_s after it was last confirmed, and kept by `keeper`."""
@@ -66,6 +69,7 @@ class Following(Generic[Key]):
         self._idle: dict[Key, asyncio.TimerHandle] = {}
         self._kept: dict[Key, Kept] = {}
         self._saving: asyncio.TimerHandle | None = None
+        self._saved_at, self._confirmed = clock(), False  # since then, whether anything was
         self._lookups = Lookups(registry.locate, self._at, self._watch_service)
         self._away = "it was not asked yet"
         self._denied = False
@@ -181,6 +185,7 @@ class Following(Generic[Key]):
         await self._tasks.cancel()
         if self._saving is not None:
             self._saving.cancel()
+        if self._saving is not None or self._confirmed:
             self._save()
         await self.registry.close()
 
@@ -225,9 +230,9 @@ class Following(Generic[Key]):
             timer.cancel()
         self._following.pop(key).cancel()
         service = self._services.pop(key)
-        if service.good is not None and keep:
+        if keep and (kept := _kept(service)) is not None:
             self._kept.pop(key, None)  # in the order in which they were let go
-            self._kept[key] = Kept(service.good, service.read_at)
+            self._kept[key] = kept
         while len(self._kept) > self._max_services:
             del self._kept[next(iter(self._kept))]
         self._judge()
@@ -286,6 +291,7 @@ class Following(Generic[Key]):
         if service.heard(said):
             self._updates += 1
             self._save_soon()
+        self._confirmed |= not service.stale
         self._read_at = service.read_at
         if self._away:
             self._there("")
@@ -308,6 +314,8 @@ class Following(Generic[Key]):
                 else:
                     self._read_at = self._clock()
                     self._there("")
+            if self._confirmed and abs(self._clock() - self._saved_at) >= min(self._keep_s / 4, MOST_SAVED_S):
+                self._save_soon()
             if self._away:
                 await asyncio.sleep(backoff.next_s())
             else:
@@ -324,9 +332,9 @@ class Following(Generic[Key]):
 
     def _judge(self) -> None:
         """Health anew, and a line in the log when it turns."""
-        lost = [each for each in self._services.values() if (each.away and each.read_at) or (each.away and self._away)]
         message = self._away
-        if not message and lost:
+        lost = [] if message else [each for each in self._services.values() if each.away and each.read_at]
+        if lost:
             message = f"{len(lost)} of {len(self._services)} services cannot be read: {lost[0].away}"
         before, healthy = self._health, not message
         if healthy != before.healthy or message != before.message:
@@ -344,6 +352,11 @@ class Following(Generic[Key]):
             self._saving = asyncio.get_running_loop().call_later(SAVE_S, self._save)
 
     def _save(self) -> None:
-        self._saving = None
-        followed = {key: Kept(each.good, each.read_at) for key, each in self._services.items() if each.good is not None}
+        self._saving, self._saved_at, self._confirmed = None, self._clock(), False
+        followed = {key: kept for key, each in self._services.items() if (kept := _kept(each)) is not None}
         self._keeper.save((self._kept | followed).items())
+
+
+def _kept(service: Followed[Key]) -> Kept | None:
+    """What is worth keeping of it."""
+    return None if service.good is None else Kept(service.good, service.confirmed_at)

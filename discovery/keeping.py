@@ -26,7 +26,7 @@ VERSION = 1
 
 
 class Kept(NamedTuple):
-    """What was last good of a service, and when the registry was read last."""
+    """What was last good of a service, and when the registry last said it."""
 
     good: EndpointSet
     read_at: float

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from discovery.chain import Chain, Named
-from discovery.following import IDLE_S, SAVE_S, Following
+from discovery.following import IDLE_S, MOST_SAVED_S, SAVE_S, Following
 from discovery.keeping import Keeper
 from discovery.lookup import AGAIN_S, AWAY_S
 from discovery.names import Authority
@@ -245,6 +245,43 @@ async def test_what_was_good_is_known_after_a_restart(tmp_path: Path) -> None:
         web, _close = made.watch()
         await asyncio.sleep(1.0)
         assert [Told([each]).last for each in web] == ["web 1!", "web 2"]
+
+
+@played
+async def test_what_is_kept_is_as_old_as_its_last_confirmation(tmp_path: Path) -> None:
+    """A service that never changes is known after a restart, whether or not there was time for an orderly end."""
+    file, steady = tmp_path / "scripted.json", Scripted(web=TWO)
+
+    def age_s() -> float:
+        now = 1e9 + asyncio.get_running_loop().time()
+        return now - Keeper(file, "here").load(Key, now)[Key("web", "default")].read_at
+
+    async with world(steady, file) as made:
+        made.watch()
+        for _ in range(2):
+            await asyncio.sleep(MOST_SAVED_S)
+            steady.change(web=TWO)  # it is read, and nothing is new
+            await asyncio.sleep(60.0)
+            assert age_s() <= 61.0
+        await asyncio.sleep(600.0)
+        steady.change(web=TWO)
+        await asyncio.sleep(1.0)
+        assert age_s() > 600.0, "it is not written whenever it is read"
+    assert age_s() <= 2.0, "but at the end"
+
+
+@played
+async def test_a_restart_does_not_lengthen_how_long_what_is_not_confirmed_is_served(tmp_path: Path) -> None:
+    file, away = tmp_path / "scripted.json", Scripted()
+    away.down = "refused"
+    async with world(Scripted(web=TWO), file, keep_s=100.0) as made:
+        made.watch()
+        await asyncio.sleep(1.0)
+    for said in ["web 2!", "web 0!"]:
+        async with world(away, file, keep_s=100.0) as made:
+            web, _close = made.watch()
+            assert web.last == said
+            await asyncio.sleep(100.0)
 
 
 @played
