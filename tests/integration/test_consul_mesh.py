@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import pytest
 
 from tests.integration.test_agent_process import Host
 from tests.integration.test_discovery_load import Application, applications
-from tests.integration.test_proxy_process import get, ready
+from tests.integration.test_proxy_process import Load, get, ready
 from tests.support import consul
 from tests.support.consul import Consul
 from tests.support.meshed import status
-from tests.support.ports import free_ports
+from tests.support.ports import free_port, free_ports
 from tests.support.processes import running
 from tests.support.waiting import wait_until
 
@@ -47,6 +47,14 @@ class World:
             "apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {name: caller}\nspec:\n"
             f"  upstreams: [{{service: web.service.consul, listen: '127.0.0.1:{self.upstream}'}}]\n"
         )
+
+    def also_calls(self, service: str) -> int:
+        """Where its caller reaches another service of Consul."""
+        port = free_port()
+        text = (self.host.documents / "mesh.yaml").read_text()
+        another = f"{{service: {service}.service.consul, listen: '127.0.0.1:{port}'}}"
+        (self.host.documents / "mesh.yaml").write_text(text.replace("upstreams: [", f"upstreams: [{another}, "))
+        return port
 
     @property
     def id(self) -> str:
@@ -138,3 +146,50 @@ def test_a_consul_that_goes_is_in_the_status_and_what_it_said_is_still_called(tm
             wait_until(lambda: world.consul()["healthy"], "it is back", WITHIN_S)
             wait_until(lambda: status(world.host.socket)["configuration"] == [], "nothing is wrong", WITHIN_S)
             world.is_called()
+
+
+@pytest.mark.timeout(400)
+def test_no_request_fails_whatever_becomes_of_the_servers(tmp_path: Path) -> None:
+    """Three workloads: `caller` and `web`, which the host publishes and which are meshed, and `db`, which its own unit
+    registered. Servers are killed, cut off and started again while endpoints of `db` come and go."""
+    with consul.cluster() as servers, applications(3) as (web, one, two):
+        asked, *others = servers
+        world = World(tmp_path, asked, web)
+        db = world.also_calls("db")
+        asked.register("db", one.port, "127.0.0.1", "one")
+        with ExitStack() as stack:
+            stack.enter_context(world.runs())
+            for port in (world.upstream, db):
+                wait_until(lambda port=port: get(port, "/")[0] == 200, "a request is answered", WITHIN_S)  # type: ignore[misc]
+            meshed, plain = (stack.enter_context(Load(port, 2)) for port in (world.upstream, db))
+            one.asked_again()
+
+            others[0].kill()
+            asked.wait_until_led()
+            asked.register("db", two.port, "127.0.0.1", "two")
+            two.asked_again()
+            others[0].start()
+
+            with others[0].cut_off(), others[1].cut_off():  # what is asked has no leader
+                wait_until(world.is_away, "the status says so", WITHIN_S)
+                meshed.more(100)
+                plain.more(100)
+            wait_until(lambda: world.consul()["healthy"], "the status says that it can be read", WITHIN_S)
+            asked.wait_until_led()
+            asked.deregister("one")
+            one.asked_no_more()
+
+            asked.kill()
+            wait_until(world.is_away, "the status says so", WITHIN_S)
+            meshed.more(100)
+            plain.more(100)
+            asked.start()
+            asked.wait_until_led()
+            wait_until(lambda: world.consul()["healthy"], "the status says that it can be read", WITHIN_S)
+            asked.register("db", one.port, "127.0.0.1", "one")
+            one.asked_again()
+            for load in (meshed, plain):
+                load.end()
+                assert load.errors == []
+                assert set(load.statuses) == {200}
+            assert world._identities() == {WEB, ""}

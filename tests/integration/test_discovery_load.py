@@ -145,6 +145,7 @@ class World:
         )
 
 
+@pytest.mark.timeout(400)
 def test_no_request_fails_whatever_becomes_of_the_registry(backend: Backend, kind: Kind, tmp_path: Path) -> None:
     (name,) = backend.settings
     with applications(3, backend.address) as (one, two, three):
@@ -178,6 +179,7 @@ def test_no_request_fails_whatever_becomes_of_the_registry(backend: Backend, kin
             assert set(load.statuses) == {200}
 
 
+@pytest.mark.timeout(400)
 def test_a_host_that_starts_while_the_registry_is_away_reaches_what_it_knew(
     backend: Backend, kind: Kind, tmp_path: Path
 ) -> None:

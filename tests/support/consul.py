@@ -11,6 +11,7 @@ begin anew.
 
 import json
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -97,6 +98,16 @@ class Consul:
             self._running.kill()
             self._running.wait()
         self.stop()
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """It hears and says nothing, as on the other side of a partition; its connections stay."""
+        assert self._running is not None
+        self._running.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._running.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Stop it, and remove what it wrote."""
