@@ -34,7 +34,7 @@ from meshd.ca.rates import Rate, Rates, TooOften
 from meshd.ca.records import Held
 from meshd.ca.requester import Requester
 from meshd.ca.settings import LimitSettings
-from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, TooLarge, Unreachable
 from meshd.ca.wire import MAX_BODY_BYTES, Bundle, Error, Health, Joined, JoinRequest, JwtRequest, SignRequest
 
 log = logging.getLogger(__name__)
@@ -274,6 +274,8 @@ class Api:
 async def _body(request: web.Request, kind: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(await request.read(), type=kind)
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TooLarge(f"the body is larger than {MAX_BODY_BYTES >> 10} KiB, and {what} is not") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"the body is not {what}: {error}") from error
 
@@ -306,6 +308,8 @@ def _refused(refusal: Refusal) -> web.Response:
             return _failed(401, str(refusal), {"WWW-Authenticate": "Bearer"})
         case Forbidden():
             return _failed(403, str(refusal))
+        case TooLarge():
+            return _failed(413, str(refusal))
         case _:
             return _failed(400, str(refusal))
 

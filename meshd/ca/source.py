@@ -27,6 +27,10 @@ class NotAuthenticated(Refusal):
     """There is no proof of who asks, or one that is not good: nothing is signed for this requester."""
 
 
+class TooLarge(Refusal):
+    """What was asked takes more bytes than anything that could be asked."""
+
+
 class Unreachable(Exception):
     """The CA cannot be asked, or cannot sign now; the message says what is the matter. Asking later may succeed."""
 
