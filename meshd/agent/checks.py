@@ -18,7 +18,7 @@ from meshd.agent.host import check
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import read_bundle
 from meshd.agent.trust import FILE_NAME, TrustFile
-from meshd.api.control import Status
+from meshd.api.control import Status, WorkloadStatus
 from meshd.api.loading import ConfigurationError
 from meshd.api.problems import Problem
 from meshd.ca.client import CaClient
@@ -76,17 +76,27 @@ def agent(status: Status | Problem, now: float) -> Iterator[Check]:
     else:
         yield Check(*what)
     what = "meshd-agent", "every workload has a certificate that is good"
-    without = [
-        f"{each.namespace}/{each.name}: {each.certificate_error or 'it has none, or it has expired'}"
+    bad = [
+        each
         for each in status.workloads
-        if each.certificate_error or each.certificate_not_after <= now
+        if each.certificate_error or (each.certificate_not_after <= now and not _needs_no_proxy(each))
     ]
+    without = [f"{each.namespace}/{each.name}: {each.certificate_error or _why_none(each)}" for each in bad]
     if without:
-        lives = all(each.certificate_not_after > now for each in status.workloads)
+        lives = all(each.certificate_not_after > now for each in bad)
         hint = "see the log of the agent, and `meshd ca entry list` on the CA"
         yield Check(*what, "warning" if lives else "error", "\n".join(without), hint)
     else:
         yield Check(*what)
+
+
+def _needs_no_proxy(workload: WorkloadStatus) -> bool:
+    """Nobody is led to it and no proxy was here for it: what it is it proves by the Workload API, if at all."""
+    return not workload.ports and not workload.certificate_not_after
+
+
+def _why_none(workload: WorkloadStatus) -> str:
+    return "it has expired" if workload.certificate_not_after else "it has none"
 
 
 def discovery(status: Status, now: float) -> Iterator[Check]:

@@ -57,9 +57,9 @@ def test_one_root_of_two_that_expires_is_named() -> None:
     assert soon.message.count("expires at 2026-03-31 12:00:00Z") == 1
 
 
-def workload(not_after: float, error: str = "") -> WorkloadStatus:
+def workload(not_after: float, error: str = "", ports: tuple[int, ...] = (8080,)) -> WorkloadStatus:
     return WorkloadStatus(
-        "default", "web", "spiffe://x/ns/default/sa/web", (), 1, "", "", "", (), not_after, error, Golden()
+        "default", "web", "spiffe://x/ns/default/sa/web", ports, 1, "", "", "", (), not_after, error, Golden()
     )
 
 
@@ -88,6 +88,10 @@ def status(*workloads: WorkloadStatus, configuration: tuple[str, ...] = ()) -> S
         (status(workload(NOW + 1, "the CA is away")), ["success", "success", "warning"]),
         (status(workload(NOW - 1, "the CA is away")), ["success", "success", "error"]),
         (status(workload(0.0)), ["success", "success", "error"]),
+        (status(workload(0.0, ports=())), ["success", "success", "success"]),  # of the Workload API alone
+        (status(workload(0.0, "not signed", ports=())), ["success", "success", "error"]),
+        (status(workload(NOW - 1, ports=())), ["success", "success", "error"]),
+        (status(workload(0.0, ports=()), workload(NOW + 1, "the CA is away")), ["success", "success", "warning"]),
         (status(configuration=("web.yaml: bad",)), ["success", "warning", "success"]),
     ],
 )
