@@ -161,14 +161,15 @@ class NodeSource:
         key = certificates.new_key()
         try:
             signed = await self._source.sign(request(key), self._identity)
-        except (Refusal, Unreachable) as error:
+            certificate = x509.load_pem_x509_certificate(signed.chain_pem.encode())
+            write(self._file, key, signed.chain_pem)
+        except (Refusal, Unreachable, Problem, ValueError) as error:  # it cannot be had, or not be kept
             self._renewals.failed += 1
             self._renew_at = self._clock() + self._draw(30.0, 300.0)
             log.error("this node's certificate is good until %s and not renewed: %s", when(self._life.not_after), error)
             return
-        write(self._file, key, signed.chain_pem)
         self._source.present(self._file)
-        self._use(x509.load_pem_x509_certificate(signed.chain_pem.encode()))
+        self._use(certificate)
         self._renewals.renewed += 1
         self._renewals.renewed_at = self._clock()
         log.info("this node's certificate is renewed: it is good until %s", when(self._life.not_after))

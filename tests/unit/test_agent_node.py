@@ -126,6 +126,25 @@ def test_a_renewal_that_fails_is_tried_again_and_nothing_is_lost(
     assert serial(file) != held
 
 
+def test_one_that_cannot_be_kept_is_asked_for_again_and_the_one_before_is_used(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cas = Cas()
+    nodes = source(cas, file)
+    held = file.read_bytes()
+    cas.now = NOW + 5 * DAY_S
+    elsewhere = file.parent.rename(file.parent.with_name("elsewhere"))
+    aio.run(nodes.health())
+    assert "is good until 2027-01-22T08:00:00Z and not renewed: " in caplog.text
+    assert str(file) in caplog.text
+    elsewhere.rename(file.parent)
+    assert (file.read_bytes(), cas.presented) == (held, [])
+    cas.now += 301
+    aio.run(nodes.health())
+    assert cas.presented == [file]
+    assert file.read_bytes() != held
+
+
 def test_a_certificate_that_expired_is_not_even_shown(file: Path) -> None:
     cas = Cas()
     nodes = source(cas, file)
