@@ -26,6 +26,9 @@ from meshd.ca.tokens import PrintedToken, new_id
 
 NO_JWT_KEY: Final = "there is no key of JWT-SVIDs that is not being followed by another already"
 
+MAX_NAMED: Final = 10
+"""Workloads, in a message."""
+
 MAX_USES: Final = 10_000
 LONGEST_TTL_S: Final = 30 * 86400.0
 MAX_WORKLOADS: Final = 64
@@ -113,7 +116,7 @@ class Registrar:
 
     def deny_node(self, name: str, reason: str) -> int:
         """Sign nothing for the node any more, and have no one believe what it was given: how many certificates. Those
-        follow when none can be added to them any more."""
+        follow when none can be added to them any more. Problem when there is no room for them on the deny list."""
         _check(check_label, "--node", name)
         now = self._clock()
         with _problems():
@@ -123,7 +126,10 @@ class Registrar:
                 records = [
                     Denied("serial", each.serial, f"node {name}: {reason}", now, each.not_after) for each in held
                 ]
-                self._deny(records, f"{len(held)} certificates of node {name}", reason, node=name)
+                try:
+                    self._deny(records, f"{len(held)} certificates of node {name}", reason, node=name)
+                except Conflict as conflict:
+                    raise Problem(_still_believed(name, held, str(conflict))) from conflict
         return len(held)
 
     def deny_identity(self, identity: Identity, reason: str) -> None:
@@ -212,6 +218,19 @@ def described(token: JoinToken) -> str:
     """For the audit log: which token, and what it is good for."""
     often = "once" if token.uses == 1 else f"{token.uses} times"
     return f"token {token.id}: {often} until {material.when(token.expires_at)}, for {' '.join(token.workloads)}"
+
+
+def _still_believed(name: str, held: Sequence[Issued], why: str) -> str:
+    """What is left to do where a node has more certificates than can be denied one by one, and holds on to them."""
+    workloads = list(dict.fromkeys(each.workload for each in held if each.workload))
+    options = " ".join(f"--workload {each}" for each in workloads[:MAX_NAMED])
+    more = f" and {len(workloads) - MAX_NAMED} more" if len(workloads) > MAX_NAMED else ""
+    return (
+        f"{why}. The node {name} is denied and gets no more certificates, but the {len(held)} that it has are still "
+        f"believed, until {material.when(max(each.not_after for each in held))} at the latest. Deny its workloads, on "
+        f"every node, with `meshd ca issued revoke` for each of {options}{more}; or `meshd ca rotate root` with "
+        "--force-after"
+    )
 
 
 def _check(check: Callable[..., str], option: str, value: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse, Problem
-from meshd.ca import certificates
+from meshd.ca import certificates, sqlite
 from meshd.ca.audit import AuditLog
 from meshd.ca.authority import Authority
 from meshd.ca.files import CaFiles
@@ -135,6 +135,22 @@ def test_a_denied_node_takes_all_that_it_was_given_along(registrar: Registrar, c
     assert [line["action"] for line in lines] == ["revoke"] * 3 + ["allow"] * 3
     assert lines[0]["reason"] == "lost"
     assert lines[1]["subject"] == "2 certificates of node vm1"
+
+
+def test_a_node_with_more_certificates_than_fit_is_denied_and_what_it_has_is_said_to_be_good_still(
+    registrar: Registrar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "MAX_DENIED", 3)
+    for number, workload in enumerate(("default/web", "default/api", "default/web")):
+        registrar.store.add(issued(f"0{number}", "vm1", workload))
+    registrar.deny_identity(Identity.parse("spiffe://prod.example/ns/default/sa/other"), "")
+    with pytest.raises(Problem) as raised:
+        registrar.deny_node("vm1", "stolen")
+    message = str(raised.value)
+    assert "the deny list would have 5 records, and 3 is the most" in message
+    assert "vm1 is denied and gets no more certificates, but the 3 that it has are still believed, until " in message
+    assert "--workload default/web --workload default/api;" in message
+    assert [each.kind for each in registrar.store.denied().records] == ["identity", "node"]
 
 
 def test_an_identity_or_a_certificate_is_denied_and_allowed_again(registrar: Registrar) -> None:
