@@ -211,7 +211,7 @@ class Authority:
         """What whoever verifies is to know. Unreachable when the deny list cannot be read."""
         denied, rotation = self.store.denied(), self.store.rotation()  # first the number: what is read later is newer
         if self._external is None and self._files.state() != self._state:
-            self._reread(self._now)  # another process has changed them, and then the number
+            self._reread_changed()  # another process has changed them, and then the number
         if self._external is not None and self._sharing is not None:
             self._share_if_changed(self._sharing)  # another CA has
         records = tuple(Denial(each.kind, each.value, each.expires_at) for each in denied.records)
@@ -394,6 +394,13 @@ class Authority:
         if state != self._state:
             self._use(material.load(self._files, now))
             self._state = state
+
+    def _reread_changed(self) -> None:
+        """The same for those who ask for the bundle: Unreachable when the files cannot be read."""
+        try:
+            self._reread(self._now)
+        except Problem as problem:
+            raise Unreachable(f"what the CA signs with cannot be read again: {problem}") from problem
 
     def _renew_issuer(self, now: float) -> None:
         own = self._signing.own

@@ -116,8 +116,8 @@ class CaFiles:
             os.close(lock)
 
     def state(self) -> tuple[tuple[int, int], ...]:
-        """What differs when the issuer or the roots were replaced."""
-        return tuple((found.st_ino, found.st_mtime_ns) for found in map(os.stat, (self.issuer, self.bundle)))
+        """What differs when the issuer or the roots were replaced, or one of the files is not there."""
+        return tuple(map(_state, (self.issuer, self.bundle)))
 
     def _give_to_owner(self) -> None:
         """What root makes in the directory of a daemon that is another user is that user's to read."""
@@ -144,6 +144,14 @@ class CaFiles:
     def _kept(self) -> list[Path]:
         """What only a CA that was made has, and what must not be lost."""
         return [self.root_key, self.bundle, self.issuer, self.database, self.name]
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)
 
 
 def write(file: Path, data: bytes, mode: int = 0o600, owner_of: Path | None = None) -> None:

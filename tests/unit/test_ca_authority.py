@@ -21,7 +21,7 @@ from meshd.ca.certificates import BACKDATE_S, ISSUER_LIFE_S, LEAF_LIFE_S, ROOT_L
 from meshd.ca.files import CaFiles
 from meshd.ca.issuing import Wanted
 from meshd.ca.local import LocalCa
-from meshd.ca.records import Denied, Issued
+from meshd.ca.records import Denied, Issued, Rotation
 from meshd.ca.source import Forbidden, Refusal, Unreachable
 from tests.support.authorities import AGENT, TOKEN, TRUST_DOMAIN, WEB, recorded
 from tests.support.csr import csr
@@ -365,6 +365,23 @@ def test_the_issuer_is_renewed_at_two_thirds_below_the_same_root(ca: Path) -> No
         second.verify_directly_issued_by(x509.load_pem_x509_certificate(bundle.encode()))
     with closing(open_at(ca, due)) as authority:
         assert issuer_of(authority, due) == second
+
+
+@pytest.mark.parametrize("lost", ["bundle.pem", "issuer.key"])
+def test_a_file_that_goes_away_meanwhile_is_named_and_stops_nothing_else(ca: Path, lost: str) -> None:
+    with closing(open_at(ca)) as authority:
+        before = authority.bundle()
+        authority.store.rotate(None, Rotation("root", "asked", NOW, NOW, 1.0, 1.0, 0.0))
+        kept = (ca / lost).rename(ca.with_name("kept"))
+        with pytest.raises(Unreachable, match=f"cannot be read again: .*{lost}: cannot be read"):
+            authority.bundle()
+        assert authority.last_bundle() == before
+        with pytest.raises(Problem, match=f"{lost}: cannot be read"):
+            authority.rotate(NOW + 1)
+        assert authority.issue(csr(), WEB, NOW + 1, AGENT).chain_pem
+        kept.rename(ca / lost)
+        authority.rotate(NOW + 2)
+        assert authority.bundle().bundle_pem.count("BEGIN CERTIFICATE") == 2
 
 
 def test_an_issuer_that_expired_while_the_ca_was_off_is_renewed_when_it_is_opened(ca: Path) -> None:
