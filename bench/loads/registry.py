@@ -50,7 +50,7 @@ def _program(what: str, target: Target, *arguments: object, core: int) -> tuple[
 
 
 def _missing() -> str | None:
-    return None if peers.find("consul") else "consul (scripts/setup-system test)"
+    return None if peers.find("consul") else "consul (scripts/setup-system bench)"
 
 
 @dataclass(frozen=True, slots=True)
