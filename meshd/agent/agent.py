@@ -28,6 +28,7 @@ from meshd.agent.registry import HOST, Instance, Registry
 from meshd.agent.server import ControlServer
 from meshd.agent.settings import CaptureSettings, ProxySettings
 from meshd.api.tasks import Tasks
+from meshd.capture.keeper import Standing
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,15 @@ class AdminService(Service, Protocol):
     def trouble(self) -> str: ...
 
 
+class CaptureService(Service, Protocol):
+    """Capture, and what is wrong with it; `look` compares it with what is to be captured, and puts it right."""
+
+    @property
+    def standing(self) -> Standing: ...
+
+    async def look(self) -> None: ...
+
+
 class Reloaded(NamedTuple):
     """When settings and documents were read last, at the start or on SIGHUP (seconds since the epoch), and whether the
     settings are in force as they are in their file."""
@@ -74,7 +84,7 @@ class Agent:
     `sources` are files and registries in the order in which they are believed; this host's own workloads come after
     them, and are announced at the address `advertise` where a registry takes it. What it remembers is in `state_dir`.
     `proxy` is the host's proxy, None when this agent has none. `workload_api` makes the Workload API, `admin` the admin
-    port; not every agent has them.
+    port, `capturing` what keeps capture in force; not every agent has them.
     """
 
     def __init__(
@@ -93,7 +103,8 @@ class Agent:
         workload_api: Callable[[Core], WorkloadService] | None = None,
         admin: "Callable[[Agent], AdminService] | None" = None,
         advertise: str = "",
-        capture: CaptureSettings = CaptureSettings(),  # noqa: B008 - frozen
+        capture: CaptureSettings = CaptureSettings(enabled=False),  # noqa: B008 - frozen
+        capturing: "Callable[[Agent], CaptureService] | None" = None,
     ) -> None:
         self.registry = Registry()
         self.documents = Documents(sources)
@@ -125,6 +136,7 @@ class Agent:
         self._server = ControlServer(self.core, ControlSocket(socket))
         self.workload_api = None if workload_api is None else workload_api(self.core)
         self._admin = None if admin is None else admin(self)
+        self.capturing = None if capturing is None else capturing(self)
         self.reloaded = Reloaded(0.0, whole=True)
         self._waiting_for: tuple[str, ...] = ("documents", "control socket")
         self._socket = socket
@@ -147,6 +159,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         self.documents.start(self._documents_changed)
         self._documents_changed()
+        if self.capturing is not None:
+            self._waiting_for = ("capture", "control socket")
+            await self.capturing.start()  # first of all, since units wait for the agent to be ready
         for registry in self.registries:
             registry.start()
         self.reloaded = Reloaded(self.core.clock(), whole=True)
@@ -179,6 +194,8 @@ class Agent:
         if self.workload_api is not None:
             await self.workload_api.close()
         await self._tasks.cancel()
+        if self.capturing is not None:
+            await self.capturing.close()
         await self.documents.close()
         await self.health.close()
         await self._publishing.withdraw()
@@ -186,6 +203,12 @@ class Agent:
             await registry.close()
         if self._admin is not None:
             await self._admin.close()
+
+    @property
+    def has_host_proxy(self) -> bool:
+        """Whether the host's proxy is attached."""
+        host = self.registry.instance(HOST)
+        return host is not None and self.registry.attached(host) > 0
 
     def _oldest_certificate(self) -> float:
         """0 for as long as proxies of before a restart may be about to come back."""
@@ -242,4 +265,5 @@ class Agent:
     def _troubles(self) -> tuple[str, ...]:
         admin = (self._admin.trouble,) if self._admin is not None and self._admin.trouble else ()
         found = (*self.core.signer.troubles(), *self._notices, *admin, *map(str, self.documents.findings))
-        return (*found, *self._publishing.troubles())
+        captured = self.capturing.standing.troubles if self.capturing is not None else ()
+        return (*found, *self._publishing.troubles(), *captured)

@@ -14,7 +14,7 @@ from discovery.overlap import Shadow, overlaps, shadows
 from discovery.rules import Rule, rules
 from meshd.agent.health.monitor import Check, checks_of
 from meshd.api.control import ProxyWorkload
-from meshd.api.documents import Document, Selector, Workload, WorkloadPort
+from meshd.api.documents import Document, Selector, Workload, WorkloadCapture, WorkloadPort
 from meshd.api.loading import Finding
 from meshd.api.names import WorkloadName
 
@@ -27,6 +27,14 @@ class Place(NamedTuple):
     name: str
     source: DocumentSource
     shadowed: Mapping[DocumentName, Shadow] = {}
+
+
+class Captured(NamedTuple):
+    """A workload whose connections are captured: its ports, and how."""
+
+    workload: WorkloadName
+    ports: tuple[int, ...]
+    capture: WorkloadCapture
 
 
 class Documents:
@@ -94,6 +102,14 @@ class Documents:
     def selectors(self) -> dict[WorkloadName, tuple[Selector, ...]]:
         """Which processes are which workload."""
         return {each.metadata.workload: each.spec.selectors for each in self._workloads() if each.spec.selectors}
+
+    def captured(self) -> tuple[Captured, ...]:
+        """Those whose connections are captured."""
+        return tuple(
+            Captured(each.metadata.workload, tuple(port.port for port in each.spec.ports), each.spec.capture)
+            for each in self._workloads()
+            if each.spec.capture is not None
+        )
 
     def _workloads(self) -> Iterator[Workload]:
         return (each for each in self._documents() if isinstance(each, Workload))

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -18,6 +19,7 @@ from discovery.overlap import overlaps, shadows
 from discovery.remote import RemoteDocuments
 from discovery.store import DeclaringSettings
 from meshd.agent.agent import AdminService, Agent, WorkloadService
+from meshd.agent.capturing import plan_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.daemon import heed_signals, serve
@@ -33,6 +35,7 @@ from meshd.ca.client import CaClient
 from meshd.ca.contacts import Contacts
 from meshd.ca.failover import Failover
 from meshd.ca.source import CertificateSource
+from meshd.capture.keeper import Keeper as CaptureKeeper
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +115,7 @@ async def run_host(file: Path) -> None:
             workload_api=_workload_api(settings),
             admin=_admin(settings, dealings),
             advertise=settings.advertise,
+            capturing=_capturing(settings),
         )
         await serve(agent, _Reload(file, settings, ca, dealings, agent).reload, ended)
     finally:
@@ -121,6 +125,19 @@ async def run_host(file: Path) -> None:
 def _workload_api(settings: Settings) -> Callable[[Core], WorkloadService] | None:
     path = settings.workload_socket
     return None if path is None else lambda core: WorkloadServer(core, path)
+
+
+def _capturing(settings: Settings) -> Callable[[Agent], CaptureKeeper]:
+    capture, proxy = settings.capture, settings.proxy
+
+    def keeper(agent: Agent) -> CaptureKeeper:
+        return CaptureKeeper(
+            lambda is_open: partial(plan_of, capture, proxy, agent.documents.captured(), is_open=is_open),
+            is_proxy_there=(lambda: agent.has_host_proxy) if capture.fail_open else None,
+            remove_on_stop=capture.remove_on_stop,
+        )
+
+    return keeper
 
 
 class _Dealings(NamedTuple):

@@ -27,8 +27,11 @@ from meshd.api.detection import (
     OpaquePorts,
     parse_detect_timeout,
 )
+from meshd.api.documents import Port
 from meshd.api.durations import parse_duration
 from meshd.api.names import Address, InvalidName, canonical_address, is_label, is_trust_domain
+from meshd.capture.plan import Network, networks
+from meshd.capture.slices import check_slice
 
 SETTINGS_FILE = "/etc/meshd/meshd.yaml"
 
@@ -212,6 +215,82 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
         return Detection(self.opaque_ports, parse_detect_timeout(self.detect_timeout))
 
 
+class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Connections of this host's processes that the kernel leads to its proxy."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Whether the agent captures, by the nftables table `inet meshd`, and the proxy takes what is "
+            "captured. There is no table while there is nobody to capture: no control group of `slice`, no `users`, no "
+            "port."
+        ),
+    ] = True
+    slice: Annotated[str, Meta(description="The systemd slice whose units are captured.")] = "meshed.slice"
+    users: Annotated[
+        tuple[str, ...],
+        Meta(description="Users, by name or by uid in digits, whose processes are captured wherever they run."),
+    ] = ()
+    exempt_users: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Users whose processes never are, the proxy's and the agent's. One of them at least must be "
+            "there: a proxy that is captured itself calls itself."
+        ),
+    ] = ("meshd-proxy", "meshd")
+    skip_outbound_ports: Annotated[
+        tuple[Port, ...], Meta(description="Ports to which nobody's connections are captured.")
+    ] = ()
+    skip_outbound_cidrs: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks, as in `10.0.0.0/8`, to which nobody's connections are captured. Loopback never is, "
+            "addresses of services (240.0.0.0/4) always."
+        ),
+    ] = ()
+    fail_open: Annotated[
+        bool,
+        Meta(
+            description="What becomes of captured connections while the proxy is away for more than 5 seconds: `true`: "
+            "they go where they were going, in plain text; `false`: they wait or are refused."
+        ),
+    ] = False
+    unknown: Annotated[
+        Literal["refuse", "pass"],
+        Meta(
+            description="What becomes of a redirected connection whose process is no workload of this host: `refuse`, "
+            "or `pass`: it goes on to the address that it was for, in plain text, with no identity."
+        ),
+    ] = "refuse"
+    unmeshed: Annotated[
+        Literal["allow", "deny"],
+        Meta(
+            description="What becomes of connections to a workload's port that come from outside the mesh, with no "
+            "identity: `allow` has them go on to the application, unless it would not have heard them without meshd."
+        ),
+    ] = "allow"
+    remove_on_stop: Annotated[
+        bool,
+        Meta(
+            description="Whether capture ends when the agent is stopped. Otherwise it goes on, and an agent that is "
+            "restarted leaves no gap."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        try:
+            check_slice(self.slice)
+        except ValueError as error:
+            raise ValueError(f"slice: {error}") from error
+        self.skip_networks  # noqa: B018 - that they can be read is all that is asked
+        if self.enabled and not self.exempt_users:
+            raise ValueError("exemptUsers: there is nobody in it, and the proxy's user must be: as in [meshd-proxy]")
+
+    @property
+    def skip_networks(self) -> tuple[Network, ...]:
+        return networks(self.skip_outbound_cidrs, "skipOutboundCidrs")
+
+
 class ControlSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The control API on the Unix socket."""
 
@@ -242,26 +321,6 @@ class WorkloadApiSettings(Struct, frozen=True, forbid_unknown_fields=True, renam
                 f"socket: {self.socket!r} is not a path that begins with /; a socket with an abstract name could be "
                 "taken by any user while the agent is away"
             )
-
-
-class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Connections of this host that are redirected to its proxy."""
-
-    enabled: Annotated[bool, Meta(description="Whether the proxy takes them.")] = False
-    unknown: Annotated[
-        Literal["refuse", "pass"],
-        Meta(
-            description="What becomes of a redirected connection whose process is no workload of this host: `refuse`, "
-            "or `pass`: it goes on to the address that it was for, in plain text, with no identity."
-        ),
-    ] = "refuse"
-    unmeshed: Annotated[
-        Literal["allow", "deny"],
-        Meta(
-            description="What becomes of connections to a workload's port that come from outside the mesh, with no "
-            "identity: `allow` has them go on to the application, unless it would not have heard them without meshd."
-        ),
-    ] = "allow"
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -298,9 +357,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         tuple[Discovery, ...], Meta(description="Where services are learned from, in the order they are believed.")
     ] = (Discovery(file=FileDiscovery()),)
     proxy: Annotated[ProxySettings, Meta(description="The host's proxy.")] = ProxySettings()
-    capture: Annotated[CaptureSettings, Meta(description="Connections that are redirected to the proxy.")] = (
-        CaptureSettings()
-    )
+    capture: Annotated[CaptureSettings, Meta(description="Connections that are led to the proxy.")] = CaptureSettings()
     control: Annotated[ControlSettings, Meta(description="Who may use the control API.")] = ControlSettings()
     workload_api: Annotated[
         WorkloadApiSettings, Meta(description="The SPIFFE Workload API, for processes that have no proxy.")

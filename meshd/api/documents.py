@@ -10,6 +10,7 @@ A document has the same form wherever it lives (a file in `conf.d`, and whatever
 These are the types alone; `meshd.api.loading` reads them and says what is wrong with them.
 """
 
+import ipaddress
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -118,16 +119,35 @@ class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
             raise ValueError("a selector has at least one of `unit`, `user` and `cgroup`")
 
 
+class WorkloadCapture(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The workload's processes are captured, by the slice that they are in. `inbound`: so is what comes for its ports
+    past the mesh. Connections that it begins to `skipOutboundPorts` or `skipOutboundCidrs` are left alone, where its
+    unit is in a slice of its own (`meshd.capture.slices.own_slice`)."""
+
+    inbound: bool = True
+    skip_outbound_ports: tuple[Port, ...] = ()
+    skip_outbound_cidrs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for index, text in enumerate(self.skip_outbound_cidrs):
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                raise ValueError(f"`skipOutboundCidrs[{index}]`: {text!r} is not a network: {error}") from error
+
+
 class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """`opaquePorts`: those of its ports of protocol `auto` that are opaque, whatever the proxies' own lists say.
     `selectors`: a process for which one of them holds gets this identity from the Workload API. `health`: how the agent
-    finds out whether the process is well, beside what its ports say."""
+    finds out whether the process is well, beside what its ports say. `capture`: its connections are led to the proxy
+    without its knowing."""
 
     ports: tuple[CheckedPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
     opaque_ports: OpaquePorts | None = None
     selectors: tuple[Selector, ...] = ()
     health: UnitHealth | None = None
+    capture: WorkloadCapture | None = None
 
 
 class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

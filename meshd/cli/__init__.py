@@ -12,6 +12,7 @@ from meshd.api.problems import Misuse, Problem
 VERBS = {
     "agent": "meshd.cli.agent",
     "ca": "meshd.cli.ca",
+    "capture": "meshd.cli.capture",
     "check": "meshd.cli.check",
     "completion": "meshd.cli.completion",
     "demo": "meshd.cli.demo",

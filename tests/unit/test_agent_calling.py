@@ -94,7 +94,7 @@ def test_where_ipv6_comes(listen: str, other: str) -> None:
 
 
 def test_the_proxy_is_told_of_capture_where_there_is_any(tmp_path: Path) -> None:
-    assert capture_of(CaptureSettings(), ProxySettings()) is None
+    assert capture_of(CaptureSettings(enabled=False), ProxySettings()) is None
     told = capture_of(CaptureSettings(enabled=True, unknown="pass", unmeshed="deny"), ProxySettings())
     assert told is not None
     assert (told.unknown, told.unmeshed) == ("pass", "deny")

@@ -1,0 +1,161 @@
+"""Keeping the table in force, over a kernel that is a variable."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+from meshd.api.problems import Problem
+from meshd.capture.keeper import AWAY_S, LOOK_EVERY_S, Keeper, Planning
+from meshd.capture.nft import InForce
+from meshd.capture.plan import Group, Plan, listener
+from meshd.capture.table import declared, digest, removal, render
+
+SOME = Plan(listener("127.0.0.1:4140"), listener("0.0.0.0:4143"), Group("meshed.slice", 1, 7), exempt=(998,))
+NONE = dataclasses.replace(SOME, group=None)
+
+
+class Kernel:
+    """Rules that are a text; `broken`: nothing can be done."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+        self.applied = self.looked = 0
+        self.broken = ""
+
+    def apply(self, text: str, *, check: bool = False) -> None:
+        self._may()
+        self.applied += 1
+        self.text = text.removeprefix(removal()) or None
+
+    def remove(self) -> bool:
+        self._may()
+        was, self.text = self.text is not None, None
+        return was
+
+    def in_force(self) -> InForce | None:
+        self._may()
+        self.looked += 1
+        return None if self.text is None else InForce(self.text, "")
+
+    def _may(self) -> None:
+        if self.broken:
+            raise Problem(self.broken)
+
+
+class World:
+    """A keeper, what it is to keep, and a clock."""
+
+    def __init__(self, plan: Plan = SOME, *, fail_open: bool = False) -> None:
+        self.kernel, self.plan, self.now, self.proxy = Kernel(), plan, 1000.0, True
+        self.troubles: tuple[str, ...] = ()
+        self.unsafe = ""
+        self.keeper = Keeper(
+            self._planning,
+            is_proxy_there=(lambda: self.proxy) if fail_open else None,
+            rules=self.kernel,
+            monotonic=lambda: self.now,
+        )
+
+    def _planning(self, is_open: bool) -> Planning:
+        def planned() -> tuple[Plan, tuple[str, ...]]:
+            if self.unsafe:
+                raise Problem(self.unsafe)
+            return dataclasses.replace(self.plan, is_open=is_open), self.troubles
+
+        return planned
+
+    def look(self, after_s: float = 1.0) -> None:
+        self.now += after_s
+        asyncio.run(self.keeper.look())
+
+
+def first(world: World) -> World:
+    world.look()
+    return world
+
+
+def test_it_is_put_in_force_and_then_left_alone() -> None:
+    world = first(World())
+    assert world.kernel.text == declared(SOME)
+    assert world.keeper.standing.since
+    for _ in range(5):
+        world.look()
+    assert world.kernel.applied == 1
+    assert world.kernel.looked == 2  # before and after it was applied; unless told, not each second
+
+
+def test_another_plan_replaces_it() -> None:
+    world = first(World())
+    world.plan = dataclasses.replace(SOME, ports=(80,))
+    world.look()
+    assert world.kernel.text == declared(world.plan)
+    assert world.keeper.standing.restored == 0
+
+
+def test_what_others_did_is_undone_within_a_minute_and_counted() -> None:
+    world = first(World())
+    for done, count in ((None, 1), ("table inet meshd { }", 2)):
+        world.kernel.text = done
+        world.look(LOOK_EVERY_S)
+        assert world.kernel.text == declared(SOME)
+        assert world.keeper.standing.restored == count
+
+
+def test_with_nobody_to_capture_there_is_no_table_and_nothing_to_complain_of() -> None:
+    world = World(NONE)
+    world.kernel.broken = "there is no nft"
+    world.look()
+    assert world.keeper.standing.troubles == ()
+    world.kernel.broken, world.kernel.text = "", render(SOME)
+    world.look(LOOK_EVERY_S)
+    assert world.kernel.text is None
+
+
+def test_when_the_last_is_gone_the_table_goes() -> None:
+    world = first(World())
+    world.plan = NONE
+    world.look()
+    assert world.kernel.text is None
+    assert not world.keeper.standing.since
+
+
+def test_what_cannot_be_done_is_said_and_tried_again() -> None:
+    world = World()
+    world.kernel.broken = "nft: no"
+    world.look()
+    assert list(world.keeper.standing.troubles) == ["capture: nft: no"]
+    world.kernel.broken = ""
+    world.look()
+    assert not list(world.keeper.standing.troubles)
+    assert world.kernel.text == declared(SOME)
+
+
+def test_what_must_not_be_done_leaves_what_is_in_force() -> None:
+    world = first(World())
+    world.unsafe = "no such user"
+    world.look(LOOK_EVERY_S)
+    assert world.kernel.text == declared(SOME)
+    assert world.keeper.standing.troubles == ("capture: no such user",)
+
+
+def test_it_opens_when_the_proxy_has_been_away_and_closes_when_it_is_back() -> None:
+    world = first(World(fail_open=True))
+    look: Callable[[], bool] = lambda: "redirect" in (world.kernel.text or "")  # noqa: E731
+    assert look()
+    world.look(100.0)
+    world.proxy = False
+    world.look(AWAY_S)
+    assert look()  # a proxy that is restarted is back by then
+    world.look(0.1)
+    assert not look()
+    assert digest(dataclasses.replace(SOME, is_open=True)) in (world.kernel.text or "")
+    world.proxy = True
+    world.look(0.1)
+    assert look()
+
+
+def test_it_stays_closed_unless_it_is_to_open() -> None:
+    world = first(World())
+    world.proxy = False
+    world.look(1000.0)
+    assert world.kernel.text == declared(SOME)
