@@ -20,6 +20,7 @@ from meshd.agent.looks import look
 from meshd.agent.peer import Peer
 from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, Instance, Unacceptable
+from meshd.agent.saying import Saying
 from meshd.agent.services import build_services
 from meshd.agent.status import build_status
 from meshd.api.control import (
@@ -44,7 +45,6 @@ from meshd.api.control import (
     WatchDestination,
     WithdrawWorkload,
 )
-from meshd.api.differences import told
 from meshd.api.endpoints import EndpointSet
 from meshd.api.names import InvalidName, WorkloadName
 from meshd.api.tasks import Tasks
@@ -276,15 +276,10 @@ class ControlSession:
             self._watches[call_id] = lambda: None
             return
 
-        sent: EndpointSet | None = None
-
-        def say(endpoints: EndpointSet | None) -> Response:
-            nonlocal sent
-            before, sent = sent, endpoints
-            return told(before, endpoints) if asked.differences else Destination(endpoints)
+        saying = Saying(differences=asked.differences)
 
         def found(endpoints: EndpointSet | None) -> None:
-            self._outbox.update(call_id, partial(say, endpoints))
+            self._outbox.update(call_id, partial(saying.next, endpoints))
 
         self._watches[call_id] = self._core.discovery.watch(authority, found)
 
