@@ -16,10 +16,12 @@ from meshd.api.control import (
     Answer,
     Attach,
     Call,
+    Caller,
     Cancel,
     Certificate,
     Destination,
     DestinationChange,
+    IdentifyCaller,
     ProxyConfiguration,
     Refused,
     ReportState,
@@ -32,6 +34,7 @@ from meshd.api.control import (
 from meshd.api.differences import Differing, applied
 from meshd.api.endpoints import EndpointSet
 from meshd.api.frames import FramingError, LineReader, frame
+from proxy.capture.callers import Unanswered
 from proxy.mesh.identity import Sign, SigningFailed
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ RETRY_MAX_S: Final = 1.5
 """With its jitter, at least three quarters of a second between two tries: an agent that was away has all its proxies
 again within two seconds. To try a Unix socket that nobody listens on costs microseconds."""
 SIGN_TIMEOUT_S: Final = 30.0
+IDENTIFY_TIMEOUT_S: Final = 5.0
+"""As long as a connection waits to be known whose it is."""
 
 _READ_BYTES: Final = 256 << 10
 
@@ -88,12 +93,22 @@ class AgentClient:
         """What gets certificates for a workload (NAMESPACE/NAME) from the agent."""
 
         async def sign(csr_pem: str) -> Certificate:
-            answer = await self._ask(SignCertificate(workload, csr_pem))
+            try:
+                answer = await self._ask(SignCertificate(workload, csr_pem), SIGN_TIMEOUT_S)
+            except Unanswered as error:
+                raise SigningFailed(str(error)) from error
             if isinstance(answer, Certificate):
                 return answer
             raise SigningFailed(answer.reason if isinstance(answer, Refused) else "the agent answered something else")
 
         return sign
+
+    async def identify(self, cgroup: int, uid: int) -> Caller:
+        """Which workload the processes of uid in a control group are. Unanswered."""
+        answer = await self._ask(IdentifyCaller(cgroup, uid), IDENTIFY_TIMEOUT_S)
+        if isinstance(answer, Caller):
+            return answer
+        raise Unanswered(answer.reason if isinstance(answer, Refused) else "the agent answered something else")
 
     def report_state(self, state: ReportState) -> None:
         """Tell how the proxy is; told again whenever the agent comes back."""
@@ -105,18 +120,18 @@ class AgentClient:
         self._stats = stats
         self._send(0, stats)
 
-    async def _ask(self, body: Request) -> Response:
+    async def _ask(self, body: Request, within_s: float) -> Response:
         if self._writer is None:
-            raise SigningFailed(f"no agent answers at {self._socket}")
+            raise Unanswered(f"no agent answers at {self._socket}")
         number = next(self._ids)
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
         self._send(number, body)
         try:
-            async with asyncio.timeout(SIGN_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 return await answer
         except TimeoutError as error:
-            raise SigningFailed(f"the agent at {self._socket} did not answer in {SIGN_TIMEOUT_S:.0f} s") from error
+            raise Unanswered(f"the agent at {self._socket} did not answer in {within_s:.0f} s") from error
         finally:
             self._asked.pop(number, None)
 
@@ -171,7 +186,7 @@ class AgentClient:
             writer.close()
             for asked in self._asked.values():
                 if not asked.done():
-                    asked.set_exception(SigningFailed(f"lost the agent at {self._socket}"))
+                    asked.set_exception(Unanswered(f"lost the agent at {self._socket}"))
         return spoken
 
     def _begin(self) -> None:

@@ -8,10 +8,12 @@ find no endpoint, until there is one or their patience ends. When one has waited
 Destinations are per workload because connections are: each is opened with the caller's certificate.
 """
 
+import asyncio
 import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
 
@@ -79,6 +81,7 @@ class Destination:
         self._probing = False  # some endpoint is
         self._shut = False  # failfast
         self._waiting: deque[Waiter] = deque()
+        self._learned: asyncio.Event | None = None
 
     # --- what discovery says
 
@@ -110,12 +113,28 @@ class Destination:
         self._shut = False
         self._refresh()
         self._wake()
+        if self._learned is not None:
+            self._learned.set()
 
     def speaks(self, detection: Detection) -> PortProtocol:
         """What its connections speak; `auto` where only their first bytes can tell."""
         if self.protocol == "auto" and detection.is_opaque(self._port, self._opaque):
             return "tcp"
         return self.protocol
+
+    async def learned(self, patience_s: float) -> bool:
+        """Whether discovery has answered; it is waited for for patience_s."""
+        if self.known is None:
+            self._learned = self._learned or asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._learned.wait()
+        return self.known is not None
+
+    @property
+    def meshed(self) -> bool:
+        """Whether an endpoint of it has an identity."""
+        return any(live.endpoint.identity for live in self._live.values())
 
     def _govern(self, policy: Policy) -> None:
         before, self._policy, self.rules = self.rules, policy, Rules(policy)

@@ -32,6 +32,8 @@ class Bound(StrEnum):
     ANSWER_SIZE = "answer head too large"
     ENDPOINT = "endpoint protocol error"
     DENIED = "denied"
+    UNKNOWN = "unknown caller"
+    UNMESHED = "unmeshed caller"
 
 
 def bound_of(status: int) -> Bound:

@@ -1,24 +1,24 @@
 """The way in: what other proxies send, to the workloads beside this one.
 
-Only mutual TLS comes in here. A peer shows a certificate of the trust domain before its first byte is read, opens with
-a transport header, and reaches no port but those its workload declares. The application learns who calls from
-`l5d-client-id`.
+Only mutual TLS comes in here (for plain text that was redirected see `proxy.capture.inbound`). A peer shows a
+certificate of the trust domain before its first byte is read, opens with a transport header, and reaches no port but
+those its workload declares. The application learns who calls from `l5d-client-id`.
 """
 
 import asyncio
 import logging
 from time import monotonic
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from meshd.api.documents import WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
 from meshd.api.policy import FailureAccrual, Policy, Timeouts
 from meshd.api.tasks import Tasks
-from proxy.caller import Again, CallerEnd, CallerTraffic, ServerNames
+from proxy.caller import Again, CallerEnd, CallerTraffic, ServerNames, Turned
 from proxy.connect import Dialer
 from proxy.destination import LOCAL_BENCH_MAX_S, Destination
-from proxy.detect import RequestLine
+from proxy.detect import TIMEOUT_S, RequestLine, detect
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
@@ -35,6 +35,8 @@ from proxy.tcp import relay
 from proxy.transports import take_over
 
 log = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Drained)
 
 PATIENCE_S: Final = 1.0
 """How long a request waits for its application to accept connections; Linkerd's inbound failfast."""
@@ -99,6 +101,7 @@ class Inbound:
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
         self.draining = False
+        self.detect_timeout_s = TIMEOUT_S
         self.waiting: set[_Opening] = set()  # connections whose transport header is to come, the next one's too
         self._accepted_at = 0.0  # the latest
         self._open: set[Drained] = set()
@@ -113,7 +116,7 @@ class Inbound:
         self._accepted_at = monotonic()
         return _Opening(self)
 
-    def opened(self, connection: Http2Server) -> Http2Server:
+    def opened(self, connection: C) -> C:
         """connection itself, kept until it is closed."""
         self._open.add(connection)
         return connection
@@ -249,14 +252,14 @@ class _Opening(asyncio.Protocol):
         if header.protocol == "tcp":
             traffic = CallerTraffic(inbound.stats, labels, local.names)
             watched = local.port.protocol == "auto"
-            end = _Watched(traffic, self._again, local) if watched else CallerEnd(traffic, again=self._again)
+            end = Watched(traffic, self._again, local) if watched else CallerEnd(traffic, again=self._again)
             take_over(self._transport, end, rest)
             if self._transport.is_closing():
                 return  # what came with the header was enough
             work = relay(end, "inbound", local.destination, local.dialer, PATIENCE_S, inbound.stats)
             inbound.tasks.start(work, f"relay from {self._peer}")
         else:
-            service = _LocalService(inbound, local, labels)
+            service = LocalService(inbound, local, labels)
             connection = Http2Server(service, inbound.stats.tcp(labels, "src"), inbound.sweep, from_proxy=True)
             take_over(self._transport, inbound.opened(connection), rest)
             if inbound.draining:
@@ -279,16 +282,21 @@ class _Opening(asyncio.Protocol):
         self._forget()
 
 
-class _Watched(CallerEnd):
+class Watched(CallerEnd):
     """A caller's end of a relay to a port of which it is not known that it is not HTTP. A request that came this way
     could say in l5d-client-id who sent it, and would be believed."""
 
-    def __init__(self, traffic: CallerTraffic, again: Again, local: LocalPort) -> None:
-        super().__init__(traffic, again=again)
+    def __init__(
+        self, traffic: CallerTraffic, again: Again | None, local: LocalPort, turned: Turned | None = None
+    ) -> None:
+        super().__init__(traffic, again=again, turned=turned)
         self._local = local
         self._line: RequestLine | None = RequestLine()
 
     def _pass_on(self, data: bytes) -> None:
+        if self._turned is not None and detect(data) in ("http1", "http2"):
+            super()._pass_on(data)  # for whoever can speak it
+            return
         if self._line is not None:
             if self.transport.is_closing():
                 return
@@ -305,7 +313,7 @@ class _Watched(CallerEnd):
         log.warning(
             "refused HTTP that %s sent as opaque bytes for port %d of %s: if its application does not ask who calls, "
             "declare the port `tcp`",
-            self._traffic.plain.labels.peer,
+            self._traffic.plain.labels.peer or "somebody outside the mesh",
             local.port.port,
             local.workload,
         )
@@ -313,12 +321,12 @@ class _Watched(CallerEnd):
         self.abort(ConnectionError("HTTP as opaque bytes"))
 
 
-class _LocalService:
+class LocalService:
     """What one inbound HTTP connection is for: every request goes to the port that the header asked for."""
 
     def __init__(self, inbound: Inbound, local: LocalPort, labels: Labels) -> None:
         self._inbound = inbound
-        extra = b"l5d-client-id: " + labels.peer.encode() + b"\r\n"
+        extra = b"l5d-client-id: " + labels.peer.encode() + b"\r\n" if labels.peer else b""
         stats = inbound.stats
         self._route = Route(local.destination, local.dialer, stats, extra, PATIENCE_S, labels, stats.http(labels))
 

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from meshd.api.names import Address
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
+from proxy.capture.sorting import Captured, Sorting
 from proxy.mesh.tls import CLOSE_TIMEOUT_S, HANDSHAKE_TIMEOUT_S
 from proxy.room import Room
 from proxy.sockets import BACKLOG, Listening, keep_alive
@@ -43,14 +44,17 @@ class _NoRoom(asyncio.Protocol):
 
 
 class _Listener:
-    __slots__ = ("direction", "error", "essential", "handler", "server", "tls")
+    __slots__ = ("captured", "direction", "error", "essential", "handler", "server", "tls")
 
-    def __init__(self, handler: Handler, direction: Direction, tls: Tls | None, essential: bool) -> None:
+    def __init__(
+        self, handler: Handler, direction: Direction, tls: Tls | None, essential: bool, captured: Captured | None
+    ) -> None:
         self.direction = direction
         self.essential = essential
         self.handler = handler
         self.tls = tls
-        self.server: asyncio.Server | None = None
+        self.captured = captured
+        self.server: asyncio.Server | Sorting | None = None
         self.error = ""
 
 
@@ -82,9 +86,11 @@ class Listeners:
         tls: Tls | None = None,
         *,
         essential: bool = False,
+        captured: Captured | None = None,
     ) -> None:
-        """Accept connections at address for handler, as soon as that can be."""
-        listener = self._listeners[address] = _Listener(handler, direction, tls, essential)
+        """Accept connections at address for handler, as soon as that can be; those that were redirected to it for
+        `captured`, where there is one."""
+        listener = self._listeners[address] = _Listener(handler, direction, tls, essential, captured)
         self._start(address, listener)
 
     def _start(self, address: str, listener: _Listener) -> None:
@@ -115,24 +121,27 @@ class Listeners:
         sock = self._sockets.listen(address)
         keep_alive(sock)
 
-        def accept() -> asyncio.Protocol:
+        def admit() -> bool:
             room = self.room.take()
             if listener.essential:
-                return listener.handler.accept()
+                return True
             self._latest = listener.direction
-            if room:
-                return listener.handler.accept()
-            loop.call_soon(self._pause)  # not here: this connection is being accepted, and others of the same moment
-            return _NoRoom()
+            if not room:
+                loop.call_soon(self._pause)  # not here: it is being accepted, and others of the same moment
+            return room
 
-        server = await loop.create_server(
-            accept,
-            sock=sock,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
-            ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
-        )
+        server: asyncio.Server | Sorting
+        if listener.captured is not None:
+            server = Sorting(sock, admit, listener.handler.accept, listener.captured, tls, self._tasks)
+        else:
+            server = await loop.create_server(
+                lambda: listener.handler.accept() if admit() else _NoRoom(),
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
+            )
         if self._listeners.get(address) is not listener or (self._full and not listener.essential):
             server.close()
             return

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from meshd import __version__
 from meshd.api.control import LATENCY_BOUNDS_MS
+from proxy.capture.diag import SocketDiag
 from proxy.edge import EdgeTls
 from proxy.exposition import Family, counter, gauge, page, process
 from proxy.mesh.identity import WorkloadIdentity
@@ -37,7 +38,7 @@ _SERVICE: Final = ("workload", "authority", "dst_service", "dst_namespace")
 class State(NamedTuple):
     """How the proxy is: its identities, what it waits for, whether the agent is connected; how many connections to its
     inbound listener were accepted and how many proved themselves a peer of the mesh; whether the CA answers the agent;
-    the certificates that are shown outside the mesh.
+    the certificates that are shown outside the mesh; how it finds out who calls, where connections are captured.
     """
 
     identities: tuple[WorkloadIdentity, ...]
@@ -47,6 +48,7 @@ class State(NamedTuple):
     established: int
     ca_healthy: bool = True
     edges: tuple[EdgeTls, ...] = ()
+    lookups: SocketDiag | None = None
 
 
 class Metrics:
@@ -60,7 +62,8 @@ class Metrics:
     def page(self) -> bytes:
         """The metrics now, in Prometheus' text format."""
         state = self._state()
-        return page((*_traffic(self._stats), *_proxy(state), *_edges(state.edges), *process(self._started)))
+        own = (*_proxy(state), *_edges(state.edges), *_lookups(state.lookups), *process(self._started))
+        return page((*_traffic(self._stats), *own))
 
 
 def _values(labels: Labels, peer: str = "") -> list[str]:
@@ -72,7 +75,10 @@ def _values(labels: Labels, peer: str = "") -> list[str]:
     if not labels.tls:
         tls = "no_identity" if labels.sni is None else "opaque"
     if tls == "no_identity":
-        reason = "not_provided_by_service_discovery" if outbound and peer != "src" else "loopback"
+        if outbound:
+            reason = "loopback" if peer == "src" else "not_provided_by_service_discovery"
+        else:
+            reason = "loopback" if peer == "dst" else "no_tls_from_remote"
     name, rest = _dst(labels)
     return [
         labels.direction,
@@ -221,6 +227,22 @@ def _proxy(state: State) -> Iterator[Family]:
     build = Family("gauge", "proxy_build_info", "The program.", ("version", "vendor"))
     build.add((__version__, "meshd"), 1.0)
     yield build
+
+
+def _lookups(lookups: SocketDiag | None) -> Iterator[Family]:
+    """Who calls on captured connections, as the kernel says."""
+    if lookups is None:
+        return
+    family = Family(
+        "counter",
+        "meshd_caller_lookups_total",
+        "Questions whose the other end of a captured connection is.",
+        ("result",),
+    )
+    for result in ("found", "unknown", "failed"):
+        family.add([result], getattr(lookups, result))
+    yield family
+    yield counter("meshd_caller_lookup_seconds_total", "Time that the answers to them took.", lookups.spent_s)
 
 
 def _edges(edges: tuple[EdgeTls, ...]) -> Iterator[Family]:

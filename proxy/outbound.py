@@ -45,9 +45,10 @@ class Outbound:
         self.sweep = sweep
         self.tasks = tasks
         self.detection = Detection()
+        self.names = ServerNames()  # of connections that were captured
 
 
-class _Connections:
+class Connections:
     """The HTTP connections of a listener, so that it can drain them."""
 
     def __init__(self, stats: Stats) -> None:
@@ -83,7 +84,7 @@ class _Connections:
         return len(self._open)
 
 
-class UpstreamListener(_Connections):
+class UpstreamListener(Connections):
     """A local address that leads to one service. `renew` gives its listener a new TLS context, where it has TLS."""
 
     def __init__(self, upstream: Upstream, outbound: Outbound, renew: Callable[[ssl.SSLContext], None]) -> None:
@@ -114,7 +115,7 @@ class UpstreamListener(_Connections):
         """The protocol for a connection of which nothing is known but what configuration says."""
         speaks, outbound = self._speaks, self._outbound
         if speaks == "tcp":
-            return _Relayed(self._relayed, self._relay)
+            return Relayed(self._relayed, self._relay)
         opaque, timeout_s = speaks == "auto", outbound.detection.timeout_s
         return self.opened(Detecting(outbound.sweep, self._detected, self.closed, opaque=opaque, timeout_s=timeout_s))
 
@@ -131,7 +132,7 @@ class UpstreamListener(_Connections):
     def _detected(self, transport: asyncio.Transport, found: Detected, data: bytes) -> None:
         if found == "tcp":
             turned = None if data else self._detected  # a caller that has said nothing may yet speak HTTP
-            take_over(transport, _Relayed(self._relayed, self._relay, turned), data)
+            take_over(transport, Relayed(self._relayed, self._relay, turned), data)
         else:
             kind = Http2Server if found == "http2" else ServerConnection
             self.serve(transport, kind(self, self._http_tcp, self._outbound.sweep), data)
@@ -154,7 +155,7 @@ class UpstreamListener(_Connections):
         self._followed.end()
 
 
-class _Relayed(CallerEnd):
+class Relayed(CallerEnd):
     """A caller's end of a relay that begins when the connection does."""
 
     def __init__(self, traffic: CallerTraffic, begin: Callable[[RelayEnd], None], turned: Turned | None = None) -> None:
@@ -166,7 +167,7 @@ class _Relayed(CallerEnd):
         self._begin(self)
 
 
-class ForwardProxy(_Connections):
+class ForwardProxy(Connections):
     """What `http_proxy` names. It works for the only workload there is; which process calls it cannot tell."""
 
     def __init__(self, callers: Callable[[], tuple[Outbound, ...]], stats: Stats, sweep: Sweep) -> None:

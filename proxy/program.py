@@ -23,6 +23,7 @@ from meshd.api.names import WorkloadName
 from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from proxy import heap
+from proxy.capture.callers import Identify
 from proxy.control import AgentClient
 from proxy.mesh.identity import Held, Sign
 from proxy.mesh.identity import check as check_held
@@ -113,11 +114,12 @@ class Program:
         *,
         held: dict[str, Held] | None = None,
         signer: Callable[[str], Sign] | None = None,
+        identify: Identify | None = None,
     ) -> None:
         """Put a configuration in force; see `Proxy.apply`."""
         before, self._admin = self._admin, configuration.admin
         try:
-            await self._proxy.apply(self._own(configuration), resolver, held=held, signer=signer)
+            await self._proxy.apply(self._own(configuration), resolver, held=held, signer=signer, identify=identify)
         except BaseException:
             self._admin = before
             raise
@@ -207,7 +209,7 @@ class Program:
             configuration = await latest.get()
             self._resize(configuration.workers)
             try:
-                await self._become(configuration, agent, signer=agent.signer)
+                await self._become(configuration, agent, signer=agent.signer, identify=agent.identify)
             except (Problem, ssl.SSLError) as error:
                 log.error("the agent's configuration is not applied: %s", error)
 

@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Literal
+from typing import Final
 
 from meshd.api.control import ProxyConfiguration, ReportState
 from meshd.api.names import Identity, WorkloadName
@@ -17,6 +17,9 @@ from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy import measured
 from proxy.admin import Admin
+from proxy.capture.callers import Identify
+from proxy.capture.sorting import Captured
+from proxy.capture.together import Capturing
 from proxy.edge import EdgeTls
 from proxy.errors import Bound
 from proxy.inbound import Inbound
@@ -54,6 +57,7 @@ class Proxy:
         self._configuration: ProxyConfiguration | None = None
         self._inbound: Inbound | None = None
         self._callers: tuple[Outbound, ...] = ()
+        self._capturing: Capturing | None = None
         self._forward = ForwardProxy(lambda: self._callers, self.stats, self._sweep)
         self.metrics = Metrics(self.stats, self._state)
         self._admin = Admin(
@@ -78,8 +82,10 @@ class Proxy:
         *,
         held: dict[str, Held] | None = None,
         signer: Callable[[str], Sign] | None = None,
+        identify: Identify | None = None,
     ) -> None:
         """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`.
+        `identify` says who calls, where connections are captured.
         Problem or ssl.SSLError where it cannot be; then all is as it was."""
         if wanted.trust_bundle_pem:
             try:
@@ -95,8 +101,8 @@ class Proxy:
         before, self._configuration = self._configuration, wanted
         self._inbound.denials.use(wanted.denied)
         self.listeners.room.set_limit(wanted.max_connections)
-        self._move("outbound", before, wanted, self._forward)
-        self._move("admin", before, wanted, self._admin)
+        self._inbound.detect_timeout_s = wanted.detection.timeout_s
+        self._capture(before, wanted, identify)
         names = [WorkloadName(workload.namespace, workload.name) for workload in wanted.workloads]
         for gone in self._served.keys() - set(names):
             await self._served.pop(gone).close()
@@ -124,33 +130,72 @@ class Proxy:
         for edge in self.edges:
             edge.reread()
 
+    def _capture(
+        self, before: ProxyConfiguration | None, wanted: ProxyConfiguration, identify: Identify | None
+    ) -> None:
+        """Have the listeners, but for the inbound one, as is wanted now: with capture, or without."""
+        had = self._capturing
+        if wanted.capture is None or identify is None:
+            self._capturing = None
+        else:
+            assert self._inbound is not None  # made by `apply`
+            if had is None:
+                self._capturing = Capturing(
+                    identify, self._served_by_name, self.listeners.own, self._inbound, self._tasks
+                )
+            assert self._capturing is not None
+            self._capturing.use(wanted.capture)
+        turned = (had is None) != (self._capturing is None)
+        captured = self._capturing.outbound if self._capturing is not None else None
+        for old, new in zip(_outbound(before), _outbound(wanted), strict=True):
+            self._move(old, new, self._forward, captured, turned=turned)
+        self._move("" if before is None else before.admin, wanted.admin, self._admin, essential=True)
+        if turned and before is not None:
+            for address in _inbound(before):
+                self._close(address)  # and it is opened anew once there are certificates
+        if had is not None and self._capturing is None:
+            had.close()
+
+    def _served_by_name(self, name: WorkloadName) -> Outbound | None:
+        served = self._served.get(name)
+        return served.outbound if served is not None else None
+
     def _move(
         self,
-        what: Literal["outbound", "admin"],
-        before: ProxyConfiguration | None,
-        wanted: ProxyConfiguration,
+        old: str,
+        new: str,
         handler: Handler,
+        captured: Captured | None = None,
+        *,
+        essential: bool = False,
+        turned: bool = False,
     ) -> None:
-        """Open the listener of that name where it is wanted now, and close where it was."""
-        old, new = getattr(before, what, ""), getattr(wanted, what)
-        if old != new:
-            if old:
-                self.listeners.close(old)
-            if new:
-                essential = what == "admin"
-                self.listeners.open(new, handler, "inbound" if essential else "outbound", essential=essential)
+        """Open a listener where it is wanted now, and close where it was. `turned`: it accepts otherwise."""
+        if old == new and not turned:
+            return
+        self._close(old)
+        if new:
+            direction: Direction = "inbound" if essential else "outbound"
+            self.listeners.open(new, handler, direction, essential=essential, captured=captured)
+
+    def _close(self, address: str) -> None:
+        if address in self.listeners.addresses:
+            self.listeners.close(address)
 
     async def _open_inbound(self, before: ProxyConfiguration | None, wanted: ProxyConfiguration) -> None:
-        """Open the inbound listener once there are certificates to show: until then connections wait in the kernel."""
-        old = before.inbound if before is not None else ""
-        if old and old != wanted.inbound:
-            self.listeners.close(old)
+        """Open the inbound listeners once there are certificates to show: until then connections wait in the kernel."""
+        addresses = [address for address in _inbound(wanted) if address]
+        for old in _inbound(before):
+            if old not in addresses:
+                self._close(old)
         deadline = monotonic() + PATIENCE_FOR_CERTIFICATES_S
-        while self._configuration is wanted and wanted.inbound and wanted.inbound not in self.listeners.addresses:
+        while self._configuration is wanted and set(addresses) - set(self.listeners.addresses):
             held = [served.identity.held for served in self._served.values()]
             if held and (all(held) or (any(held) and monotonic() > deadline)):
                 assert self._inbound is not None  # made by `apply`
-                self.listeners.open(wanted.inbound, self._inbound, "inbound", self._tls)
+                captured = self._capturing.inbound if self._capturing is not None else None
+                for address in set(addresses) - set(self.listeners.addresses):
+                    self.listeners.open(address, self._inbound, "inbound", self._tls, captured=captured)
                 self._changed()
             else:
                 await asyncio.sleep(0.05)
@@ -197,7 +242,10 @@ class Proxy:
         inbound = self._inbound
         accepted, established = (0, 0) if inbound is None else (inbound.accepted, inbound.established)
         ca_healthy = self._configuration is None or self._configuration.ca_healthy
-        return State(identities, self.waiting_for(), self.connected, accepted, established, ca_healthy, self.edges)
+        lookups = self._capturing.lookups if self._capturing is not None else None
+        return State(
+            identities, self.waiting_for(), self.connected, accepted, established, ca_healthy, self.edges, lookups
+        )
 
     # --- the end
 
@@ -205,6 +253,8 @@ class Proxy:
         """Accept nothing more, finish what is under way for timeout_s at most; how many connections were cut."""
         self.listeners.close_all()
         self._forward.drain()
+        if self._capturing is not None:
+            self._capturing.outbound.drain()
         for served in self._served.values():
             served.drain()
         if self._inbound is not None:
@@ -217,8 +267,11 @@ class Proxy:
     def _open_connections(self) -> int:
         """Connections from callers: those with requests and those that relay."""
         relays = sum(series.open for series in self.stats.tcp_series if series.relays and series.peer == "src")
-        requests = self._forward.open + sum(served.open for served in self._served.values())
+        requests = self._forward.open + self._captured_open() + sum(served.open for served in self._served.values())
         return relays + requests + (0 if self._inbound is None else self._inbound.open)
+
+    def _captured_open(self) -> int:
+        return self._capturing.outbound.open if self._capturing is not None else 0
 
     async def close(self) -> None:
         """End everything now."""
@@ -227,3 +280,19 @@ class Proxy:
         for served in self._served.values():
             await served.close()
         await self._tasks.cancel()
+        if self._capturing is not None:
+            self._capturing.close()
+
+
+def _outbound(configuration: ProxyConfiguration | None) -> tuple[str, str]:
+    """Where what leaves comes to the proxy; the second is for IPv6. Empty for nowhere."""
+    if configuration is None:
+        return "", ""
+    return configuration.outbound, configuration.capture.outbound6 if configuration.capture is not None else ""
+
+
+def _inbound(configuration: ProxyConfiguration | None) -> tuple[str, str]:
+    """Likewise what comes from other proxies, or was redirected."""
+    if configuration is None:
+        return "", ""
+    return configuration.inbound, configuration.capture.inbound6 if configuration.capture is not None else ""

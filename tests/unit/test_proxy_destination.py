@@ -1,5 +1,6 @@
 """A destination: endpoints come and go, are benched and tried again, and whoever waits for one is told."""
 
+import asyncio
 import random
 from collections.abc import Callable
 
@@ -8,10 +9,13 @@ import pytest
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.tasks import Tasks
 from proxy.destination import BENCH_MAX_S, BENCH_MIN_S, Destination
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.stats import HttpTraffic, Labels, TcpTraffic
+from tests.support import aio
+from tests.support.waiting import DEADLINE_S
 
 LABELS = Labels("outbound")
 
@@ -332,3 +336,19 @@ def test_without_a_zone_of_its_own_a_proxy_prefers_none() -> None:
     time = Time()
     destination = made(time, Endpoint("192.0.2.1", 80), Endpoint("192.0.2.2", 80, zone="b"))
     assert len({destination.pick(time.now) for _ in range(50)}) == 2
+
+
+def test_one_can_wait_for_what_discovery_says() -> None:
+    async def main() -> None:
+        destination = Destination("api", lambda _: pytest.fail("there is none"), lambda _, __: None)
+        assert not await destination.learned(0.001)
+        tasks = Tasks("waiting")
+        waits = tasks.start(destination.learned(DEADLINE_S), "waits")
+        await asyncio.sleep(0)
+        assert not waits.done()
+        destination.update(None)
+        assert await waits
+        assert await destination.learned(0.0)
+        assert not destination.meshed
+
+    aio.run(main())
