@@ -6,14 +6,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import SCENARIOS, machine, record, report, scenario, show
+from bench import SCENARIOS, lookups, machine, record, report, scenario, show
 from bench.measure import USUAL, Options, measure
 from meshd.api.problems import Problem
+
+LOOKUPS = "lookups"
+"""No comparison: what capture costs."""
+NAMES = (*SCENARIOS, LOOKUPS)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Compare meshd's proxy with others on this machine.")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; all when none")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(NAMES)}; all when none")
     parser.add_argument("--rounds", type=int, default=USUAL.rounds, help="rounds for each; 0: only check (%(default)s)")
     parser.add_argument("--seconds", type=float, default=USUAL.seconds, help="length of a round (%(default)s)")
     parser.add_argument(
@@ -27,8 +31,8 @@ def _arguments() -> argparse.Namespace:
         help="write the JSON there, instead of to bench/results and into docs/performance.md",
     )
     arguments = parser.parse_args()
-    if unknown := set(arguments.scenarios) - set(SCENARIOS):
-        parser.error(f"no scenario {', '.join(sorted(unknown))}: there are {', '.join(SCENARIOS)}")
+    if unknown := set(arguments.scenarios) - set(NAMES):
+        parser.error(f"no scenario {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
     return arguments
 
 
@@ -45,7 +49,11 @@ def main() -> int:
     screen = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
     notes = Console(stderr=True, highlight=False)
     try:
-        for name in arguments.scenarios or SCENARIOS:
+        for name in arguments.scenarios or NAMES:
+            if name == LOOKUPS:
+                for line in lookups.figures():
+                    screen.print(f"capture, {line}", markup=False)
+                continue
             chosen = scenario(name)
             entrants = measure(chosen, options, lambda line: notes.print(line, markup=False))
             if not options.rounds:
