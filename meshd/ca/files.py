@@ -184,9 +184,9 @@ def read(file: Path) -> bytes:
         ) from error
 
 
-def read_secret(file: Path) -> bytes:
-    """`read`, refusing a file that others than its owner could have read. Root may read what belongs to whom the
-    directory belongs to: the daemon's key, for which it runs a command."""
+def read_secret(file: Path, what: str = "a private key") -> bytes:
+    """`read`, refusing a file that others than its owner could have read; `what` it holds is for the message. Root may
+    read what belongs to whom the directory belongs to: the daemon's key, for which it runs a command."""
     with suppress(OSError):
         found = file.stat()
         mode = stat.S_IMODE(found.st_mode)
@@ -198,7 +198,7 @@ def read_secret(file: Path) -> bytes:
             )
         if mode & 0o077:
             raise Problem(
-                f"{file}: holds a private key, and its mode {mode:04o} lets others than its owner at it: "
+                f"{file}: holds {what}, and its mode {mode:04o} lets others than its owner at it: "
                 f"see who may have read it, then `chmod 600 {file}`"
             )
     return read(file)

@@ -22,7 +22,7 @@ def read(file: Path | None, environment: Mapping[str, str]) -> bytes | None:
     """The passphrase, without the line end after it; None when there is none to be had. Problem when it is too short to
     be one, cannot be read, or others can."""
     if file is not None:
-        found = files.read_secret(file)
+        found = files.read_secret(file, "a passphrase")
     else:
         file = Path(environment.get("CREDENTIALS_DIRECTORY", "/nonexistent"), CREDENTIAL)
         if not file.exists():

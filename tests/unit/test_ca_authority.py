@@ -343,6 +343,9 @@ def test_a_passphrase_is_read_from_a_file_or_from_systemd(tmp_path: Path) -> Non
         passphrase.read(file, {})
     with pytest.raises(Problem, match="cannot be read"):
         passphrase.read(tmp_path / "none", {})
+    file.chmod(0o644)
+    with pytest.raises(Problem, match="holds a passphrase, and its mode 0644 lets others"):
+        passphrase.read(file, {})
 
 
 # --- the issuer's succession ------------------------------------------------------------------------------------------
