@@ -6,23 +6,26 @@ says why. The CA is asked as any stranger may ask it, and nothing is written or 
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from cryptography import x509
+from msgspec.structs import replace
 
 from meshd.agent import node
 from meshd.agent.host import check
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import read_bundle
-from meshd.agent.trust import FILE_NAME, TrustFile
+from meshd.agent.trust import FILE_NAME, Trust, TrustFile
 from meshd.api.control import Status, WorkloadStatus
 from meshd.api.loading import ConfigurationError
 from meshd.api.problems import Problem
+from meshd.ca import certificates
 from meshd.ca.client import CaClient
 from meshd.ca.source import Refusal, Unreachable
+from meshd.ca.wire import Denial
 
 WARN_UNDER_S: Final = 60 * 86400.0
 """What is left to a root or an issuer, below which it is time to do something: as `linkerd check` has it."""
@@ -124,11 +127,11 @@ def discovery(status: Status, now: float) -> Iterator[Check]:
     yield Check(*what, "warning", "\n".join(lines), "`meshd services -o wide` has them all") if old else Check(*what)
 
 
-def bundle_in_force(settings: Settings, file: Path) -> str:
-    """The roots that this host believes now, PEM: the operator's, or those that the CA has told of since."""
+def trust_in_force(settings: Settings, file: Path) -> Trust:
+    """What this host believes now: the operator's roots, or those that the CA has told of since, and what it denies."""
     pinned = read_bundle(settings, str(file))
     known = TrustFile(Path(settings.state_dir, FILE_NAME)).recall().since(pinned)
-    return known.bundle_pem or pinned
+    return known if known.bundle_pem else replace(known, bundle_pem=pinned)
 
 
 def identity(settings: Settings, bundle_pem: str, now: float) -> Iterator[Check]:
@@ -152,6 +155,30 @@ def identity(settings: Settings, bundle_pem: str, now: float) -> Iterator[Check]
     yield from _good(category, "node's certificate", chain[:1], now, "join this host again: `meshd join`")
     hint = "see the log of the CA: it renews its issuer by itself while it has its root's key"
     yield from _life(category, "issuer", chain[1:], now, hint)
+
+
+def denials(settings: Settings, denied: Sequence[Denial], identities: Iterable[str]) -> Iterator[Check]:
+    """Whether this host or one of its workloads, which have these identities, is among what the CA denies."""
+    known = {(each.kind, each.value) for each in denied}
+    host, serial = _joined_as(Path(settings.state_dir, node.FILE_NAME))
+    found = [f"the node {host}"] if host and ("node", host) in known else []
+    if serial and not found and ("serial", serial) in known:
+        found = [f"the certificate of the node {host}"]
+    found += sorted({each for each in identities if ("identity", each) in known})
+    what = "meshd-identity", "the CA denies nothing of what this host is"
+    hint = "nobody in the mesh believes it any more: see `meshd ca issued denied` on the CA"
+    yield Check(*what, "error", "\n".join(f"{each} is denied" for each in found), hint) if found else Check(*what)
+
+
+def _joined_as(file: Path) -> tuple[str, str]:
+    """The host's name and the serial number in the node's certificate; empty when there is none to be read."""
+    try:
+        held = node.read(file)
+    except Problem:
+        return "", ""  # `identity` says so
+    if held is None or held.certificate is None:
+        return "", ""
+    return node.identity_of(held.certificate).host, certificates.serial(held.certificate)
 
 
 async def authority(settings: Settings, bundle_pem: str) -> list[Check]:
@@ -205,27 +232,27 @@ def _same(here_pem: str, there_pem: str, url: str) -> Check:
     return Check(*what, "warning", message, "start the agent: it follows the CA's bundle; or see its log")
 
 
-def _good(category: str, name: str, certificates: Iterable[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
+def _good(category: str, name: str, chain: Iterable[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
     """Whether they are good at this time."""
     time_now = datetime.fromtimestamp(now, UTC)
     bad = [
         f"{_named(each)} expired at {each.not_valid_after_utc:%F %TZ}"
         if time_now > each.not_valid_after_utc
         else f"{_named(each)} is not good before {each.not_valid_before_utc:%F %TZ}: is the clock right?"
-        for each in certificates
+        for each in chain
         if not each.not_valid_before_utc <= time_now <= each.not_valid_after_utc
     ]
     what = category, f"the {name} is within its validity period"
     yield Check(*what, "error", "\n".join(bad), hint) if bad else Check(*what)
 
 
-def _life(category: str, name: str, certificates: list[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
+def _life(category: str, name: str, chain: list[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
     """The same, and whether they will be for another 60 days."""
-    yield from _good(category, name, certificates, now, hint)
+    yield from _good(category, name, chain, now, hint)
     what = category, f"the {name} is valid for at least 60 days"
     soon = [
         f"{_named(each)} expires at {each.not_valid_after_utc:%F %TZ}"
-        for each in certificates
+        for each in chain
         if now <= each.not_valid_after_utc.timestamp() < now + WARN_UNDER_S
     ]
     yield Check(*what, "warning", "\n".join(soon), hint) if soon else Check(*what)

@@ -51,15 +51,18 @@ async def _host(file: Path) -> "list[Check]":
     found = [*checks.configuration(file)]
     try:
         settings = load_settings(file)
-        found += _agent(await _status(Path(settings.socket)))
-        bundle_pem = checks.bundle_in_force(settings, file)
+        status = await _status(Path(settings.socket))
+        found += _agent(status)
+        trust = checks.trust_in_force(settings, file)
     except ConfigurationError:  # the first check has said so
         return found
     except Problem as problem:
         what = "meshd-identity", "what the CA said last of its roots can be read"
         return [*found, checks.Check(*what, "error", str(problem))]
-    found += checks.identity(settings, bundle_pem, time.time())
-    found += await checks.authority(settings, bundle_pem)
+    found += checks.identity(settings, trust.bundle_pem, time.time())
+    workloads = () if isinstance(status, Problem) else status.workloads
+    found += checks.denials(settings, trust.denied, (each.identity for each in workloads))
+    found += await checks.authority(settings, trust.bundle_pem)
     return found
 
 

@@ -28,6 +28,7 @@ ALL = [
     "the node's certificate is within its validity period",
     "the issuer is within its validity period",
     "the issuer is valid for at least 60 days",
+    "the CA denies nothing of what this host is",
     "the CA at https://127.0.0.1:{port} answers",
     "the CA at https://127.0.0.1:{port} is of this host's trust domain",
     "the clocks of this host and of the CA at https://127.0.0.1:{port} agree",

@@ -1,14 +1,19 @@
 """`meshd check`: what is an error, what a warning, and how both are laid out."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from meshd.agent.checks import Check, agent, clocks, discovery, identity
+from meshd.agent import node
+from meshd.agent.checks import Check, agent, clocks, denials, discovery, identity
 from meshd.agent.settings import Settings
 from meshd.api.control import Golden, Health, ServiceStatus, SourceStatus, Status, WorkloadStatus
 from meshd.api.problems import Problem
+from meshd.ca import certificates
+from meshd.ca.certificates import Life
+from meshd.ca.wire import Denial
 from meshd.view.check import as_data, as_text, is_well
 from tests.support.bundles import MADE, root
 
@@ -97,6 +102,38 @@ def status(*workloads: WorkloadStatus, configuration: tuple[str, ...] = ()) -> S
 )
 def test_the_agent(seen: Status | Problem, results: list[str]) -> None:
     assert [each.result for each in agent(seen, NOW)] == results
+
+
+HOST_SERIAL = "5e"
+WEB = "spiffe://prod.example/ns/default/sa/web"
+
+
+@pytest.mark.parametrize(
+    ("denied", "message"),
+    [
+        ((), ""),
+        ((Denial("node", "vm2"), Denial("serial", "ab"), Denial("identity", f"{WEB}2")), ""),
+        ((Denial("node", "vm1"), Denial("serial", HOST_SERIAL)), "the node vm1 is denied"),
+        ((Denial("serial", HOST_SERIAL),), "the certificate of the node vm1 is denied"),
+        ((Denial("node", "vm1"), Denial("identity", WEB)), f"the node vm1 is denied\n{WEB} is denied"),
+    ],
+)
+def test_what_the_ca_denies_of_this_host(tmp_path: Path, denied: tuple[Denial, ...], message: str) -> None:
+    key = certificates.new_key()
+    issuer = certificates.make_root("prod.example", Life.starting(NOW, 2 * DAY))
+    leaf = certificates.make_leaf("spiffe://prod.example/node/vm1", key.public_key(), issuer, Life.starting(NOW, DAY))
+    node.write(tmp_path / "node.key", key, certificates.pem(leaf).decode())
+    serial = certificates.serial(leaf)
+    denied = tuple(replace(each, value=serial) if each.value == HOST_SERIAL else each for each in denied)
+    settings = Settings(trust_domain="prod.example", state_dir=str(tmp_path))
+    (found,) = denials(settings, denied, [WEB])
+    assert (found.result, found.message) == ("error" if message else "success", message)
+
+
+def test_a_host_that_did_not_join_may_have_denied_workloads(tmp_path: Path) -> None:
+    settings = Settings(trust_domain="prod.example", state_dir=str(tmp_path))
+    (found,) = denials(settings, (Denial("identity", WEB), Denial("node", "vm1")), [WEB])
+    assert found.message == f"{WEB} is denied"
 
 
 def source(name: str, *, stale: bool = False, denied: bool = False) -> SourceStatus:
