@@ -6,6 +6,8 @@ but where none of the others knows the service, nothing is said rather than that
 
 A rule (`discovery.rules`) may have another order for a service, have all that its sources know taken together, and say
 how the service is to be treated whoever knows it.
+
+Addresses that stand for services (`discovery.virtual`) are asked of no source: what they stand for is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from discovery.looks import ChainLook
 from discovery.names import Authority, mesh_name
 from discovery.rules import NO_RULE, Rule, Treated
 from discovery.source import Answer, Answered, Close, Known, Listed, NotYet, Source
+from discovery.virtual import Standing, Virtual
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet
 
@@ -31,10 +34,10 @@ class Named(NamedTuple):
 
 
 class Chain:
-    """Sources in the order in which they are believed."""
+    """Sources in the order in which they are believed; which addresses stand for services says `virtual`."""
 
-    def __init__(self, sources: Sequence[Named]) -> None:
-        self._sources = tuple(sources)
+    def __init__(self, sources: Sequence[Named], virtual: Virtual | None = None) -> None:
+        self._sources, self._virtual = tuple(sources), virtual
         self._rules: Mapping[tuple[str, str], Rule] = {}
         self._open: set[_Watch] = set()
 
@@ -45,6 +48,8 @@ class Chain:
 
     def watch(self, authority: Authority, answered: Found) -> Close:
         """Tell answered where authority leads, now and whenever that changes; nothing as long as it cannot be said."""
+        if authority.address and self._virtual is not None and self._virtual.owns(authority.address):
+            return Standing(self._virtual, authority, self.watch, answered).close
         watch = _Watch(authority, answered)
         self._open.add(watch)
         self._follow(watch)
@@ -65,6 +70,11 @@ class Chain:
     def look(self, authority: Authority, changed: Callable[[], None]) -> ChainLook:
         """What each source that answers for authority says of it, and what callers get, until closed; as things are
         configured now. `changed` is called when there is more to see, also before this returns."""
+        if authority.address and self._virtual is not None and self._virtual.owns(authority.address):
+            host = self._virtual.host(authority.address)
+            if not host:
+                return ChainLook(authority, (), self._treated, changed, merge=False)
+            authority = Authority(host, authority.port, authority.namespace)
         rule = self._rule(authority)
         return ChainLook(authority, self._ordered(rule.order), self._treated, changed, merge=rule.merge)
 

@@ -7,6 +7,7 @@ import pytest
 from discovery.chain import Chain, Named
 from discovery.names import Authority
 from discovery.source import Answered, Close, Known, Listed
+from discovery.virtual import Told
 from meshd.api.control import Health
 from meshd.api.endpoints import EndpointSet, ServiceName
 
@@ -111,3 +112,81 @@ def test_no_sources_know_nothing() -> None:
     told: list[EndpointSet | None] = []
     Chain(()).watch(WEB, told.append)
     assert told == [None]
+
+
+VIRTUAL = Authority.parse("240.0.0.7:8080", "default")
+
+
+class Addresses:
+    """One virtual address, that of the test, and who watches it."""
+
+    def __init__(self) -> None:
+        self.stands_for = ""
+        self.watching: list[Told] = []
+
+    def owns(self, address: str) -> bool:
+        return address == VIRTUAL.address
+
+    def host(self, address: str) -> str:
+        return self.stands_for
+
+    def watch(self, address: str, told: Told) -> Close:
+        self.watching.append(told)
+        told(self.stands_for)
+        return lambda: self.watching.remove(told)
+
+    def stand_for(self, host: str) -> None:
+        self.stands_for = host
+        for told in self.watching:
+            told(host)
+
+
+class Asked(Remote):
+    """A source that is asked for anything."""
+
+    def __init__(self) -> None:
+        super().__init__("asked")
+        self.authorities: list[Authority] = []
+
+    def watch(self, authority: Authority, answered: Answered) -> Close:
+        self.authorities.append(authority)
+        self.watching.append(answered)
+        return lambda: self.watching.remove(answered)
+
+
+def test_a_virtual_address_is_the_service_it_stands_for_and_no_source_is_asked_for_the_address() -> None:
+    addresses, source = Addresses(), Asked()
+    chain = Chain((Named("asked", source),), addresses)
+    told: list[EndpointSet | None] = []
+    nobody = EndpointSet(ServiceName("240.0.0.7", "virtual", 8080))
+
+    close = chain.watch(VIRTUAL, told.append)
+    assert (told, source.authorities) == ([nobody], []), "it stands for nothing, and nothing outside is reached there"
+    addresses.stand_for("web.shop.mesh")
+    assert source.authorities == [Authority("web.shop.mesh", 8080, "default")]
+    assert told == [nobody], "nothing is said yet"
+    source.finds()
+    assert told == [nobody, known_by("asked")]
+    source.finds_nothing()
+    assert told == [nobody, known_by("asked"), nobody], "a service that is not there has nobody, and is not outside"
+    close()
+    assert not source.watching
+    assert not addresses.watching
+
+
+def test_a_look_at_a_virtual_address_is_one_at_its_service() -> None:
+    addresses, source = Addresses(), Asked()
+    chain = Chain((Named("asked", source),), addresses)
+    assert chain.look(VIRTUAL, lambda: None).found is None
+    addresses.stand_for("web.shop.mesh")
+    look = chain.look(VIRTUAL, lambda: None)
+    source.finds()
+    assert look.found == known_by("asked")
+    look.close()
+    assert not source.watching
+
+
+def test_other_addresses_are_the_sources_to_know() -> None:
+    source = Asked()
+    Chain((Named("asked", source),), Addresses()).watch(Authority.parse("192.0.2.1:80", "default"), lambda _: None)
+    assert [each.address for each in source.authorities] == ["192.0.2.1"]
