@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from fuzz import ca, http1, http2, mesh
+from fuzz import ca, http1, http2, mesh, names
 
 
 class Target(NamedTuple):
@@ -34,4 +34,5 @@ TARGETS: Final = {
     "ca_request": Target(ca.request, ca.REQUESTS),
     "jwt_token": Target(ca.jwt_token, ca.JWTS),
     "jwt_parts": Target(ca.jwt_parts, ca.PARTS),
+    "names_query": Target(names.query, names.QUERIES),
 }

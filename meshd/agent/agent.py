@@ -7,13 +7,16 @@ embedded    what `meshd run` starts for its user: nothing to set, a CA of its ow
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from discovery.chain import Chain, Named
+from discovery.chain import Chain, Found, Named
 from discovery.following import Following
+from discovery.names import Authority
 from discovery.publish import Publisher
+from discovery.source import Close
+from discovery.virtual import Virtual
 from meshd.agent.calling import capture_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
@@ -70,6 +73,24 @@ class CaptureService(Service, Protocol):
     async def look(self) -> None: ...
 
 
+class NameService(Protocol):
+    """The name server (`meshd.agent.names`), and the addresses that it gives. `trouble` says why it does not answer;
+    empty when it does. `answered` counts, by what the answers were."""
+
+    @property
+    def trouble(self) -> str: ...
+
+    @property
+    def virtual(self) -> Virtual: ...
+
+    @property
+    def answered(self) -> Mapping[str, int]: ...
+
+    async def start(self, watch: Callable[[Authority, Found], Close]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 class Reloaded(NamedTuple):
     """When settings and documents were read last, at the start or on SIGHUP (seconds since the epoch), and whether the
     settings are in force as they are in their file."""
@@ -84,7 +105,7 @@ class Agent:
     `sources` are files and registries in the order in which they are believed; this host's own workloads come after
     them, and are announced at the address `advertise` where a registry takes it. What it remembers is in `state_dir`.
     `proxy` is the host's proxy, None when this agent has none. `workload_api` makes the Workload API, `admin` the admin
-    port, `capturing` what keeps capture in force; not every agent has them.
+    port, `capturing` what keeps capture in force, `names` answers for names; not every agent has them.
     """
 
     def __init__(
@@ -105,6 +126,7 @@ class Agent:
         advertise: str = "",
         capture: CaptureSettings = CaptureSettings(enabled=False),  # noqa: B008 - frozen
         capturing: "Callable[[Agent], CaptureService] | None" = None,
+        names: NameService | None = None,
     ) -> None:
         self.registry = Registry()
         self.documents = Documents(sources)
@@ -120,7 +142,7 @@ class Agent:
             trust_domain=trust_domain,
             mode=mode,
             registry=self.registry,
-            discovery=Chain((*sources, Named("local", self._local))),
+            discovery=Chain((*sources, Named("local", self._local)), None if names is None else names.virtual),
             signer=signer,
             access=access,
             troubles=self._troubles,
@@ -137,6 +159,7 @@ class Agent:
         self.workload_api = None if workload_api is None else workload_api(self.core)
         self._admin = None if admin is None else admin(self)
         self.capturing = None if capturing is None else capturing(self)
+        self.names = names
         self.reloaded = Reloaded(0.0, whole=True)
         self._waiting_for: tuple[str, ...] = ("documents", "control socket")
         self._socket = socket
@@ -175,6 +198,8 @@ class Agent:
             log.error("%s", trouble)
         self._tasks.start(self.core.signer.watch(), "watch CA")
         self._tasks.start(self.core.signer.follow(), "follow CA")
+        if self.names is not None:
+            await self.names.start(self.core.discovery.watch)
         await self._server.start()
         if self.workload_api is not None:
             await self.workload_api.start()
@@ -193,6 +218,8 @@ class Agent:
         await self._server.close()
         if self.workload_api is not None:
             await self.workload_api.close()
+        if self.names is not None:
+            await self.names.close()
         await self._tasks.cancel()
         if self.capturing is not None:
             await self.capturing.close()
@@ -264,6 +291,7 @@ class Agent:
 
     def _troubles(self) -> tuple[str, ...]:
         admin = (self._admin.trouble,) if self._admin is not None and self._admin.trouble else ()
-        found = (*self.core.signer.troubles(), *self._notices, *admin, *map(str, self.documents.findings))
         captured = self.capturing.standing.troubles if self.capturing is not None else ()
+        names = (self.names.trouble,) if self.names is not None and self.names.trouble else ()
+        found = (*self.core.signer.troubles(), *self._notices, *admin, *names, *map(str, self.documents.findings))
         return (*found, *self._publishing.troubles(), *captured)

@@ -18,7 +18,7 @@ from discovery.keeping import ContentKeeper, Keeper
 from discovery.overlap import overlaps, shadows
 from discovery.remote import RemoteDocuments
 from discovery.store import DeclaringSettings
-from meshd.agent.agent import AdminService, Agent, WorkloadService
+from meshd.agent.agent import AdminService, Agent, NameService, WorkloadService
 from meshd.agent.capturing import plan_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
@@ -39,7 +39,18 @@ from meshd.capture.keeper import Keeper as CaptureKeeper
 
 log = logging.getLogger(__name__)
 
-FIXED = ("trust_domain", "node", "advertise", "state_dir", "socket", "discovery", "workload_api", "admin", "capture")
+FIXED = (
+    "trust_domain",
+    "node",
+    "advertise",
+    "state_dir",
+    "socket",
+    "discovery",
+    "workload_api",
+    "admin",
+    "capture",
+    "names",
+)
 """What an agent is for as long as it runs."""
 
 
@@ -116,6 +127,7 @@ async def run_host(file: Path) -> None:
             admin=_admin(settings, dealings),
             advertise=settings.advertise,
             capturing=_capturing(settings),
+            names=_names(settings),
         )
         await serve(agent, _Reload(file, settings, ca, dealings, agent).reload, ended)
     finally:
@@ -138,6 +150,14 @@ def _capturing(settings: Settings) -> Callable[[Agent], CaptureKeeper]:
         )
 
     return keeper
+
+
+def _names(settings: Settings) -> NameService | None:
+    if settings.names.address is None:
+        return None
+    from meshd.agent.names.server import NameServer  # noqa: PLC0415 - dnspython, for agents that answer names alone
+
+    return NameServer(settings.names, settings.domains, settings.trust_domain, Path(settings.state_dir))
 
 
 class _Dealings(NamedTuple):

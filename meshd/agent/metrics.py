@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from meshd.admin.page import build_info, counter, counters, gauge, gauges
-from meshd.agent.agent import Reloaded, WorkloadService
+from meshd.agent.agent import NameService, Reloaded, WorkloadService
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
 from meshd.agent.health.monitor import Verdict
@@ -51,6 +51,9 @@ class Running(Protocol):
     def workload_api(self) -> WorkloadService | None: ...
 
     @property
+    def names(self) -> NameService | None: ...
+
+    @property
     def health(self) -> Checks: ...
 
 
@@ -72,6 +75,7 @@ class AgentMetrics(Collector):
         yield from self._services()
         yield from self._configuration()
         yield from self._connections()
+        yield from self._names()
 
     def _workloads(self) -> Iterator[Metric]:
         registry = self._agent.core.registry
@@ -278,6 +282,16 @@ class AgentMetrics(Collector):
             return
         yield from gauge("meshd_agent_workload_api_connections", "Connections to the Workload API.", api.connections)
         yield from gauge("meshd_agent_workload_api_streams", "Calls that it is answering.", api.calls)
+
+    def _names(self) -> Iterator[Metric]:
+        if self._agent.names is None:
+            return
+        yield from counters(
+            "meshd_agent_names_queries_total",
+            "Questions to the name server, by what the answers were.",
+            ("result",),
+            (((result,), count) for result, count in self._agent.names.answered.items()),
+        )
 
 
 @lru_cache(maxsize=2)

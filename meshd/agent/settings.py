@@ -19,6 +19,7 @@ from discovery.backends import RemoteSettings
 from discovery.consul.settings import ConsulDiscovery
 from discovery.dns.settings import DnsSettings
 from discovery.kubernetes.settings import KubernetesDiscovery
+from meshd.agent.names.settings import NamesSettings
 from meshd.api.control import MAX_MAX_CONNECTIONS, MAX_WORKERS, Workers
 from meshd.api.detection import (
     DEFAULT_DETECT_TIMEOUT,
@@ -358,6 +359,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     ] = (Discovery(file=FileDiscovery()),)
     proxy: Annotated[ProxySettings, Meta(description="The host's proxy.")] = ProxySettings()
     capture: Annotated[CaptureSettings, Meta(description="Connections that are led to the proxy.")] = CaptureSettings()
+    names: Annotated[NamesSettings, Meta(description="The name server.")] = NamesSettings()
     control: Annotated[ControlSettings, Meta(description="Who may use the control API.")] = ControlSettings()
     workload_api: Annotated[
         WorkloadApiSettings, Meta(description="The SPIFFE Workload API, for processes that have no proxy.")
@@ -382,6 +384,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     def node_name(self) -> str:
         """`node`, or what stands for it when it is not set."""
         return self.node or host_label()
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains that the name server answers for."""
+        consul = [f"service.{each.consul.domain}" for each in self.discovery if each.consul is not None]
+        return tuple(dict.fromkeys((*self.names.domains, *consul)))
 
     @property
     def admin_address(self) -> Address | None:

@@ -58,7 +58,7 @@ class Host:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ca_port, self.admin = free_port(), ""
+        self.ca_port, self.admin, self.names = free_port(), "", ""
         self.ca, self.settings, self.documents = directory / "ca", directory / "meshd.yaml", directory / "conf.d"
         self.socket, self.log = directory / "meshd.sock", directory / "agent.log"
         Authority.create(self.ca, "prod.example", time.time(), "a token of the test").close()
@@ -71,7 +71,8 @@ class Host:
             f'ca: {{url: "https://localhost:{self.ca_port}", bundle: {self.ca}/bundle.pem, '
             f"tokenFile: {self.ca}/agent.token}}\n"
             f"discovery: [{{file: {{path: {self.documents}}}}}]\n"
-            f'proxy: {{inbound: "{inbound}"}}\nadmin: "{self.admin}"\n{more}'
+            f'proxy: {{inbound: "{inbound}"}}\nadmin: "{self.admin}"\n'
+            f'names: {{listen: "{self.names}"}}\n{more}'
         )
 
     def serves_admin(self, port: int = 0) -> str:

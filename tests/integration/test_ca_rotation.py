@@ -84,7 +84,7 @@ class Host:
             "--node", name, "--token", token.strip(),
         )  # fmt: skip
         self._settings.write_text(
-            mesh.known(self._settings.read_text()) + f"socket: {self.socket}\nadmin: ''\n"
+            mesh.known(self._settings.read_text()) + f"socket: {self.socket}\nadmin: ''\nnames: {{listen: ''}}\n"
             f"discovery: [{{file: {{path: {self.directory}/none}}}}]\n"
             f"proxy: {{outbound: '127.0.0.1:{self.outbound}', inbound: '127.0.0.1:{self.inbound}', "
             f"admin: '127.0.0.1:{self.admin}'}}\n" + documents

@@ -47,7 +47,9 @@ def mesh(tmp_path: Path) -> Mesh:
     mesh = Mesh(tmp_path)
     with mesh.serves():
         assert mesh.join("--node", "vm1", "--token", mesh.token("--workload", "default/web")).returncode == 0
-    settings = f"socket: {mesh.socket}\nadmin: ''\ndiscovery: [{{file: {{path: {tmp_path}/conf.d}}}}]\n"
+    settings = (
+        f"socket: {mesh.socket}\nadmin: ''\nnames: {{listen: ''}}\ndiscovery: [{{file: {{path: {tmp_path}/conf.d}}}}]\n"
+    )
     (tmp_path / "conf.d").mkdir()
     mesh.settings.write_text(mesh.settings.read_text() + settings)
     return mesh

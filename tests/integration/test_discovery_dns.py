@@ -327,7 +327,7 @@ def test_an_agent_looks_services_up(server: NameServer, tmp_path: Path) -> None:
     socket = tmp_path / "meshd.sock"
     Ca.create(tmp_path / "ca", "prod.example", time.time(), "a token of the test").close()
     (tmp_path / "meshd.yaml").write_text(
-        f"trustDomain: prod.example\nstateDir: {tmp_path}/state\nsocket: {socket}\nadmin: ''\n"
+        f"trustDomain: prod.example\nstateDir: {tmp_path}/state\nsocket: {socket}\nadmin: ''\nnames: {{listen: ''}}\n"
         f"ca: {{bundle: {tmp_path}/ca/bundle.pem, tokenFile: {tmp_path}/ca/agent.token}}\n"
         f"discovery:\n- dns:\n    services: {{web.shop: {{srv: _web._tcp.example, workload: web}}}}\n"
         f"    resolvers: ['{server.address}']\n"

@@ -827,6 +827,7 @@ def test_an_agent_serves_what_it_knew_while_the_cluster_is_away_and_after_a_rest
         async with cluster.serves():
             (tmp_path / "meshd.yaml").write_text(
                 f"trustDomain: prod.example\nstateDir: {tmp_path}/state\nsocket: {socket}\nadmin: ''\n"
+                "names: {listen: ''}\n"
                 f"ca: {{bundle: {tmp_path}/ca/bundle.pem, tokenFile: {tmp_path}/ca/agent.token}}\n"
                 f"discovery:\n- name: east\n  kubernetes: {{kubeconfig: {cluster.kubeconfig()}}}\n"
             )

@@ -92,8 +92,8 @@ def test_a_machine_becomes_a_member_by_one_command(mesh: Mesh) -> None:
         assert "already, until" in again.stdout
 
         text = (
-            mesh.settings.read_text()
-            + f"socket: {mesh.socket}\nadmin: ''\ndiscovery: [{{file: {{path: {mesh.directory}/none}}}}]\n"
+            mesh.settings.read_text() + f"socket: {mesh.socket}\nadmin: ''\nnames: {{listen: ''}}\n"
+            f"discovery: [{{file: {{path: {mesh.directory}/none}}}}]\n"
         )
         mesh.settings.write_text(text + "".join(DOCUMENTS.format(name) for name in ("web", "api")))
         argv = [*MESHD, "agent", "--config", str(mesh.settings)]

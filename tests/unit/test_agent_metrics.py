@@ -10,7 +10,7 @@ import pytest
 from discovery.chain import Chain, Named
 from discovery.file import FileSource
 from meshd.admin.page import Page
-from meshd.agent.agent import Reloaded, WorkloadService
+from meshd.agent.agent import NameService, Reloaded, WorkloadService
 from meshd.agent.certificates import NotSigned, Signer
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
@@ -104,6 +104,7 @@ class Host:
     health: "Looks"
     control_connections: int = 2
     workload_api: WorkloadService | None = None
+    names: NameService | None = None
 
     def says(self) -> dict[str, float]:
         return samples(Page(AgentMetrics(self, self.contacts, self.renewals)).render())
