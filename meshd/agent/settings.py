@@ -227,7 +227,9 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="c
             "port."
         ),
     ] = True
-    slice: Annotated[str, Meta(description="The systemd slice whose units are captured.")] = "meshed.slice"
+    slice: Annotated[
+        str, Meta(description="The systemd slice whose units are captured; `meshd inject UNIT` puts them into it.")
+    ] = "meshed.slice"
     users: Annotated[
         tuple[str, ...],
         Meta(description="Users, by name or by uid in digits, whose processes are captured wherever they run."),

@@ -122,7 +122,7 @@ class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 class WorkloadCapture(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The workload's processes are captured, by the slice that they are in. `inbound`: so is what comes for its ports
     past the mesh. Connections that it begins to `skipOutboundPorts` or `skipOutboundCidrs` are left alone, where its
-    unit is in a slice of its own (`meshd.capture.slices.own_slice`)."""
+    unit is in the slice of its own that `meshd inject` puts it into."""
 
     inbound: bool = True
     skip_outbound_ports: tuple[Port, ...] = ()

@@ -12,6 +12,7 @@ replaced as a whole, so that what is in force is at any time the old one or the 
 texts. What else is in the kernel's rules is never named here.
 """
 
+import dataclasses
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,6 +56,11 @@ def digest(plan: Plan) -> str:
     """What tells this table from another, in its comment."""
     ids = [str(group.id) for group in (plan.group, *(each for each, _ in plan.by_group)) if group is not None]
     return hashlib.sha256("\n".join([*_body(plan), *ids]).encode()).hexdigest()[:16]
+
+
+def digests(plan: Plan, *, or_open: bool) -> tuple[str, ...]:
+    """Those of the tables that may be in force for it; `or_open`: the one of while the proxy is away is another."""
+    return (digest(plan), digest(dataclasses.replace(plan, is_open=True))) if or_open else (digest(plan),)
 
 
 def declared(plan: Plan) -> str:

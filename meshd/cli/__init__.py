@@ -19,10 +19,12 @@ VERBS = {
     "diagnostics": "meshd.cli.diagnostics",
     "endpoints": "meshd.cli.endpoints",
     "identity": "meshd.cli.identity",
+    "inject": "meshd.cli.inject",
     "join": "meshd.cli.join",
     "run": "meshd.cli.run",
     "services": "meshd.cli.services",
     "status": "meshd.cli.status",
+    "uninject": "meshd.cli.uninject",
     "version": "meshd.cli.version",
 }
 """Verb → the module whose `command` it is."""

@@ -104,12 +104,7 @@ def remove(config: Path) -> None:
 
 def _planned(config: Path, settings: Settings) -> "Planned":
     """What settings, and documents in files, come to."""
-    from discovery.file import FileSource  # noqa: PLC0415
     from meshd.agent.capturing import plan_of  # noqa: PLC0415
-    from meshd.agent.documents import Documents  # noqa: PLC0415
-    from meshd.agent.host import sources  # noqa: PLC0415
+    from meshd.agent.injecting import documents_of  # noqa: PLC0415
 
-    documents = Documents([each for each in sources(config, settings) if isinstance(each.source, FileSource)])
-    documents.load()
-    documents.settle()
-    return plan_of(settings.capture, settings.proxy, documents.captured())
+    return plan_of(settings.capture, settings.proxy, documents_of(config, settings).captured())

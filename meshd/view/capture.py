@@ -1,6 +1,5 @@
 """`meshd capture show`: what is captured, for a person and as data."""
 
-import dataclasses
 import pwd
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -25,16 +24,7 @@ class Shown(NamedTuple):
     def is_as_configured(self) -> bool:
         if self.plan.is_empty:
             return self.found is None
-        return self.found is not None and self.found.digest in (self.digest, self.digest_open)
-
-    @property
-    def digest(self) -> str:
-        return table.digest(self.plan)
-
-    @property
-    def digest_open(self) -> str:
-        """Where capture fails open, what is in force while the proxy is away."""
-        return table.digest(dataclasses.replace(self.plan, is_open=True)) if self.settings.fail_open else self.digest
+        return self.found is not None and self.found.digest in table.digests(self.plan, or_open=self.settings.fail_open)
 
     @property
     def state(self) -> str:
@@ -46,7 +36,7 @@ class Shown(NamedTuple):
             return "not in force"
         if not self.is_as_configured:
             return "in force, but not as configured"
-        return "in force" if self.found.digest == self.digest else "in force, and open: the proxy is away"
+        return "in force" if self.found.digest == table.digest(self.plan) else "in force, and open: the proxy is away"
 
 
 def as_text(shown: Shown) -> str:

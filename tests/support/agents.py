@@ -20,7 +20,7 @@ async def local_agent(
     proxy: ProxySettings | None = None,
     access: Access | None = None,
     workload_api: Callable[[Core], WorkloadService] | None = None,
-    capture: CaptureSettings = CaptureSettings(),  # noqa: B008 - frozen
+    capture: CaptureSettings = CaptureSettings(enabled=False),  # noqa: B008 - frozen
 ) -> AsyncIterator[Agent]:
     """An agent that answers at directory/meshd.sock and follows directory/conf.d; with `proxy`, a host's. Only root and
     the test's own user may use it, unless `access` says otherwise."""

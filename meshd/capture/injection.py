@@ -1,0 +1,122 @@
+"""The files that mesh a unit, as text; and the record of them, by which they are removed again. Pure.
+
+    /etc/systemd/system/UNIT.d/50-meshd.conf   puts the unit into the slice, after the mesh, and only when captured
+    CONF.D/UNIT.yaml                           the `Workload`: its name, ports, and that this unit is it
+    /etc/meshd/injected/UNIT.json              what was written, and which directories were made for it
+
+Equal wishes are equal files. Who writes them is `meshd.agent.injecting`.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from meshd.api.names import WorkloadName, is_label
+from meshd.capture import slices
+
+DROP_IN: Final = "50-meshd.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A unit, and how it is to be meshed. `has_document`: somebody wrote its `Workload` already. `must_capture`: it is
+    not to start while nothing captures it."""
+
+    unit: str
+    workload: WorkloadName
+    ports: tuple[int, ...] = ()
+    skip_ports: tuple[int, ...] = ()
+    skip_networks: tuple[str, ...] = ()
+    slice: str = "meshed.slice"
+    has_document: bool = False
+    must_capture: bool = True
+
+    @property
+    def own_slice(self) -> str:
+        """Where it is to run: in a slice of its own, where it has skip lists of its own."""
+        skips = self.skip_ports or self.skip_networks
+        return slices.own_slice(self.slice, self.workload) if skips else self.slice
+
+
+class Written(msgspec.Struct, frozen=True):
+    """A file, and the SHA-256 of what was written into it."""
+
+    path: str
+    sha256: str
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was done for a unit; directories in the order in which they were made."""
+
+    unit: str
+    files: tuple[Written, ...]
+    directories: tuple[str, ...] = ()
+    version: int = 1
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def default_name(unit: str) -> str:
+    """What the workload is called after its unit: web@1.service is web. Empty where that is no name."""
+    name = re.sub(r"[^a-z0-9-]+", "-", unit.removesuffix(".service").split("@")[0].lower()).strip("-")
+    return name if is_label(name) else ""
+
+
+def drop_in(wish: Wish) -> str:
+    """What is added to the unit."""
+    lines = [
+        f"# Written by `meshd inject {wish.unit}`; `meshd uninject {wish.unit}` removes it.",
+        "[Unit]",
+        "# It starts when the mesh is ready, and goes on when that is restarted.",
+        "Wants=meshd.service meshd-proxy.service",
+        "After=meshd.service meshd-proxy.service",
+        "",
+        "[Service]",
+        "# What runs in this slice is captured.",
+        f"Slice={wish.own_slice}",
+    ]
+    if wish.must_capture:
+        lines += ["# Without capture it would speak in plain text: then it does not start.", _guard()]
+    return "\n".join([*lines, ""])
+
+
+def _guard() -> str:
+    """The chain is in the table when, and only when, the slice is (`meshd.capture.table`)."""
+    complaint = "meshd: nothing captures this unit: see meshd check, and systemctl status meshd"
+    return (
+        "ExecStartPre=+/bin/sh -c 'PATH=$PATH:/usr/sbin:/sbin nft list chain inet meshd from_slice >/dev/null"
+        f' || {{ echo "{complaint}" >&2; exit 1; }}\''
+    ).replace("$", "$$")
+
+
+def document(wish: Wish) -> str:
+    """The `Workload`."""
+    capture = []
+    if wish.skip_ports:
+        capture.append(f"skipOutboundPorts: [{', '.join(map(str, wish.skip_ports))}]")
+    if wish.skip_networks:
+        capture.append(f"skipOutboundCidrs: [{', '.join(map(_text, wish.skip_networks))}]")
+    ports = ", ".join(f"{{port: {port}}}" for port in wish.ports)
+    return "\n".join(
+        [
+            f"# Written by `meshd inject {wish.unit}`; `meshd uninject {wish.unit}` removes it.",
+            "apiVersion: meshd.io/v1",
+            "kind: Workload",
+            f"metadata: {{name: {_text(wish.workload.name)}, namespace: {_text(wish.workload.namespace)}}}",
+            "spec:",
+            f"  ports: [{ports}]",
+            f"  selectors: [{{unit: {_text(wish.unit)}}}]",
+            f"  capture: {{{', '.join(capture)}}}",
+            "",
+        ]
+    )
+
+
+def _text(text: str) -> str:
+    """As YAML: JSON's strings are YAML's, and say nothing but themselves."""
+    return msgspec.json.encode(text).decode()

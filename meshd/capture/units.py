@@ -1,0 +1,81 @@
+"""A unit of systemd, as `systemctl show` has it, and why it cannot be meshed. Pure; `meshd.agent.injecting` asks."""
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self
+
+OWN: Final = frozenset(("meshd.service", "meshd-proxy.service", "meshd-ca.service"))
+USUAL_SLICE: Final = "system.slice"
+EARLY: Final = frozenset(("network.target", "network-online.target", "sysinit.target", "basic.target"))
+"""What the agent starts after: a unit that these wait for cannot wait for the agent."""
+
+PROPERTIES: Final = (
+    "Id", "LoadState", "LoadError", "Transient", "Slice", "User", "PrivateNetwork", "NetworkNamespacePath",
+    "DefaultDependencies", "Before", "ControlGroup",
+)  # fmt: skip
+
+_NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.service")
+
+
+class Unit(NamedTuple):
+    """What systemd says of it, by property."""
+
+    name: str
+    said: dict[str, str]
+
+    @classmethod
+    def parse(cls, name: str, output: str) -> Self:
+        """From the output of `systemctl show`."""
+        return cls(name, dict(line.split("=", 1) for line in output.splitlines() if "=" in line))
+
+    def get(self, name: str) -> str:
+        """What it is said to be; empty where nothing is."""
+        return self.said.get(name, "")
+
+
+def full_name(name: str) -> str:
+    """As systemctl takes it: `web` is web.service."""
+    return name if "." in name else f"{name}.service"
+
+
+def misnamed(name: str) -> str:
+    """Why nothing of such a name can be meshed; empty when that is to be seen."""
+    if not name.endswith(".service"):
+        return "only services can be meshed, as in web.service"
+    if not _NAME.fullmatch(name) or len(name) > 200:
+        return "that is not the name of a unit"
+    if name.endswith("@.service"):
+        return f"it is a template: name an instance of it, as in {name.replace('@.', '@1.')}"
+    if name.startswith("user@"):
+        return "it is a user's own manager, whose units the system's systemd does not know: mesh them by capture.users"
+    if name in OWN:
+        return "it is meshd's own"
+    return ""
+
+
+def refusals(unit: Unit, slices: tuple[str, ...], exempt: tuple[str, ...]) -> Iterator[str]:
+    """Why it cannot be meshed, each reason in words; `slices` are those that meshed units are in, `exempt` the users
+    who are never captured."""
+    if (load := unit.get("LoadState")) != "loaded":
+        error = unit.get("LoadError").strip().strip('"')
+        yield {
+            "not-found": "there is no such unit; a unit of a user's own manager (systemctl --user) cannot be meshed",
+            "masked": f"it is masked: `systemctl unmask {unit.name}` first",
+        }.get(load, f"systemd could not load it ({load}): {error or 'see `systemctl status`'}")
+        return
+    if unit.get("Id") in OWN:
+        yield f"it is {unit.get('Id')}, meshd's own"
+    if unit.get("Id") != unit.name and unit.get("Id") not in OWN:
+        yield f"it is another name of {unit.get('Id')}: use that one"
+    if unit.get("Transient") == "yes":
+        yield "it is transient: it is gone when it stops, and there is no file to add to"
+    if unit.get("PrivateNetwork") == "yes" or unit.get("NetworkNamespacePath"):
+        yield "it has a network namespace of its own (PrivateNetwork=, NetworkNamespacePath=), with rules of its own"
+    if unit.get("User") in exempt:
+        yield f"it runs as {unit.get('User')}, who is never captured (capture.exemptUsers)"
+    if unit.get("Slice") not in ("", USUAL_SLICE, *slices):
+        yield f"it is in {unit.get('Slice')} by its own configuration, and would lose what is set there"
+    early = EARLY & set(unit.get("Before").split())
+    if unit.get("DefaultDependencies") == "no" or early:
+        wait = ", ".join(sorted(early)) or "the rest of the system"
+        yield f"it starts before {wait}, and so before the mesh can be ready"

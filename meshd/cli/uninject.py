@@ -1,0 +1,44 @@
+"""`meshd uninject`: a systemd unit out of the mesh."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from meshd.agent.settings import SETTINGS_FILE
+from meshd.agent.settings_file import load_settings
+from meshd.api.problems import Misuse
+
+
+@click.command()
+@click.argument("unit", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every unit that `meshd inject` put there.")
+@click.option("--force", is_flag=True, help="Remove files, too, that were changed since they were written.")
+@click.option("--restart", is_flag=True, help="Restart the unit, which it is meshed until.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), default=SETTINGS_FILE, show_default=True, help="The agent's settings."
+)
+def command(unit: str | None, everything: bool, force: bool, restart: bool, config: Path) -> None:
+    """Take UNIT out of the mesh: remove what `meshd inject UNIT` wrote, and the directories that it made.
+
+    Until the unit is restarted its processes are still in the slice, and captured as those of no workload.
+    """
+    from meshd.agent import injecting  # noqa: PLC0415
+    from meshd.capture import units  # noqa: PLC0415
+
+    logging.disable()  # what is wrong is printed
+    if (unit is None) != everything:
+        raise Misuse("name a unit, or give --all")
+    places = injecting.Places.of(config.absolute(), load_settings(config))
+    manager = injecting.Systemctl()
+    chosen = injecting.injected(places) if unit is None else [units.full_name(unit)]
+    for each in chosen:
+        if reason := units.misnamed(each):
+            raise injecting.Refused(each, [reason])
+        for path in injecting.uninject(each, places, manager, force=force):
+            click.echo(f"removed {path}")
+        if restart:
+            manager.do("try-restart", each)
+        click.echo(f"{each} is out of the mesh" if restart else f"restart {each}: then it is out of the mesh")
+    if not chosen:
+        click.echo("no unit is in the mesh by `meshd inject`")
