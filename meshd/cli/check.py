@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-from meshd.agent.settings import SETTINGS_FILE
+from meshd.agent.settings import SETTINGS_FILE, Settings
 from meshd.agent.settings_file import load_settings
 from meshd.api.control import GetStatus, Status
 from meshd.api.loading import ConfigurationError
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it."
 )
-def command(config: Path | None, output: str) -> None:
-    """Check this host: its configuration, the agent, discovery, roots, issuer and certificates, and the CA.
+@click.option("--pre", is_flag=True, help="Look at the host alone, as before anything is installed.")
+def command(config: Path | None, output: str, pre: bool) -> None:
+    """Check this host: its configuration, the agent, discovery, roots, issuer and certificates, the CA, and capture.
 
-    Run it as the agent's user, which can read what only that may. Where there are no settings, the agent of `meshd run`
-    is looked at, and nothing else. Nothing is changed.
+    Run it as root, or as the agent's user, which can read what only that may. Where there are no settings, the agent of
+    `meshd run` is looked at, and nothing else. Nothing is changed.
+
+    With --pre: whether meshd could run here, by systemd, control groups, what the kernel can filter, and ports.
 
     Exit status: 0 when nothing is wrong (warnings, ‼, are what will be), 1 when something is (×).
     """
@@ -39,7 +42,12 @@ def command(config: Path | None, output: str) -> None:
 
     logging.disable()  # what is wrong is printed
     file = config or Path(SETTINGS_FILE)
-    found = uvloop.run(_embedded() if config is None and not file.exists() else _host(file.absolute()))
+    if pre:
+        from meshd.agent.ground import before_install  # noqa: PLC0415
+
+        found = [*before_install()]
+    else:
+        found = uvloop.run(_embedded() if config is None and not file.exists() else _host(file.absolute()))
     click.echo(json.dumps(as_data(found), indent=2) + "\n" if output == "json" else as_text(found), nl=False)
     if not is_well(found):
         raise SystemExit(Problem.exit_status)
@@ -63,7 +71,16 @@ async def _host(file: Path) -> "list[Check]":
     workloads = () if isinstance(status, Problem) else status.workloads
     found += checks.denials(settings, trust.denied, (each.identity for each in workloads))
     found += await checks.authority(settings, trust.bundle_pem)
+    found += _capture(file, settings)
     return found
+
+
+def _capture(file: Path, settings: Settings) -> "list[Check]":
+    """What leads connections to the proxy, and the units that are meshed."""
+    from meshd.agent import ground, injecting  # noqa: PLC0415
+
+    documents = injecting.documents_of(file, settings)
+    return [*ground.capture(settings, documents.captured(), injecting.Places.of(file, settings), injecting.Systemctl())]
 
 
 async def _embedded() -> "list[Check]":
