@@ -42,6 +42,10 @@ PROBE_S = 10.0
 
 FIRST_RETRY_S, MOST_RETRY_S = 0.5, 15.0
 
+AWAY_TRIES_PER_S = 20.0
+"""While the registry as a whole is away, all services together are tried so often at most: thousands of them would keep an
+agent busy, and it is the probe that finds out that the registry is back."""
+
 SAVE_S = 5.0
 """What is new is on disk so soon."""
 
@@ -279,6 +283,9 @@ class Following(Generic[Key]):
 
     async def _pause(self, seconds: float) -> None:
         """Wait so long, or until the registry is found to be there again, and then a moment, not all at once."""
+        if self._away:
+            tried_in_s = len(self._services) / AWAY_TRIES_PER_S
+            seconds = max(seconds, random.uniform(1.0, 1.5) * tried_in_s)  # noqa: S311 - to spread load
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._answers.wait()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from discovery.chain import Chain, Named
-from discovery.following import IDLE_S, MOST_SAVED_S, SAVE_S, Following
+from discovery.following import AWAY_TRIES_PER_S, IDLE_S, MOST_SAVED_S, PROBE_S, SAVE_S, Following
 from discovery.keeping import Keeper
 from discovery.lookup import AGAIN_S, AWAY_S
 from discovery.names import Authority
@@ -217,6 +217,23 @@ async def test_too_many_endpoints_are_not_believed() -> None:
         await asyncio.sleep(1.0)
         assert told.last == "web 1!"
         assert "20001 endpoints" in made.source.health().message
+
+
+@played
+async def test_while_a_registry_is_away_many_services_are_not_tried_all_the_time_and_back_at_once() -> None:
+    names = [f"s{number}" for number in range(1200)]
+    registry = Scripted(**{name: serving(name, 1) for name in names})
+    registry.down = "refused"
+    async with world(registry) as made:
+        told = [made.watch(name)[0] for name in names]
+        await asyncio.sleep(90.0)
+        tried, before = len(registry.begun), asyncio.get_running_loop().time()
+        await asyncio.sleep(60.0)
+        passed_s = asyncio.get_running_loop().time() - before
+        assert 0 < len(registry.begun) - tried <= 1.5 * AWAY_TRIES_PER_S * passed_s
+        registry.goes("")
+        await asyncio.sleep(PROBE_S + 2.0)
+        assert [each.last for each in told] == [f"{name} 1" for name in names]
 
 
 # --- what outlasts the process
