@@ -43,8 +43,8 @@ PROBE_S = 10.0
 FIRST_RETRY_S, MOST_RETRY_S = 0.5, 15.0
 
 AWAY_TRIES_PER_S = 20.0
-"""While the registry as a whole is away, all services together are tried so often at most: thousands of them would keep an
-agent busy, and it is the probe that finds out that the registry is back."""
+"""While the registry as a whole is away, all services together are tried so often at most: thousands of them would
+keep an agent busy, and it is the probe that finds out that the registry is back."""
 
 SAVE_S = 5.0
 """What is new is on disk so soon."""
