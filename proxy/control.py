@@ -21,6 +21,7 @@ from meshd.api.control import (
     Certificate,
     Destination,
     DestinationChange,
+    FindSource,
     IdentifyCaller,
     ProxyConfiguration,
     Refused,
@@ -29,11 +30,13 @@ from meshd.api.control import (
     Request,
     Response,
     SignCertificate,
+    Source,
     WatchDestination,
 )
 from meshd.api.differences import Differing, applied
 from meshd.api.endpoints import EndpointSet
 from meshd.api.frames import FramingError, LineReader, frame
+from meshd.api.names import Address
 from proxy.capture.callers import Unanswered
 from proxy.mesh.identity import Sign, SigningFailed
 
@@ -109,6 +112,12 @@ class AgentClient:
         if isinstance(answer, Caller):
             return answer
         raise Unanswered(answer.reason if isinstance(answer, Refused) else "the agent answered something else")
+
+    async def source(self, here: Address, peer: Address) -> int:
+        """From which port the connection was made that was accepted at here, from peer; 0 where nobody knows.
+        Unanswered."""
+        answer = await self._ask(FindSource(str(here), str(peer)), IDENTIFY_TIMEOUT_S)
+        return answer.port if isinstance(answer, Source) else 0
 
     def report_state(self, state: ReportState) -> None:
         """Tell how the proxy is; told again whenever the agent comes back."""

@@ -23,7 +23,7 @@ from meshd.api.names import WorkloadName
 from meshd.api.problems import Misuse, Problem
 from meshd.api.tasks import Tasks
 from proxy import heap
-from proxy.capture.callers import Identify
+from proxy.capture.callers import Agent
 from proxy.control import AgentClient
 from proxy.mesh.identity import Held, Sign
 from proxy.mesh.identity import check as check_held
@@ -114,12 +114,14 @@ class Program:
         *,
         held: dict[str, Held] | None = None,
         signer: Callable[[str], Sign] | None = None,
-        identify: Identify | None = None,
+        caller_agent: Agent | None = None,
     ) -> None:
         """Put a configuration in force; see `Proxy.apply`."""
         before, self._admin = self._admin, configuration.admin
         try:
-            await self._proxy.apply(self._own(configuration), resolver, held=held, signer=signer, identify=identify)
+            await self._proxy.apply(
+                self._own(configuration), resolver, held=held, signer=signer, caller_agent=caller_agent
+            )
         except BaseException:
             self._admin = before
             raise
@@ -209,7 +211,7 @@ class Program:
             configuration = await latest.get()
             self._resize(configuration.workers)
             try:
-                await self._become(configuration, agent, signer=agent.signer, identify=agent.identify)
+                await self._become(configuration, agent, signer=agent.signer, caller_agent=agent)
             except (Problem, ssl.SSLError) as error:
                 log.error("the agent's configuration is not applied: %s", error)
 

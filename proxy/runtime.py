@@ -17,7 +17,7 @@ from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy import measured
 from proxy.admin import Admin
-from proxy.capture.callers import Identify
+from proxy.capture.callers import Agent
 from proxy.capture.sorting import Captured
 from proxy.capture.together import Capturing
 from proxy.edge import EdgeTls
@@ -82,10 +82,10 @@ class Proxy:
         *,
         held: dict[str, Held] | None = None,
         signer: Callable[[str], Sign] | None = None,
-        identify: Identify | None = None,
+        caller_agent: Agent | None = None,
     ) -> None:
         """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`.
-        `identify` says who calls, where connections are captured.
+        `caller_agent` says who calls, where connections are captured.
         Problem or ssl.SSLError where it cannot be; then all is as it was."""
         if wanted.trust_bundle_pem:
             try:
@@ -102,7 +102,7 @@ class Proxy:
         self._inbound.denials.use(wanted.denied)
         self.listeners.room.set_limit(wanted.max_connections)
         self._inbound.detect_timeout_s = wanted.detection.timeout_s
-        self._capture(before, wanted, identify)
+        self._capture(before, wanted, caller_agent)
         names = [WorkloadName(workload.namespace, workload.name) for workload in wanted.workloads]
         for gone in self._served.keys() - set(names):
             await self._served.pop(gone).close()
@@ -131,17 +131,17 @@ class Proxy:
             edge.reread()
 
     def _capture(
-        self, before: ProxyConfiguration | None, wanted: ProxyConfiguration, identify: Identify | None
+        self, before: ProxyConfiguration | None, wanted: ProxyConfiguration, caller_agent: Agent | None
     ) -> None:
         """Have the listeners, but for the inbound one, as is wanted now: with capture, or without."""
         had = self._capturing
-        if wanted.capture is None or identify is None:
+        if wanted.capture is None or caller_agent is None:
             self._capturing = None
         else:
             assert self._inbound is not None  # made by `apply`
             if had is None:
                 self._capturing = Capturing(
-                    identify, self._served_by_name, self.listeners.own, self._inbound, self._tasks
+                    caller_agent, self._served_by_name, self.listeners.own, self._inbound, self._tasks
                 )
             assert self._capturing is not None
             self._capturing.use(wanted.capture)

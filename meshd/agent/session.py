@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from discovery.names import Authority
-from meshd.agent.calling import MAX_IDENTIFYING
+from meshd.agent.calling import MAX_IDENTIFYING, source_of
 from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
 from meshd.agent.configuration import build_configuration
@@ -29,6 +29,7 @@ from meshd.api.control import (
     Cancel,
     Destination,
     Done,
+    FindSource,
     GetConfiguration,
     GetEndpoints,
     GetServices,
@@ -123,7 +124,7 @@ class ControlSession:
                 self._cancel(call_id)
             case SignCertificate():
                 self._sign(call_id, body)
-            case IdentifyCaller():
+            case IdentifyCaller() | FindSource():
                 self._identify(call_id, body)
             case ReportState():
                 check_report(body)
@@ -249,9 +250,12 @@ class ControlSession:
 
     # --- callers ------------------------------------------------------------------------------------------------
 
-    def _identify(self, call_id: int, asked: IdentifyCaller) -> None:
+    def _identify(self, call_id: int, asked: IdentifyCaller | FindSource) -> None:
         if self._attachment() != HOST:
             raise Unacceptable("only the host's proxy is told who calls")
+        if isinstance(asked, FindSource):
+            self._outbox.answer(call_id, source_of(asked))
+            return
         if self._identifying >= MAX_IDENTIFYING:
             raise Unacceptable("too many callers are being identified already", retry=True)
         self._identifying += 1

@@ -61,6 +61,14 @@ class IdentifyCaller(Struct, frozen=True, tag="identify-caller"):
     uid: int
 
 
+class FindSource(Struct, frozen=True, tag="find-source"):
+    """From which port the connection was made that the host's proxy accepted at `here`, from `peer` (HOST:PORT), where
+    the kernel has given it another: answered with `Source`."""
+
+    here: str
+    peer: str
+
+
 class RegisterWorkload(Struct, frozen=True, tag="register-workload"):
     """`meshd run` declares its process: answered with `Registered`. It becomes an endpoint of the service
     NAME.NAMESPACE on every port once `waiting_for` is empty and its proxy has reported itself ready.
@@ -178,8 +186,8 @@ class Cancel(Struct, frozen=True, tag="cancel"):
 
 
 Request = (
-    Attach | WatchDestination | SignCertificate | IdentifyCaller | RegisterWorkload | WithdrawWorkload | GetStatus
-    | GetConfiguration | GetEndpoints | GetServices | ReportState | ReportStats | Cancel
+    Attach | WatchDestination | SignCertificate | IdentifyCaller | FindSource | RegisterWorkload
+    | WithdrawWorkload | GetStatus | GetConfiguration | GetEndpoints | GetServices | ReportState | ReportStats | Cancel
 )  # fmt: skip
 
 
@@ -282,6 +290,13 @@ class Caller(Struct, frozen=True, tag="caller"):
     """The workload (NAMESPACE/NAME); empty where it is none, and why."""
 
     workload: str
+    reason: str = ""
+
+
+class Source(Struct, frozen=True, tag="source"):
+    """The port, 0 where that is not known, and why."""
+
+    port: int
     reason: str = ""
 
 
@@ -483,8 +498,8 @@ class Services(Struct, frozen=True, tag="services"):
 
 
 Response = (
-    Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Caller | Registered | Status
-    | Configuration | Endpoints | Services
+    Refused | Done | ProxyConfiguration | Destination | DestinationChange | Certificate | Caller | Source | Registered
+    | Status | Configuration | Endpoints | Services
 )  # fmt: skip
 
 
@@ -501,9 +516,9 @@ class Answer(Struct, frozen=True):
 __all__ = [
     "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Caller", "Cancel", "Capture", "Certificate",
     "CertificateState", "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument",
-    "Destination", "DestinationChange", "Done", "EdgeStatus", "Endpoints", "GetConfiguration", "GetEndpoints",
-    "GetServices", "GetStatus", "Golden", "Health", "IdentifyCaller", "Protocol", "ProxyConfiguration", "ProxyWorkload",
-    "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response", "ServiceStatus",
-    "Services", "SignCertificate", "SourceSays", "SourceStatus", "Standing", "Status", "Traffic", "WatchDestination",
-    "WithdrawWorkload", "Workers", "WorkloadStatus",
+    "Destination", "DestinationChange", "Done", "EdgeStatus", "Endpoints", "FindSource", "GetConfiguration",
+    "GetEndpoints", "GetServices", "GetStatus", "Golden", "Health", "IdentifyCaller", "Protocol", "ProxyConfiguration",
+    "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response",
+    "ServiceStatus", "Services", "SignCertificate", "Source", "SourceSays", "SourceStatus", "Standing", "Status",
+    "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip

@@ -8,13 +8,13 @@ agent is away, what is known stays so, and what is not known is nobody.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from meshd.api.complaints import Dam
 from meshd.api.control import Caller
-from meshd.api.names import InvalidName, WorkloadName
+from meshd.api.names import Address, InvalidName, WorkloadName
 from meshd.api.tasks import Tasks
 from proxy.capture.diag import Process
 
@@ -33,8 +33,15 @@ class Unanswered(Exception):
     """The agent did not say."""
 
 
-Identify = Callable[[int, int], Awaitable[Caller]]
-"""A control group's id and a uid to the workload; Unanswered."""
+class Agent(Protocol):
+    """Who is asked."""
+
+    async def identify(self, cgroup: int, uid: int) -> Caller:
+        """Which workload the processes of uid in a control group are. Unanswered."""
+
+    async def source(self, here: Address, peer: Address) -> int:
+        """From which port the connection was made that was accepted at here, from peer; 0 where nobody knows.
+        Unanswered."""
 
 
 class _Known:
@@ -49,8 +56,8 @@ class _Known:
 class Callers:
     """See the module."""
 
-    def __init__(self, identify: Identify, tasks: Tasks, clock: Callable[[], float] = monotonic) -> None:
-        self._identify = identify
+    def __init__(self, agent: Agent, tasks: Tasks, clock: Callable[[], float] = monotonic) -> None:
+        self._agent = agent
         self._tasks = tasks
         self._clock = clock
         self._known: OrderedDict[Process, _Known] = OrderedDict()
@@ -72,6 +79,14 @@ class Callers:
             self._known.move_to_end(process)
         return known.workload
 
+    async def source(self, here: Address, peer: Address) -> Address | None:
+        """Where the connection came from before the kernel gave it another port; None where nobody says."""
+        try:
+            port = await self._agent.source(here, peer)
+        except Unanswered:
+            return None
+        return Address(peer.host, port) if port not in (0, peer.port) else None
+
     def _ask(self, process: Process) -> "asyncio.Task[None] | None":
         asking = self._asked.get(process)
         if asking is None and len(self._asked) < MAX_ASKED:
@@ -80,7 +95,7 @@ class Callers:
 
     async def _asking(self, process: Process) -> None:
         try:
-            answer = await self._identify(process.cgroup, process.uid)
+            answer = await self._agent.identify(process.cgroup, process.uid)
             workload = WorkloadName.parse(answer.workload) if answer.workload else None
             self._learn(process, workload, answer.reason)
         except (Unanswered, InvalidName) as error:

@@ -12,7 +12,7 @@ that a caller's socket can be in while this proxy has not closed its end. A call
 process to it any more, and is nobody.
 
 The kernel gives a captured connection another source port where two of one address have the same to different
-destinations (nf_nat). The port that is seen here is then nobody's, and neither is the caller.
+destinations (nf_nat). No socket is found then, and the agent knows which port it was (`meshd.agent.conntrack`).
 """
 
 import errno

@@ -104,7 +104,7 @@ class CapturedOutbound(Connections):
         """What has the connection from now on; or in a word why it is refused."""
         if self._own(*where):
             return Failure.LOOP.value.label
-        process = whose(self._diag, accepted, where)
+        process = whose(self._diag, accepted, where) or await self._renumbered(accepted, where)
         if process is not None and process.cgroup == self._cgroup:
             log.warning("this proxy's own connection to %s was redirected to it: see what redirects it", where)
             return Failure.LOOP.value.label
@@ -116,6 +116,15 @@ class CapturedOutbound(Connections):
         if not await destination.learned(PATIENCE_S):
             return Failure.NOT_RESOLVED.value.label
         return _Service(self, outbound, where).protocol()
+
+    async def _renumbered(self, accepted: socket.socket, where: Address) -> Process | None:
+        """Who made a connection to which the kernel gave another port, since that of its own was taken there."""
+        try:
+            here, peer = Address(*accepted.getsockname()[:2]), Address(*accepted.getpeername()[:2])
+        except OSError:  # it is over
+            return None
+        source = await self._callers.source(here, peer)
+        return None if source is None else asked(self._diag, source, where)
 
     def _for_nobody(self, where: Address) -> asyncio.Protocol | str:
         if self.unknown == "refuse" or ipaddress.ip_address(where.host) in _VIRTUAL:
@@ -135,9 +144,16 @@ class CapturedOutbound(Connections):
 def whose(diag: SocketDiag, accepted: socket.socket, where: Address) -> Process | None:
     """Who made a connection that was going to `where`; None where it is nobody of this host, or cannot be told."""
     try:
-        host, port = accepted.getpeername()[:2]
-        return diag.whose(Address(host, port), where)
+        return asked(diag, Address(*accepted.getpeername()[:2]), where)
     except OSError:  # it is over
+        return None
+
+
+def asked(diag: SocketDiag, source: Address, where: Address) -> Process | None:
+    """Who connected from source to `where`."""
+    try:
+        return diag.whose(source, where)
+    except OSError:  # they are no addresses to ask with
         return None
     except Undecided as error:
         log.warning("%s", error)

@@ -9,7 +9,7 @@ from typing import Final
 from meshd.api.control import Capture
 from meshd.api.names import WorkloadName
 from meshd.api.tasks import Tasks
-from proxy.capture.callers import Callers, Identify
+from proxy.capture.callers import Agent, Callers
 from proxy.capture.diag import SocketDiag
 from proxy.capture.inbound import CapturedInbound
 from proxy.capture.outbound import CapturedOutbound
@@ -27,7 +27,7 @@ class Capturing:
 
     def __init__(
         self,
-        identify: Identify,
+        agent: Agent,
         served: Callable[[WorkloadName], Outbound | None],
         own: Callable[[str, int], bool],
         inbound: Inbound,
@@ -36,7 +36,7 @@ class Capturing:
         self.lookups = SocketDiag()
         cgroup = own_cgroup()
         stats, sweep = inbound.stats, inbound.sweep
-        callers = Callers(identify, tasks)
+        callers = Callers(agent, tasks)
         self.outbound = CapturedOutbound(callers, served, own, self.lookups, cgroup, stats, sweep, tasks)
         self.inbound = CapturedInbound(inbound, self.lookups, cgroup)
 

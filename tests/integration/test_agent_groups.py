@@ -74,9 +74,9 @@ def test_nobody_else_is_told(tmp_path: Path) -> None:
     aio.run(main())
 
 
-def test_nothing_is_captured_unless_it_is_set(tmp_path: Path) -> None:
+def test_nothing_is_captured_where_it_is_set_so(tmp_path: Path) -> None:
     async def main() -> None:
-        async with local_agent(tmp_path, proxy()):
+        async with local_agent(tmp_path, proxy(), capture=CaptureSettings(enabled=False)):
             client = await ControlClient.connect(tmp_path / "meshd.sock")
             configuration = await client.call(Attach("0.1"))
             assert isinstance(configuration, ProxyConfiguration)

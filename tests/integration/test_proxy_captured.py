@@ -2,6 +2,7 @@
 control groups of their own."""
 
 import asyncio
+import ctypes
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.peer("nft", "ip", "nsenter"),
 ]
 
+CLONE_NEWNET = 0x40000000
 NAMESPACE = f"meshd-captured-{os.getpid()}"
 DOCUMENT = """
 apiVersion: meshd.io/v1
@@ -88,6 +90,26 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60) as co
     print(connection.recv(1000))
 """
 
+TWICE = """
+import http.client, socket
+def connected(port):
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", 50000))
+    made.settimeout(60)
+    made.connect(("127.0.0.1", port))
+    return made
+def ask(made, port):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.sock = made
+    connection.request("GET", "/", headers={"host": "elsewhere.example"})
+    print(connection.getresponse().read().decode())
+first, second = connected(9001), connected(9000)
+ask(first, 9001)
+ask(second, 9000)
+"""
+"""Has two connections from one port."""
+
 SCRAPE = """
 import http.client
 connection = http.client.HTTPConnection("127.0.0.1", 4191, timeout=60)
@@ -118,6 +140,7 @@ def ip(*argv: str) -> None:
 @contextmanager
 def namespace(slice_: Path) -> Iterator[None]:
     """A network of its own, in which what processes of the slice send is redirected."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     made = subprocess.run(["ip", "netns", "add", NAMESPACE], capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"no network namespace can be made here: {made.stderr}")
@@ -133,6 +156,8 @@ def namespace(slice_: Path) -> Iterator[None]:
             pytest.skip(f"connections cannot be redirected by control group here: {loaded.stderr}")
         yield
     finally:
+        enter(before)
+        os.close(before)
         ip("netns", "delete", NAMESPACE)
 
 
@@ -174,6 +199,7 @@ async def world(directory: Path, capture: CaptureSettings, groups: dict[str, Pat
     settings = ProxySettings(outbound="127.0.0.1:4140", inbound="0.0.0.0:4143", admin="127.0.0.1:4191")
     started = World(directory, groups)
     async with local_agent(directory, settings, capture=capture):
+        enter_the_namespace()  # the agent asks what is tracked there
         with ExitStack() as processes:
             for name, program, where in (
                 ("echo", APPLICATION, ("0.0.0.0", "9000")),
@@ -193,6 +219,17 @@ async def world(directory: Path, capture: CaptureSettings, groups: dict[str, Pat
                 running(argv, directory / "proxy.log", lambda: subprocess.run(ready, check=False).returncode == 0),
             )
             yield started
+
+
+def enter(network: int) -> None:
+    """Be in the network namespace of that descriptor from now on: this thread, and those that it starts."""
+    if ctypes.CDLL(None, use_errno=True).setns(network, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "cannot enter a network namespace")
+
+
+def enter_the_namespace() -> None:
+    with open(f"/run/netns/{NAMESPACE}", "rb") as network:
+        enter(network.fileno())
 
 
 READY = """
@@ -250,6 +287,19 @@ def test_each_process_calls_as_the_workload_that_it_is(tmp_path: Path) -> None:
             assert 'meshd_caller_lookups_total{result="failed"} 0' in page
             assert 'workload="default/web"' in page
             assert 'workload="default/jobs"' in page
+
+    with stage(tmp_path) as groups:
+        aio.run(main(groups), deadline_s=300)
+
+
+def test_two_connections_from_one_port_are_told_apart(tmp_path: Path) -> None:
+    async def main(groups: dict[str, Path]) -> None:
+        async with world(tmp_path, CaptureSettings(enabled=True), groups) as running_:
+            done = await running_.run("web", TWICE)
+            assert done.returncode == 0, done.stderr
+            assert [json.loads(line)["l5d-client-id"] for line in done.stdout.splitlines()] == [identity("web")] * 2
+            page = await running_.metrics()
+            assert 'meshd_caller_lookups_total{result="unknown"} 1' in page  # at first
 
     with stage(tmp_path) as groups:
         aio.run(main(groups), deadline_s=300)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from meshd.api.control import Caller
-from meshd.api.names import WorkloadName
+from meshd.api.names import Address, WorkloadName
 from meshd.api.tasks import Tasks
 from proxy.capture import callers as module
 from proxy.capture.callers import FRESH_S, MAX_ASKED, UNKNOWN_S, Callers, Unanswered
@@ -35,11 +35,16 @@ class Agent:
             raise self.answer
         return self.answer
 
+    async def source(self, here: Address, peer: Address) -> int:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return {4711: 4712, 1: 1}.get(peer.port, 0)
+
 
 def talk(agent: Agent, conversation: Callable[[Callers], Awaitable[None]]) -> None:
     async def main() -> None:
         tasks = Tasks("test")
-        await conversation(Callers(agent.identify, tasks, lambda: agent.now))
+        await conversation(Callers(agent, tasks, lambda: agent.now))
         await tasks.cancel()
 
     aio.run(main())
@@ -179,5 +184,19 @@ def test_one_who_leaves_ends_the_question_for_nobody_else() -> None:
         await asyncio.sleep(0)
         agent.held.set()
         assert await stays == WEB
+
+    talk(agent, conversation)
+
+
+def test_a_port_that_is_another_is_asked_for() -> None:
+    agent = Agent(Caller("default/web"))
+
+    async def conversation(callers: Callers) -> None:
+        here = Address("127.0.0.1", 4140)
+        assert await callers.source(here, Address("192.0.2.1", 4711)) == Address("192.0.2.1", 4712)
+        assert await callers.source(here, Address("192.0.2.1", 1)) is None  # it was that one
+        assert await callers.source(here, Address("192.0.2.1", 2)) is None  # nobody knows
+        agent.answer = Unanswered("no agent answers")
+        assert await callers.source(here, Address("192.0.2.1", 4711)) is None
 
     talk(agent, conversation)
