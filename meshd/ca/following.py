@@ -24,6 +24,8 @@ GIVE_UP_AFTER: Final = 3
 POLLS_PER_S: Final = 200.0
 """Of those without a place: a handshake each, 1 to 2 ms of a core."""
 
+OF_THE_WAY: Final = 0.1
+
 SOONEST_S: Final = 1.0
 
 LONGEST_WAIT_S: Final = 20.0
@@ -44,9 +46,10 @@ class Pace:
 
     def reckon(self, over_s: float) -> None:
         """To be called every over_s seconds. As many as come in a second, times the seconds that each of them stays
-        away, are all there are (Little's law). Half the way each time, since they come at random."""
+        away, are all there are (Little's law). A part of the way each time: who comes now was told some time ago,
+        and where each was told at once what the last second's came to, they would come in waves."""
         there_are = self._came / over_s * self._again_s
-        again_s = (self._again_s + there_are / POLLS_PER_S) / 2
+        again_s = self._again_s + (there_are / POLLS_PER_S - self._again_s) * OF_THE_WAY
         self._again_s = min(max(again_s, SOONEST_S), LONGEST_WAIT_S)
         self._came = 0
 
