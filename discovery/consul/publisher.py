@@ -125,18 +125,28 @@ class Publisher:
     # --- making the agent agree -----------------------------------------------------------------------------------
 
     async def _agree(self) -> None:
-        """Away at the first that cannot be done."""
+        """Away when some of it cannot be done. What Consul refuses of one service (by its ACLs, say) keeps no other
+        from being kept up."""
         there = await self._client.registered()
         wanted = self._wanted
+        refused: Refused | None = None
         for service_id, found in there.items():
             if self._is_ours(service_id, found) and service_id not in wanted:
-                await self._take_back(found, there)
+                try:
+                    await self._take_back(found, there)
+                except Refused as error:
+                    refused = refused or error
         for service_id, publication in wanted.items():
             found_there = there.get(service_id)
             if found_there is not None and not self._is_ours(service_id, found_there):
                 self._complain(f"{service_id} is registered by somebody else, and is left alone")
                 continue
-            await self._keep(publication, found_there)
+            try:
+                await self._keep(publication, found_there)
+            except Refused as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     async def _keep(self, publication: Publication, found: Registered | None) -> None:
         wanted = publication.registered

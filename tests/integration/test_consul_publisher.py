@@ -244,3 +244,30 @@ def test_without_the_right_to_write_it_is_said_what_is_missing() -> None:
             await registry.close()
 
     run(main(), DEADLINE_S)
+
+
+def test_what_is_refused_of_one_workload_keeps_no_other_from_being_kept_up() -> None:
+    async def main() -> None:
+        with consul.with_acl() as agent:
+            token = consul.token_for(
+                agent,
+                'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } '
+                'service "web" { policy = "write" }',
+            )
+            file = agent.home / "token"
+            file.write_text(token)
+            client = Client(ConsulDiscovery(url=agent.url, token_file=str(file)))
+            taking = Publisher(client, "vm1", {}, every_s=0.1)
+            try:
+                taking.publish((announced("api"), announced("web", healthy=False)))
+                await until(agent, "web", default_web_8080_4143="critical")
+                taking.publish((announced("api"), announced("web")))
+                await until(agent, "web", default_web_8080_4143="passing")
+                await eventually(lambda: "Permission denied" in taking.trouble, "the trouble with api", WITHIN_S)
+                assert ids(agent, "api") == {}
+            finally:
+                await taking.withdraw()
+                await client.close()
+            assert ids(agent, "web") == {}
+
+    run(main(), DEADLINE_S)
