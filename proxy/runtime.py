@@ -260,6 +260,7 @@ class Proxy:
         if self._inbound is not None:
             self._inbound.drain()
         deadline = monotonic() + timeout_s
+        await asyncio.sleep(0.05)  # a connection that was accepted just now is known only when the loop has turned
         while (left := self._open_connections()) and monotonic() < deadline:
             await asyncio.sleep(0.05)
         return left

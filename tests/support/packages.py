@@ -31,8 +31,8 @@ def next_version(package: Path, version: str) -> Path:
     control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text()))
     (source,) = tree.glob("usr/lib/meshd/lib/python3*/site-packages/meshd/__init__.py")
     source.write_text(re.sub(r"(?m)^__version__ = .*", f'__version__ = "{version}"', source.read_text()))
-    for compiled in source.parent.glob("__pycache__/__init__.*"):
-        compiled.unlink()
+    compile_ = ["/usr/bin/python3", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([*compile_, "-s", str(tree), "-p", "/", str(source)], check=True, timeout=60)
     made = package.with_name(f"meshd_{version}_all.deb")
     argv = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(made)]
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, timeout=120)

@@ -1,0 +1,60 @@
+"""The root file system that hosts begin from: this machine's own release of Debian, with systemd and what meshd's
+package depends on, made by mmdebstrap from where this machine's apt has its packages, and kept in the user's cache."""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.support.peers import path
+
+PACKAGES: Final = (
+    "systemd", "systemd-sysv", "dbus", "libpam-systemd", "python3", "nftables", "libstdc++6", "iproute2",
+    "ca-certificates", "curl",
+)  # fmt: skip
+KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshd" / "roots"
+
+
+def base_root() -> Path:
+    """Its directory, for nobody to write to."""
+    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    name = hashlib.sha256(" ".join((release, *PACKAGES)).encode()).hexdigest()[:16]
+    root = CACHE / f"{release}-{name}"
+    if not root.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=".making-", dir=CACHE))
+        try:
+            _make(making / "root", release)
+            (making / "root").rename(root)
+        finally:
+            shutil.rmtree(making)
+    return root
+
+
+def _make(directory: Path, release: str) -> None:
+    argv = [path("mmdebstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(directory), "-"]
+    done = subprocess.run(
+        argv,
+        input=_sources(release),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, f"mmdebstrap: {done.stdout[-2000:]}"
+
+
+def _sources(release: str) -> str:
+    """Where this machine has its own packages from, as lines of sources.list(5)."""
+    argv = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
+    found = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    uris = {uri for suite, component, uri in map(str.split, found) if (suite, component) == (release, "main")}
+    assert uris, f"apt knows no source of {release} main: apt-get update"
+    signed = f"[signed-by={KEYRING}] " if Path(KEYRING).exists() else ""
+    return "".join(f"deb {signed}{uri} {release} main\n" for uri in sorted(uris))
