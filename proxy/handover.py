@@ -4,7 +4,8 @@
     new   accepts on them beside the old one, and says through a pipe that it is ready
     old   tells the service manager of the new main process, drains, and ends
 
-When the new one ends before, or is not ready in time, it is ended and the old one goes on. What is passed on is told in
+When the new one ends before, or is not ready in time, it is ended and the old one goes on. Between the two is a third
+process meanwhile, for systemd's sake (`proxy.foster`). What is passed on is told in
 MESHD_HANDOVER, as JSON: descriptors of the pipe, of what the first generation inherited, and of what the program bound,
 by address.
 """
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 import msgspec
@@ -24,6 +26,7 @@ import msgspec
 from meshd.api.notify import leave_manager, notify, reloading
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
+from proxy import foster
 from proxy.kept import address_of
 from proxy.sockets import adopted, inherited
 
@@ -168,44 +171,89 @@ def _why_not(instance: str) -> str:
 async def _succeeded(kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]) -> int:
     """Start the next generation with these sockets; its process id, once it is ready. Problem when it is not: then it
     has ended."""
-    process, pipe = _start(kept, own)
+    successor = _Successor(kept, own)
     try:
         async with asyncio.timeout(READY_WITHIN_S):
-            said = await _read(pipe)
+            is_ready = await successor.is_ready()
     except TimeoutError as error:
-        await _end(process)
+        await successor.end()
         raise Problem(f"it was not ready within {READY_WITHIN_S:g} s") from error
     except asyncio.CancelledError:
-        process.kill()
-        process.wait()
+        successor.kill()
         raise
     finally:
-        os.close(pipe)
-    if not said:
-        raise Problem(f"it ended with status {await _end(process)} before it was ready")
-    process.returncode = 0  # nobody waits for it: it outlives this process
-    return process.pid
+        successor.close()
+    if not is_ready:
+        raise Problem(f"it ended with status {await successor.end()} before it was ready")
+    return successor.let_go()
 
 
-def _start(
-    kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]
-) -> tuple["subprocess.Popen[bytes]", int]:
-    """The next generation, and the end of the pipe where it says that it is ready."""
-    reading, writing = os.pipe()
-    inheritance = Inheritance(list(kept), {address: list(several) for address, several in own.items()}, writing)
-    try:
-        process = subprocess.Popen(  # noqa: S603 - what this process is itself
-            sys.orig_argv,
-            executable=sys.executable,
-            env={**os.environ, VARIABLE: inheritance.written()},
-            pass_fds=inheritance.descriptors(),
-        )
-    except OSError as error:
-        os.close(reading)
-        raise Problem(f"{sys.executable} cannot be executed: {error.strerror}") from error
-    finally:
-        os.close(writing)
-    return process, reading
+class _Successor:
+    """The next generation, started below a process that is its parent for as long as it may fail (`proxy.foster`)."""
+
+    def __init__(self, kept: Iterable[socket.socket], own: Mapping[str, Sequence[socket.socket]]) -> None:
+        self._said = b""  # its number and a newline, then what it says when it is ready
+        self._pipe, writing = os.pipe()
+        inheritance = Inheritance(list(kept), {address: list(several) for address, several in own.items()}, writing)
+        try:
+            self._parent = subprocess.Popen(  # noqa: S603 - what this process is itself
+                [sys.executable, "-I", "-S", foster.__file__, str(writing), sys.executable, *sys.orig_argv],
+                env={**os.environ, VARIABLE: inheritance.written()},
+                pass_fds=inheritance.descriptors(),
+            )
+        except OSError as error:
+            os.close(self._pipe)
+            raise Problem(f"{sys.executable} cannot be executed: {error.strerror}") from error
+        finally:
+            os.close(writing)
+
+    @property
+    def _pid(self) -> int:
+        """0 while it is not known."""
+        number, newline, _ = self._said.partition(b"\n")
+        return int(number) if newline else 0
+
+    async def is_ready(self) -> bool:
+        """True once it is, False when it has ended."""
+        while part := await _read(self._pipe):
+            self._said += part
+            if self._said.partition(b"\n")[2]:
+                return True
+        return False
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        os.close(self._pipe)
+
+    def let_go(self) -> int:
+        """It goes on, and is nobody's child here; its number."""
+        self._parent.kill()
+        self._parent.wait()
+        return self._pid
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+        self._parent.wait()
+
+    async def end(self) -> int:
+        """End it, at once if need be; its status."""
+        self._signal(signal.SIGTERM)
+        deadline = asyncio.get_running_loop().time() + END_WITHIN_S
+        while self._parent.poll() is None:
+            if asyncio.get_running_loop().time() > deadline:
+                self._signal(signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        return self._parent.returncode
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._parent.poll() is not None:
+            return
+        if self._pid:
+            with suppress(ProcessLookupError):  # it has just ended, and its parent is about to
+                os.kill(self._pid, number)
+        else:
+            self._parent.kill()
 
 
 async def _read(pipe: int) -> bytes:
@@ -218,15 +266,3 @@ async def _read(pipe: int) -> bytes:
     finally:
         loop.remove_reader(pipe)
     return os.read(pipe, 16)
-
-
-async def _end(process: subprocess.Popen[bytes]) -> int:
-    """End process, at once if need be; its status."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    deadline = asyncio.get_running_loop().time() + END_WITHIN_S
-    while process.poll() is None:
-        if asyncio.get_running_loop().time() > deadline:
-            process.kill()
-        await asyncio.sleep(0.02)
-    return process.wait()

@@ -218,19 +218,20 @@ def without_a_failed_request(web: Machine, upgrade: Path, say: Said) -> None:
     first = main_pid(web, "meshd-proxy")
     with load(web, say):
         more(web)
-        say("systemctl restart meshd-proxy, three times")
-        for _ in range(3):
-            web.run("systemctl", "restart", "meshd-proxy")
-            more(web)
+        say("systemctl reload meshd-proxy")
+        web.run("systemctl", "reload", "meshd-proxy")
+        wait_until(lambda: main_pid(web, "meshd-proxy") != first, "a new generation takes over", 60)
+        more(web)
         second = main_pid(web, "meshd-proxy")
     with load(web, say):
         more(web)
-        say("systemctl reload meshd-proxy")
-        web.run("systemctl", "reload", "meshd-proxy")
-        wait_until(lambda: main_pid(web, "meshd-proxy") != second, "a new generation takes over", 60)
-        more(web)
+        say("systemctl restart meshd-proxy, three times")
+        for _ in range(3):  # the first one ends a generation that another began
+            web.run("systemctl", "restart", "meshd-proxy")
+            more(web)
         third = main_pid(web, "meshd-proxy")
     assert len({first, second, third}) == 3
+    assert "SIGKILL" not in web.journal("meshd-proxy")
     with load(web, say):
         more(web)
         say("systemctl restart meshd")
