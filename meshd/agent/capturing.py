@@ -38,9 +38,11 @@ def plan_of(
     captured: Iterable[Captured],
     *,
     is_open: bool = False,
+    virtual: tuple[Network, ...] = VIRTUAL,
     mount: Path = slices.MOUNT,
 ) -> Planned:
-    """What is to be captured now; Unsafe where it must not be. Looks up users, and control groups of slices."""
+    """What is to be captured now; Unsafe where it must not be. `virtual` are the addresses of services. Looks up users,
+    and control groups of slices."""
     if not settings.enabled:
         return Planned(Plan(listener(""), listener("")), ())
     exempt = {uid for name in settings.exempt_users if (uid := _uid(name)) is not None}
@@ -54,7 +56,7 @@ def plan_of(
         uids=tuple(sorted({uid for uid in users.values() if uid is not None})),
         exempt=tuple(sorted(exempt)),
         ports=tuple(sorted({port for each in captured if each.capture.inbound for port in each.ports})),
-        virtual=VIRTUAL,
+        virtual=virtual,
         skips=Skips(tuple(sorted(set(settings.skip_outbound_ports))), settings.skip_networks),
         by_group=tuple(_own(settings.slice, captured, mount)),
         is_open=is_open,

@@ -105,7 +105,8 @@ def capture(settings: Settings, captured: tuple[Captured, ...], places: Places, 
     meshed = injected(places)
     what = CAPTURE, "what is to be captured is known"
     try:
-        planned = plan_of(settings.capture, settings.proxy, captured)
+        virtual = settings.names.ranges(settings.trust_domain).networks
+        planned = plan_of(settings.capture, settings.proxy, captured, virtual=virtual)
     except Problem as problem:
         yield Check(*what, "error", str(problem), "see `capture` in the settings")
         return

@@ -141,10 +141,13 @@ def _workload_api(settings: Settings) -> Callable[[Core], WorkloadService] | Non
 
 def _capturing(settings: Settings) -> Callable[[Agent], CaptureKeeper]:
     capture, proxy = settings.capture, settings.proxy
+    virtual = settings.names.ranges(settings.trust_domain).networks
 
     def keeper(agent: Agent) -> CaptureKeeper:
         return CaptureKeeper(
-            lambda is_open: partial(plan_of, capture, proxy, agent.documents.captured(), is_open=is_open),
+            lambda is_open: partial(
+                plan_of, capture, proxy, agent.documents.captured(), is_open=is_open, virtual=virtual
+            ),
             is_proxy_there=(lambda: agent.has_host_proxy) if capture.fail_open else None,
             remove_on_stop=capture.remove_on_stop,
         )

@@ -107,4 +107,5 @@ def _planned(config: Path, settings: Settings) -> "Planned":
     from meshd.agent.capturing import plan_of  # noqa: PLC0415
     from meshd.agent.injecting import documents_of  # noqa: PLC0415
 
-    return plan_of(settings.capture, settings.proxy, documents_of(config, settings).captured())
+    virtual = settings.names.ranges(settings.trust_domain).networks
+    return plan_of(settings.capture, settings.proxy, documents_of(config, settings).captured(), virtual=virtual)

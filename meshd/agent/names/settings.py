@@ -23,6 +23,11 @@ class Ranges(NamedTuple):
     v4: IPv4Network
     v6: IPv6Network | None
 
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Both, or the one that there is."""
+        return (self.v4,) if self.v6 is None else (self.v4, self.v6)
+
     def own(self, address: str | IPv4Address | IPv6Address) -> bool:
         """Whether an address is in one of them; ValueError for what is no address."""
         found = ip_address(address)
@@ -74,8 +79,8 @@ class NamesSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
             raise ValueError(f"range: {self.range} is not a network of /1 to /{LONGEST4}")
         if self.range6 not in ("", AUTO) and not 1 <= IPv6Network(self.range6).prefixlen <= LONGEST6:
             raise ValueError(f"range6: {self.range6} is not a network of /1 to /{LONGEST6}")
-        if len(self.domains) > MAX_DOMAINS:
-            raise ValueError(f"domains: {len(self.domains)} of them, and {MAX_DOMAINS} is the most")
+        if not 0 < len(self.domains) <= MAX_DOMAINS:
+            raise ValueError(f"domains: {len(self.domains)} of them, and there are 1 to {MAX_DOMAINS}: see `listen`")
         for domain in self.domains:
             if not is_host(domain):
                 raise ValueError(f"domains: {domain!r} is not a domain in small letters, as in svc.cluster.local")
