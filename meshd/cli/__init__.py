@@ -21,6 +21,7 @@ VERBS = {
     "identity": "meshd.cli.identity",
     "inject": "meshd.cli.inject",
     "join": "meshd.cli.join",
+    "names": "meshd.cli.names",
     "run": "meshd.cli.run",
     "services": "meshd.cli.services",
     "status": "meshd.cli.status",

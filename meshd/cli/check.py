@@ -1,5 +1,6 @@
 """`meshd check`: whether this host can take part in its mesh, and what is going to be wrong soon."""
 
+import asyncio
 import json
 import logging
 import os
@@ -55,6 +56,7 @@ def command(config: Path | None, output: str, pre: bool) -> None:
 
 async def _host(file: Path) -> "list[Check]":
     from meshd.agent import checks  # noqa: PLC0415
+    from meshd.agent.names import checking  # noqa: PLC0415
 
     found = [*checks.configuration(file)]
     try:
@@ -67,6 +69,7 @@ async def _host(file: Path) -> "list[Check]":
     except Problem as problem:
         what = "meshd-identity", "what the CA said last of its roots can be read"
         return [*found, checks.Check(*what, "error", str(problem))]
+    found += await asyncio.to_thread(lambda: [*checking.checks(settings)])
     found += checks.identity(settings, trust.bundle_pem, time.time())
     workloads = () if isinstance(status, Problem) else status.workloads
     found += checks.denials(settings, trust.denied, (each.identity for each in workloads))

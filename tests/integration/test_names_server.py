@@ -17,8 +17,11 @@ import pytest
 from dns.rcode import Rcode
 
 from meshd.agent.names import server as names_server
+from meshd.agent.names import wiring
+from meshd.agent.names.checking import checks
 from meshd.agent.names.server import NameServer
 from meshd.agent.names.settings import NamesSettings
+from meshd.agent.settings_file import load_settings
 from meshd.api.control import Destination, WatchDestination
 from tests.integration.test_agent_process import Host
 from tests.support import aio
@@ -26,7 +29,7 @@ from tests.support.control import ControlClient
 from tests.support.names import Services
 from tests.support.peers import path
 from tests.support.ports import free_port
-from tests.support.waiting import DEADLINE_S, eventually
+from tests.support.waiting import DEADLINE_S, eventually, wait_until
 
 DOMAINS = NamesSettings().domains
 
@@ -188,3 +191,24 @@ def test_an_agent_leads_from_a_name_to_an_address_to_the_services_endpoints(tmp_
         assert aio.run(leads_to(f"{address}:8080")) == ["192.0.2.7:9090"]
         assert aio.run(leads_to(f"{address}:8081")) == []
         assert aio.run(leads_to("241.1.1.1:8080")) == []
+
+
+def test_meshd_check_says_whether_names_are_answered_and_asked_for(tmp_path: Path) -> None:
+    host, root = Host(tmp_path), tmp_path / "root"
+    host.names = f"127.0.0.1:{free_port()}"
+    host.write_settings()
+    (root / wiring.RESOLVED_RUNS).mkdir(parents=True)
+    settings = load_settings(host.settings)
+    wanted = wiring.wanted(root, settings.names, settings.domains, settings.names.ranges(settings.trust_domain))
+
+    def found() -> list[tuple[str, str]]:
+        return [(each.description.removesuffix(f" at {host.names}"), each.result) for each in checks(settings, root)]
+
+    answers, asked = "the name server answers", "this host's resolver asks it for the mesh's names"
+    assert found() == [(answers, "error")]
+    with host.agent():
+        wait_until(lambda: found() == [(answers, "success")], "the name server answers")
+        assert wiring.install(root, Path(settings.state_dir), wanted)
+        assert found() == [(answers, "success"), (asked, "success")]
+        (root / wanted.file).write_text("[Resolve]\n")
+        assert found() == [(answers, "success"), (asked, "warning")]
