@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 
 def as_text(shown: Shown) -> str:
     """Lines of what is so, then the counters."""
-    lines = [f"{name + ':':<11}{value}" for name, value in _said(shown)]
+    lines = [f"{name + ':':<12}{value}" for name, value in _said(shown)]
     rows = [(name, str(shown.counted.get(name, 0)), meaning) for name, meaning in table.COUNTERS.items()]
     counters = ["", *laid_out(("COUNTER", "CONNECTIONS", "WHICH"), rows)] if shown.found is not None else []
     return "".join(f"{line.rstrip()}\n" for line in (*lines, *counters))

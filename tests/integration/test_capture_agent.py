@@ -111,7 +111,7 @@ def test_connections_are_counted(here: Host, config: Path) -> None:
     assert connections["outbound"] == 3
     status, text = meshd(here, "capture", "show", "--config", str(config))
     assert status == 0
-    assert text.splitlines()[0] == "state:     in force"
+    assert text.splitlines()[0] == "state:      in force"
 
 
 def test_an_agent_has_it_in_force_when_it_is_ready_and_leaves_it(here: Host, config: Path) -> None:
