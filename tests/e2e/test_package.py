@@ -49,8 +49,10 @@ def test_a_repository_that_apt_takes_for_good(package: Path, tmp_path: Path) -> 
     finally:
         subprocess.run(["gpgconf", "--kill", "all"], env=environment, check=False, timeout=30)
     assert known_to_apt(repository, repository / "meshd.asc", tmp_path / "root") == "meshd"
-    (packages_file,) = repository.glob("dists/*/main/binary-amd64/Packages")
-    packages_file.write_text(packages_file.read_text().replace("Version: ", "Version: 9"))
+    indexes = list(repository.glob("dists/*/main/binary-amd64/Packages*"))
+    assert indexes
+    for index in indexes:
+        index.write_bytes(index.read_bytes() + b"\n")
     assert known_to_apt(repository, repository / "meshd.asc", tmp_path / "spoilt") == ""
 
 
