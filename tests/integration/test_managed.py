@@ -50,7 +50,7 @@ def test_the_agent_is_ready_reads_again_lives_and_ends(
         manager.hears("READY=1")
         process.terminate()
         manager.hears("STOPPING=1")
-    assert process.returncode == 0
+        assert process.wait(30) == 0
 
 
 def test_the_ca_is_ready_lives_and_ends(tmp_path: Path, manager: Manager, environment: dict[str, str]) -> None:
@@ -64,7 +64,7 @@ def test_the_ca_is_ready_lives_and_ends(tmp_path: Path, manager: Manager, enviro
         manager.hears("WATCHDOG=1")
         process.terminate()
         manager.hears("STOPPING=1")
-    assert process.returncode == 0
+        assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
