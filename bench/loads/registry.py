@@ -27,6 +27,7 @@ import uvloop
 
 from bench import cost
 from bench.configure.agent import Parts
+from bench.loads.nodes import quantiles
 from bench.scenario import Load, Target
 from meshd.api.control import Answer, Call, Destination, DestinationChange, WatchDestination
 from meshd.api.differences import applied
@@ -68,9 +69,8 @@ class News:
         if done.returncode != 0:
             raise Problem(f"{__name__} ended with status {done.returncode}: {done.stderr.strip()}")
         seen = json.loads(done.stdout)
-        took_ms = sorted(1e3 * took_s for took_s in seen["took_s"])
-        p50_ms, p99_ms = took_ms[len(took_ms) // 2], took_ms[len(took_ms) * 99 // 100]
-        return Load(p99_ms, len(took_ms), seen["duration_s"], seen["failed"], p50_ms, p99_ms)
+        p50_ms, p99_ms = seen["p50_ms"], seen["p99_ms"]
+        return Load(p99_ms, seen["count"], seen["duration_s"], seen["failed"], p50_ms, p99_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,7 @@ class Changes:
             resident_mb = sum(map(cost.rss_bytes, target.pids)) / 1e6
             process.communicate("")
         value = resident_mb if self.of_memory else 100 * used_s / took_s
-        took_ms = sorted(1e3 * took_s for took_s in seen["took_s"])
-        p50_ms, p99_ms = took_ms[len(took_ms) // 2], took_ms[len(took_ms) * 99 // 100]
-        return Load(value, len(took_ms), took_s, seen["lost"], p50_ms, p99_ms)
+        return Load(value, seen["count"], took_s, seen["lost"], seen["p50_ms"], seen["p99_ms"])
 
     @staticmethod
     def _line(process: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -227,7 +225,7 @@ async def _news(directory: Path, count: int) -> dict[str, Any]:
                 for caller in callers:
                     caller.cancel()
                 failed = sum(await asyncio.gather(*callers))
-    return {"took_s": took_s, "duration_s": duration_s, "failed": failed}
+    return {"duration_s": duration_s, "failed": failed, **quantiles(took_s)}
 
 
 # --- changes
@@ -308,7 +306,7 @@ async def _changes(directory: Path, services: int, each: int, lasting_s: float) 
                 while watcher.pending:
                     await asyncio.sleep(0.05)
         lost = sum(watcher.weights.get(place) != weight for place, weight in expected.items())
-        _say({"took_s": watcher.took_s, "lost": lost})
+        _say({"lost": lost, **quantiles(watcher.took_s)})
         await loop.run_in_executor(None, sys.stdin.read)
 
 
