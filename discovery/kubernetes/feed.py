@@ -1,41 +1,18 @@
-"""A list that is kept up to date: listed, then watched from the version of the list on; of one Service, or of many.
-
-    bookmarks     move the version on while nothing happens, so that a watch can begin again where it was
-    410           the version is too old, as an event or as a status: listed again
-    the end       of a watch, which the server brings about after the time that is asked for: watched again
-    broken off    the same; where the server cannot be reached then, or breaks off again and again, that is Away
-    garbage       Away
+"""A list that is kept up to date (`discovery.kubernetes.listwatch`), of one Service or of many.
 
 What was listed stays as it was until the next list is whole: no moment with half of it. A feed of a whole namespace
 keeps what is of the Services that were asked for (its parts) and nothing else. One that is asked for later is listed by
 itself; what the watch says of it meanwhile is newer than that list, unless its versions say otherwise.
 """
 
-import asyncio
-import random
 from collections.abc import Callable, Iterable
-from typing import Final, Generic
-
-import msgspec
+from typing import Generic
 
 from discovery.kubernetes.access import Access, Gone
-from discovery.kubernetes.access import Query as Parameters
 from discovery.kubernetes.lists import MAX_LISTED, MAX_OBJECTS, Content, Query, Resource, decoded, pages
-from discovery.kubernetes.objects import Event, Listed, Met, Status, Versioned
+from discovery.kubernetes.listwatch import MAX_BRIEF, ListWatch
+from discovery.kubernetes.objects import Event, Listed, Versioned
 from discovery.registry import Away, Denied
-
-WATCH_S: Final = (240, 300)
-"""How long a watch is asked to last: by chance between these, so that not all of them end at once."""
-
-GRACE_S: Final = 30.0
-"""That a watch may last longer than it was asked to."""
-
-BRIEF_S, MAX_BRIEF = 1.0, 3
-"""Watches that end so soon and say nothing are a fault, when there are so many on end."""
-
-_EVENT: Final = msgspec.json.Decoder(Event)
-_STATUS: Final = msgspec.json.Decoder(Status)
-_MET: Final = msgspec.json.Decoder(Met)
 
 
 class Part(Generic[Content]):
@@ -93,13 +70,14 @@ class Part(Generic[Content]):
             listener()
 
 
-class Feed(Generic[Content]):
+class Feed(ListWatch, Generic[Content]):
     """The objects of a namespace, of `service` alone where it is named, for those Services that are parts."""
 
     def __init__(self, access: Access, resource: Resource[Content], namespace: str, service: str = "") -> None:
-        self._access, self.namespace, self.service = access, namespace, service
+        query = resource.of(namespace, service) if service else Query(namespace)
+        super().__init__(access, resource.path(namespace), query)
+        self.namespace, self.service = namespace, service
         self._resource: Resource[Content] = resource
-        self._query = resource.of(namespace, service) if service else Query(namespace)
         self.parts: dict[str, Part[Content]] = {}
         """By the Service's name."""
         self.listed = False
@@ -107,8 +85,8 @@ class Feed(Generic[Content]):
         self.ended = False
         self._service_of: dict[str, str] = {}
         """Of the objects that are kept, by name; a label may change."""
-        self._version = self._begun = ""
-        """Up to which it is known, and that of the last list."""
+        self._begun = ""
+        """The version of the last list."""
 
     async def run(self) -> None:
         """Until it fails."""
@@ -141,32 +119,6 @@ class Feed(Generic[Content]):
         """The part is no longer wanted."""
         for each in self.parts.pop(name).objects:
             self._service_of.pop(each, None)
-
-    async def _run(self) -> None:
-        await self._list()
-        brief = gone = 0
-        while True:
-            begun, before = asyncio.get_running_loop().time(), self._version
-            try:
-                await self._watch()
-            except Gone:
-                gone += 1
-                if gone > MAX_BRIEF:
-                    raise Away(f"{self._path}: what was just listed is too old to be watched (410)") from None
-                await self._list()
-                continue
-            gone = 0
-            if asyncio.get_running_loop().time() - begun >= BRIEF_S or self._version != before:
-                brief = 0
-                continue
-            brief += 1
-            if brief > MAX_BRIEF:
-                raise Away(f"{self._path}: watches end as soon as they begin")
-            await asyncio.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**brief)  # noqa: S311 - to spread load
-
-    @property
-    def _path(self) -> str:
-        return self._resource.path(self.namespace)
 
     # --- lists ----------------------------------------------------------------------------------------------------
 
@@ -222,56 +174,27 @@ class Feed(Generic[Content]):
 
     # --- watches --------------------------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        seconds = random.randint(*WATCH_S)  # noqa: S311 - to spread load
-        parameters: Parameters = self._query.parameters | {
-            "watch": "1",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": self._version,
-            "timeoutSeconds": str(seconds),
-        }
-        async with self._access.lines(self._path, parameters, seconds + GRACE_S) as lines:
-            self._confirm()  # it could be reached, and goes on from what is known
-            async for line in lines:
-                self._take(line)
-
     def _confirm(self) -> None:
         for part in tuple(self.parts.values()):
             if part.synced:
                 part.tell()
 
-    def _take(self, line: bytes) -> None:
-        event = decoded(_EVENT, line, self._path)
-        if event.type == "ERROR":
-            status = decoded(_STATUS, event.object, self._path)
-            if status.code == 410:
-                raise Gone
-            raise Away(f"{self._path}: {status.message[:300]} ({status.reason[:60]}, {status.code})")
-        meta = decoded(_MET, event.object, self._path).metadata
-        if event.type == "BOOKMARK":
-            self._confirm()
-        elif event.type in ("ADDED", "MODIFIED", "DELETED"):
-            self._changed(event, meta)
-        else:
-            raise Away(f"{self._path}: an event of type {event.type[:60]!r}, which there is not")
-        self._version = meta.resource_version
-
-    def _changed(self, event: Event, meta: Versioned) -> None:
-        if meta.namespace != self.namespace:
-            raise Away(f"{self._path}: it speaks of the namespace {meta.namespace[:60]!r}")
-        service = self._resource.service(meta)
-        before = self._service_of.get(meta.name, service)
+    def _changed(self, event: Event, met: Versioned) -> None:
+        if met.namespace != self.namespace:
+            raise Away(f"{self._path}: it speaks of the namespace {met.namespace[:60]!r}")
+        service = self._resource.service(met)
+        before = self._service_of.get(met.name, service)
         if before != service and before in self.parts:
-            self.parts[before].take(meta.name, None, meta.resource_version)
+            self.parts[before].take(met.name, None, met.resource_version)
         part = self.parts.get(service)
         if part is None or event.type == "DELETED":
-            self._service_of.pop(meta.name, None)
+            self._service_of.pop(met.name, None)
             if part is not None:
-                part.take(meta.name, None, meta.resource_version)
+                part.take(met.name, None, met.resource_version)
             return
         content = decoded(self._resource.one, event.object, self._path)
-        self._service_of[meta.name] = service
-        part.take(meta.name, content, meta.resource_version)
+        self._service_of[met.name] = service
+        part.take(met.name, content, met.resource_version)
 
 
 def _number(version: str) -> int:
