@@ -1,13 +1,12 @@
 """What all back ends do alike, with an agent made from settings, and a registry that runs, stops and runs again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from discovery.chain import Chain
 from discovery.file import FileSource
@@ -17,26 +16,11 @@ from meshd.agent.host import sources
 from meshd.agent.settings import Settings
 from meshd.api.endpoints import EndpointSet
 from tests.support.aio import run
-from tests.support.backends import BACKENDS, Backend, Kind
+from tests.support.backends import Backend, Kind
 from tests.support.waiting import eventually
 
 LONG_S = 60.0
 """A registry may take some seconds until it tells of a change, or is up again."""
-
-
-@pytest.fixture(
-    name="kind", params=[pytest.param(name, marks=pytest.mark.peer(*kind.programs)) for name, kind in BACKENDS.items()]
-)
-def _kind(request: pytest.FixtureRequest) -> Kind:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture
-def backend(kind: Kind, tmp_path: Path) -> Iterator[Backend]:
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    with kind.begun(directory) as begun:
-        yield begun
 
 
 class Told:

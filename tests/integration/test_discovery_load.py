@@ -15,7 +15,7 @@ import pytest
 
 from tests.integration.test_agent_process import Host
 from tests.integration.test_proxy_process import Load, get, ready
-from tests.support.backends import BACKENDS, Backend, Kind
+from tests.support.backends import Backend, Kind
 from tests.support.meshed import status
 from tests.support.ports import free_ports
 from tests.support.processes import running
@@ -24,21 +24,6 @@ from tests.support.waiting import wait_until
 PROXY = [sys.executable, "-m", "proxy.main"]
 
 WITHIN_S = 90.0
-
-
-@pytest.fixture(
-    name="kind", params=[pytest.param(name, marks=pytest.mark.peer(*kind.programs)) for name, kind in BACKENDS.items()]
-)
-def _kind(request: pytest.FixtureRequest) -> Kind:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture
-def backend(kind: Kind, tmp_path: Path) -> Iterator[Backend]:
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    with kind.begun(directory) as begun:
-        yield begun
 
 
 class Application(ThreadingHTTPServer):

@@ -6,34 +6,16 @@ Agent, proxy, CA and registry are processes.
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.integration.test_discovery_load import WITHIN_S, World
 from tests.integration.test_proxy_process import get
 from tests.support import meshed
-from tests.support.backends import BACKENDS, Backend, Kind
+from tests.support.backends import Backend
 from tests.support.metrics import samples
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(
-    name="kind", params=[pytest.param(name, marks=pytest.mark.peer(*kind.programs)) for name, kind in BACKENDS.items()]
-)
-def _kind(request: pytest.FixtureRequest) -> Kind:
-    return BACKENDS[request.param]
-
-
-@pytest.fixture
-def backend(kind: Kind, tmp_path: Path) -> Iterator[Backend]:
-    directory = tmp_path / "registry"
-    directory.mkdir()
-    with kind.begun(directory) as begun:
-        yield begun
 
 
 class Seen:
