@@ -207,13 +207,15 @@ class Done(Struct, frozen=True, tag="done"):
 
 class ProxyWorkload(Struct, frozen=True):
     """A workload that a proxy serves: the ports it accepts for it, and the upstreams it listens on for it.
-    `opaque_ports`: its document's, None where it has none."""
+    `opaque_ports`: its document's, None where it has none. `any_port`: the proxy is alone with it, in a pod, and takes
+    every port for it but its own; `ports` says of those that are listed what they speak."""
 
     namespace: str
     name: str
     ports: tuple[WorkloadPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
     opaque_ports: tuple[int, ...] | None = None
+    any_port: bool = False
 
 
 MAX_WORKERS = 64
@@ -229,12 +231,15 @@ MAX_MAX_CONNECTIONS = 10_000_000
 class Capture(Struct, frozen=True):
     """Connections are redirected to the proxy's listeners. What a process does that is no workload is refused, or
     passed on in plain text to where it was going; what comes for a workload's port from outside the mesh is allowed, or
-    denied. The addresses (HOST:PORT) are where IPv6 is redirected to; empty where it is not."""
+    denied. The addresses (HOST:PORT) are where IPv6 is redirected to; empty where it is not. `caller` is the workload
+    (NAMESPACE/NAME) whose all captured connections are: nobody is asked then whose process made them, and `unknown`
+    says nothing. Empty where the kernel and the agent are to say it of each."""
 
     unknown: Literal["refuse", "pass"] = "refuse"
     unmeshed: Literal["allow", "deny"] = "allow"
     outbound6: str = ""
     inbound6: str = ""
+    caller: str = ""
 
 
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
