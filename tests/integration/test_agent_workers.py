@@ -124,7 +124,7 @@ def test_a_handover_is_not_seen_in_the_status_but_by_the_pid(tmp_path: Path) -> 
                 first.send_signal(signal.SIGUSR2)
                 second = main_pid(manager)
                 try:
-                    assert first.wait(20) == 0, made.log.read_text()
+                    assert first.wait(60) == 0, made.log.read_text()
                     load.more()
                     load.end()
                     assert load.errors == []

@@ -40,7 +40,7 @@ class Handshakes:
 
     def _run(self) -> None:
         while not self._ending.wait(0.2):
-            connection = HTTPConnection("127.0.0.1", self._port, timeout=10.0)
+            connection = HTTPConnection("127.0.0.1", self._port, timeout=60.0)
             self._open.append(connection)
             self._ask(connection)
 

@@ -75,7 +75,7 @@ def test_a_signal_ends_all_of_it_at_any_time(tmp_path: Path, moment: str, signum
     with demo(place) as process:
         says(place, moment)
         process.send_signal(signum)
-        assert process.wait(20) == 128 + signum
+        assert process.wait(60) == 128 + signum
     says(place, f"ended by {signum.name}")
     assert list(place.iterdir()) == []
     assert processes(place) == []

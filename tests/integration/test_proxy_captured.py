@@ -235,7 +235,7 @@ def enter_the_namespace() -> None:
 READY = """
 import http.client, sys
 try:
-    connection = http.client.HTTPConnection("127.0.0.1", 4191, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", 4191, timeout=60)
     connection.request("GET", "/ready")
     sys.exit(connection.getresponse().status != 200)
 except OSError:

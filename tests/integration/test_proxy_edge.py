@@ -332,7 +332,7 @@ def test_renewed_files_are_taken_and_bad_ones_are_not(tmp_path: Path) -> None:
                 assert b"PRIVATE" not in files.log.read_bytes()
             finally:
                 proxy.terminate()
-                assert proxy.wait(10) == 0
+                assert proxy.wait(60) == 0
 
 
 def encrypted(key_pem: bytes) -> bytes:

@@ -107,7 +107,7 @@ class Proxy:
         self.pid = 0
 
     def get(self, port: int, path: str) -> str:
-        connection = HTTPConnection("127.0.0.1", port, timeout=10.0)
+        connection = HTTPConnection("127.0.0.1", port, timeout=60.0)
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()

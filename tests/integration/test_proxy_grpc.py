@@ -128,20 +128,20 @@ def converse(meshed: bool, talk: Callable[[Any], None]) -> None:
 @PATHS
 def test_all_four_kinds_of_call(meshed: bool) -> None:
     def talk(channel: Any) -> None:
-        assert channel.unary_unary("/test.Echo/Unary")(b"hello", timeout=10) == b"hello"
-        down = channel.unary_stream("/test.Echo/Down")(b"1000", timeout=10)
+        assert channel.unary_unary("/test.Echo/Unary")(b"hello", timeout=60) == b"hello"
+        down = channel.unary_stream("/test.Echo/Down")(b"1000", timeout=60)
         assert list(down) == [b"%d" % number for number in range(1000)]
-        up = channel.stream_unary("/test.Echo/Up")(iter([b"ab", b"", b"cde"]), timeout=10)
+        up = channel.stream_unary("/test.Echo/Up")(iter([b"ab", b"", b"cde"]), timeout=60)
         assert up == b"5"
         turn = threading.Semaphore(1)
 
         def messages() -> Iterator[bytes]:
             for number in range(20):
-                assert turn.acquire(timeout=10)
+                assert turn.acquire(timeout=60)
                 yield b"%d!" % number
 
         answers = []
-        for answer in channel.stream_stream("/test.Echo/Both")(messages(), timeout=10):
+        for answer in channel.stream_stream("/test.Echo/Both")(messages(), timeout=60):
             answers.append(answer)
             turn.release()  # only then is the next sent: each passes at once
         assert answers == [(b"%d!" % number)[::-1] for number in range(20)]
@@ -168,7 +168,7 @@ def test_metadata_goes_both_ways_and_the_caller_s_identity_with_it(meshed: bool)
 
                 def talk() -> None:
                     sent = (("x-trace", "abc"), ("x-trace-bin", b"\x00\x01\xfe"), ("l5d-client-id", "spiffe://me"))
-                    _, call = channel.unary_unary("/test.Echo/Unary").with_call(b"", metadata=sent, timeout=10)
+                    _, call = channel.unary_unary("/test.Echo/Unary").with_call(b"", metadata=sent, timeout=60)
                     assert ("x-first", "1") in call.initial_metadata()
                     assert ("x-last", "2") in call.trailing_metadata()
                     assert ("x-last-bin", b"\x00\xff") in call.trailing_metadata()
@@ -193,10 +193,10 @@ def test_failures_are_told_and_counted(meshed: bool) -> None:
                 def talk() -> None:
                     for code in ("NOT_FOUND", "NOT_FOUND", "INTERNAL"):
                         with pytest.raises(grpc.RpcError) as failed:
-                            channel.unary_unary("/test.Echo/Fail")(code.encode(), timeout=10)
+                            channel.unary_unary("/test.Echo/Fail")(code.encode(), timeout=60)
                         assert failed.value.code() is grpc.StatusCode[code]
                         assert failed.value.details() == "as you wish: 100 %"
-                    channel.unary_unary("/test.Echo/Unary")(b"", timeout=10)
+                    channel.unary_unary("/test.Echo/Unary")(b"", timeout=60)
 
                 await asyncio.to_thread(talk)
                 for node in path.nodes:
@@ -225,11 +225,11 @@ def test_a_call_that_is_given_up_is_given_up_at_the_application(meshed: bool, ho
                             forever(b"", timeout=0.3)
                         assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                     else:
-                        call = forever.future(b"", timeout=10)
-                        assert application.begun.wait(5.0)
+                        call = forever.future(b"", timeout=60)
+                        assert application.begun.wait(60.0)
                         call.cancel()
-                    assert application.cancelled.wait(5.0)
-                    assert channel.unary_unary("/test.Echo/Unary")(b"on", timeout=10) == b"on"
+                    assert application.cancelled.wait(60.0)
+                    assert channel.unary_unary("/test.Echo/Unary")(b"on", timeout=60) == b"on"
 
                 await asyncio.to_thread(talk)
 
@@ -244,7 +244,7 @@ def test_a_service_with_nobody_behind_it_is_unavailable(meshed: bool) -> None:
 
             def talk() -> None:
                 with pytest.raises(grpc.RpcError) as failed:
-                    channel.unary_unary("/test.Echo/Unary")(b"", timeout=15)
+                    channel.unary_unary("/test.Echo/Unary")(b"", timeout=60)
                 assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
                 assert "no endpoint" in failed.value.details()
 

@@ -154,7 +154,7 @@ def test_an_application_that_is_down_is_503_within_seconds() -> None:
             )
             assert [answer.status for answer in answers] == [503, 503, 503]
             assert all(answer.values(b"l5d-proxy-error") for answer in answers)
-            assert 0.5 < loop.time() - began < 5.0
+            assert 0.5 < loop.time() - began < 25.0
 
     run(conversation())
 

@@ -48,7 +48,7 @@ def said(context):
         'chain': len(context.default_svid.cert_chain),
     }), flush=True)
 
-with WorkloadApiClient('unix://' + socket, default_timeout=10) as client:
+with WorkloadApiClient('unix://' + socket, default_timeout=60) as client:
     if what == 'fetch':
         try:
             said(client.fetch_x509_context())
@@ -303,7 +303,7 @@ def test_calls_that_are_refused(
 ) -> None:
     def call(at: Path) -> grpc.StatusCode:
         with grpc.insecure_channel(f"unix://{at}") as channel, pytest.raises(grpc.RpcError) as refused:
-            list(channel.unary_stream(path)(message, metadata=metadata, timeout=10))
+            list(channel.unary_stream(path)(message, metadata=metadata, timeout=60))
         found: grpc.StatusCode = refused.value.code()
         return found
 

@@ -11,7 +11,7 @@ import uvloop
 T = TypeVar("T")
 
 
-def run(work: Coroutine[Any, Any, T], deadline_s: float = 60.0) -> T:
+def run(work: Coroutine[Any, Any, T], deadline_s: float = 120.0) -> T:
     """What `work` returns, run on a new uvloop that is closed afterwards.
 
     TimeoutError at the deadline. AssertionError when the loop was told of an error that no one awaited (in a protocol's

@@ -79,7 +79,7 @@ def run(name: str, options: list[str], command: list[str], directory: Path) -> I
         if started.process.poll() is None:
             started.process.terminate()
             try:
-                started.process.wait(10.0)
+                started.process.wait(40.0)
             except subprocess.TimeoutExpired:
                 started.process.kill()
                 started.process.wait()

@@ -19,7 +19,7 @@ def running(
     ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    deadline_s: float = 30.0,
+    deadline_s: float = 60.0,
     user: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The process `argv`, once `ready()`; its output goes to the file `log`. It gets SIGTERM at the end. Root may start

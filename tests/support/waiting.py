@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 LOOK_AGAIN_S = 0.005
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 """Long enough for a machine that does much else; what works does not wait for it."""
 
 

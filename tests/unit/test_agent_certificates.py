@@ -191,7 +191,7 @@ async def followed(signer: Signer, source: Source, news: Bundle) -> None:
     signer.changed = told.set
     following = asyncio.get_running_loop().create_task(signer.follow())
     try:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             await told.wait()
     finally:
         following.cancel()
