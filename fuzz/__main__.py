@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["proxy", "meshd.ca"]):
+with atheris.instrument_imports(include=["proxy", "meshd.ca", "meshd.api", "discovery"]):
     from fuzz.targets import TARGETS
 
 KEPT = Path(__file__).resolve().parents[1] / ".fuzz"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from fuzz import ca, http1, http2, mesh, names
+from fuzz import ca, documents, http1, http2, mesh, names
 
 
 class Target(NamedTuple):
@@ -34,5 +34,6 @@ TARGETS: Final = {
     "ca_request": Target(ca.request, ca.REQUESTS),
     "jwt_token": Target(ca.jwt_token, ca.JWTS),
     "jwt_parts": Target(ca.jwt_parts, ca.PARTS),
+    "document": Target(documents.document, documents.TEXTS),
     "names_query": Target(names.query, names.QUERIES),
 }
