@@ -28,11 +28,10 @@ def document(data: bytes) -> None:
     except UnicodeDecodeError:
         return
     try:
-        found = documents_in(text, ORIGIN)
+        found, findings = documents_in(text, ORIGIN), None
     except ConfigurationError as error:
-        assert error.findings
-        assert all(each.file == ORIGIN and each.message for each in error.findings)
-        return
+        found, findings = (), error.findings
+    assert findings is None or (findings and all(each.file == ORIGIN and each.message for each in findings))
     for each in found:
         again = document_of(msgspec.to_builtins(each.document), ORIGIN)
         assert [other.document for other in again] == [each.document]
