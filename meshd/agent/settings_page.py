@@ -42,10 +42,11 @@ _CA_HEAD = f"""
 
 def settings_page() -> str:
     """The page, as Markdown."""
-    return _HEAD + _table(Settings) + _CA_HEAD + _table(CaDaemonSettings)
+    return _HEAD + table(Settings) + _CA_HEAD + table(CaDaemonSettings)
 
 
-def _table(settings: type[msgspec.Struct]) -> str:
+def table(settings: type[msgspec.Struct]) -> str:
+    """The rows of all settings in a tree of types, as Markdown."""
     root = inspect.type_info(settings)
     assert isinstance(root, inspect.StructType)
     return "".join(f"| {' | '.join(row)} |\n" for row in _rows(root, ""))
