@@ -2,7 +2,8 @@
 
 Only mutual TLS comes in here (for plain text that was redirected see `proxy.capture.inbound`). A peer shows a
 certificate of the trust domain before its first byte is read, opens with a transport header, and reaches no port but
-those its workload declares. The application learns who calls from `l5d-client-id`.
+those its workload declares, or in a pod any but the proxy's own (`proxy.ports`). The application learns who calls from
+`l5d-client-id`.
 """
 
 import asyncio
@@ -10,16 +11,10 @@ import logging
 from time import monotonic
 from typing import Final, TypeVar, cast
 
-from meshd.api.documents import WorkloadPort
-from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from meshd.api.names import WorkloadName
-from meshd.api.policy import FailureAccrual, Policy, Timeouts
+from meshd.api.names import Address, WorkloadName
 from meshd.api.tasks import Tasks
-from proxy.caller import Again, CallerEnd, CallerTraffic, ServerNames, Turned
-from proxy.connect import Dialer
-from proxy.destination import LOCAL_BENCH_MAX_S, Destination
+from proxy.caller import Again, CallerEnd, CallerTraffic, Turned
 from proxy.detect import TIMEOUT_S, RequestLine, detect
-from proxy.endpoint import LiveEndpoint
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
 from proxy.http1.heads import RequestHead
@@ -29,6 +24,7 @@ from proxy.mesh.denied import Denials, DeniedPeer
 from proxy.mesh.header import BadTransportHeader, TransportHeader, decode
 from proxy.mesh.records import LAST
 from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, IdentityMismatch, WorkloadContext
+from proxy.ports import AnyPort, LocalPort
 from proxy.stats import Labels, Stats
 from proxy.sweep import Overdue, Sweep
 from proxy.tcp import relay
@@ -51,43 +47,6 @@ LAST_S: Final = 1.0
 OPAQUE: Final = frozenset(("auto", "tcp"))
 """Protocols of ports that take opaque bytes; every other is HTTP. `auto` takes those that are no HTTP."""
 
-_LOCAL: Final = Policy(Timeouts(connect="300ms"), failure_accrual=FailureAccrual(consecutive_failures=0))
-"""How the application beside the proxy is treated: it is near (the time is Linkerd's inbound), and there is but one to
-ask, so that its failures are its callers' to judge."""
-
-
-class LocalPort:
-    """A port of a workload beside this proxy: where its requests end."""
-
-    def __init__(self, workload: WorkloadName, port: WorkloadPort, dialer: Dialer, stats: Stats) -> None:
-        self.workload = str(workload)
-        self.port = port
-        self.dialer = dialer
-        self.target = f"{port.address}:{port.port}"
-        self.stats = stats
-        self.names = ServerNames()
-        loop = asyncio.get_running_loop()
-        name = f"{workload}:{port.port}"
-        self.destination = Destination(name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S)
-        service = ServiceName(workload.name, workload.namespace, port.port)
-        self.destination.update(
-            EndpointSet(service, (Endpoint(port.address, port.port, protocol=port.protocol),), policy=_LOCAL)
-        )
-
-    def _live(self, endpoint: Endpoint) -> LiveEndpoint:
-        labels = self.labels("", False)
-        stats = self.stats
-        return LiveEndpoint(
-            endpoint, monotonic(), stats.http(labels), stats.tcp(labels, "dst"), stats.tcp(labels, "dst", relays=True)
-        )
-
-    def labels(self, peer: str, tls: bool) -> Labels:
-        """Labels of traffic from peer to this port."""
-        return Labels("inbound", self.workload, str(self.port.port), self.target, peer, tls)
-
-    def close(self) -> None:
-        self.destination.close()
-
 
 class Inbound:
     """The inbound listener's side of the mesh: the ports it serves, and the connections to them."""
@@ -98,6 +57,7 @@ class Inbound:
         self.sweep = sweep
         self.tasks = tasks
         self.ports: dict[tuple[WorkloadName, int], LocalPort] = {}
+        self.any_port: dict[WorkloadName, AnyPort] = {}  # those whose every port is to be asked for
         self.accepted = 0
         self.established = 0  # of those accepted: the TLS handshake is done, and the peer is of the trust domain
         self.draining = False
@@ -115,6 +75,12 @@ class Inbound:
         self.accepted += 1
         self._accepted_at = monotonic()
         return _Opening(self)
+
+    def local(self, workload: WorkloadName, where: Address) -> LocalPort | None:
+        """What a connection made to `where` asks for; None where its port is none that others may ask for. Where the
+        application listens on a declared port, its document says; on any other it is to listen at that very address."""
+        any_port = self.any_port.get(workload)
+        return self.ports.get((workload, where.port)) if any_port is None else any_port.at(where)
 
     def opened(self, connection: C) -> C:
         """connection itself, kept until it is closed."""
@@ -240,9 +206,11 @@ class _Opening(asyncio.Protocol):
 
     def _serve(self, header: TransportHeader, rest: bytes) -> None:
         inbound = self._inbound
-        local = inbound.ports.get((self._workload, header.port))
+        here = self._transport.get_extra_info("sockname")
+        local = inbound.local(self._workload, Address(here[0], header.port))
         if local is None:
-            self._refuse(f"{self._peer} asked for port {header.port}, which {self._workload} does not declare")
+            whose = "is the proxy's own" if self._workload in inbound.any_port else f"{self._workload} does not declare"
+            self._refuse(f"{self._peer} asked for port {header.port}, which {whose}")
             return
         if header.protocol == "tcp" and local.port.protocol not in OPAQUE:
             # Opaque bytes are not looked into, so what they say in l5d-client-id would be believed.

@@ -71,6 +71,7 @@ class Listeners:
     ) -> None:
         self.room = Room()
         self._full = False
+        self._reserved = 0
         self._latest: Direction = "inbound"
         self._refused = refused
         self._sockets = sockets
@@ -209,3 +210,12 @@ class Listeners:
             if address.port == port and (host == address.host or {host, address.host} <= _LOOPBACK):
                 return True
         return False
+
+    def own_port(self, port: int) -> bool:
+        """Whether a listener of this proxy has the port, at whatever address; also of one that another of its processes
+        has."""
+        return port == self._reserved or any(Address.parse(text).port == port for text in self._listeners)
+
+    def reserve(self, address: str) -> None:
+        """Another process of this proxy listens at HOST:PORT, or none where it is empty."""
+        self._reserved = Address.parse(address).port if address else 0

@@ -118,6 +118,7 @@ class Program:
     ) -> None:
         """Put a configuration in force; see `Proxy.apply`."""
         before, self._admin = self._admin, configuration.admin
+        self._proxy.listeners.reserve(configuration.admin)
         try:
             await self._proxy.apply(
                 self._own(configuration), resolver, held=held, signer=signer, caller_agent=caller_agent

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from msgspec.structs import replace
+
 from meshd.api.control import ProxyConfiguration, ReportState
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
@@ -30,7 +32,7 @@ from proxy.metrics import Metrics, State
 from proxy.outbound import ForwardProxy, Outbound
 from proxy.resolve import Resolver
 from proxy.served import ServedWorkload
-from proxy.sockets import Listening
+from proxy.sockets import Listening, has_ipv6
 from proxy.stats import Direction, Stats
 from proxy.sweep import Sweep
 
@@ -87,6 +89,7 @@ class Proxy:
         """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`.
         `caller_agent` says who calls, where connections are captured.
         Problem or ssl.SSLError where it cannot be; then all is as it was."""
+        wanted = _here(wanted)
         if wanted.trust_bundle_pem:
             try:
                 check_bundle(wanted.trust_bundle_pem)
@@ -283,6 +286,15 @@ class Proxy:
         await self._tasks.cancel()
         if self._capturing is not None:
             self._capturing.close()
+
+
+def _here(wanted: ProxyConfiguration) -> ProxyConfiguration:
+    """What of it can be here: who configures a proxy in a pod does not see whether the pod has IPv6."""
+    if wanted.capture is None:
+        return wanted
+    if wanted.capture.caller and not has_ipv6():
+        return replace(wanted, capture=replace(wanted.capture, outbound6="", inbound6=""))
+    return wanted
 
 
 def _outbound(configuration: ProxyConfiguration | None) -> tuple[str, str]:

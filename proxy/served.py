@@ -11,13 +11,15 @@ from meshd.api.detection import Detection, listed
 from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.tasks import Tasks
+from proxy.capture.diag import SocketDiag
 from proxy.connect import Dialer
 from proxy.edge import EdgeTls
-from proxy.inbound import Inbound, LocalPort
+from proxy.inbound import Inbound
 from proxy.listeners import Listeners
 from proxy.mesh.identity import WorkloadIdentity
 from proxy.mesh.tls import ServerContexts
 from proxy.outbound import Outbound, UpstreamListener
+from proxy.ports import AnyPort, LocalPort
 from proxy.resolve import Destinations, Resolver
 
 
@@ -57,7 +59,12 @@ class ServedWorkload:
     def update(self, wanted: ProxyWorkload, detection: Detection) -> None:
         """Serve these ports and upstreams, and no others."""
         self.outbound.detection = detection
-        self._update_ports(tuple(_spoken(port, wanted, detection) for port in wanted.ports))
+        if wanted.any_port:
+            self._update_ports(())
+            self._update_any_port(wanted, detection)
+        else:
+            self._take_no_other()
+            self._update_ports(tuple(_spoken(port, wanted, detection) for port in wanted.ports))
         self._update_upstreams(wanted.upstreams)
 
     def _update_ports(self, wanted: tuple[WorkloadPort, ...]) -> None:
@@ -69,6 +76,23 @@ class ServedWorkload:
         for port in wanted:
             if (self.name, port.port) not in ports:
                 ports[self.name, port.port] = LocalPort(self.name, port, self.outbound.dialer, self._inbound.stats)
+
+    def _update_any_port(self, wanted: ProxyWorkload, detection: Detection) -> None:
+        inbound, any_port = self._inbound, self._inbound.any_port.get(self.name)
+        if any_port is None:
+            any_port = inbound.any_port[self.name] = AnyPort(
+                self.name, self.outbound.dialer, inbound.stats, self._listeners.own_port, SocketDiag()
+            )
+            inbound.sweep.add(any_port)
+        listed_ports = {port.port: port for port in wanted.ports}
+        any_port.use(lambda number: _spoken(listed_ports.get(number) or WorkloadPort(number), wanted, detection))
+
+    def _take_no_other(self) -> None:
+        """No port is taken but those that are declared."""
+        any_port = self._inbound.any_port.pop(self.name, None)
+        if any_port is not None:
+            self._inbound.sweep.discard(any_port)
+            any_port.close()
 
     def _update_upstreams(self, wanted: tuple[Upstream, ...]) -> None:
         for upstream in tuple(self._upstreams):
@@ -101,6 +125,7 @@ class ServedWorkload:
     async def close(self) -> None:
         """Serve it no more."""
         self._update_ports(())
+        self._take_no_other()
         self._update_upstreams(())
         self.identity.withdraw()
         self._inbound.sweep.discard(self.outbound.destinations)

@@ -111,6 +111,16 @@ def _bind(text: str, *, before: bool = False, after: bool = False) -> socket.soc
     return listener
 
 
+def has_ipv6() -> bool:
+    """Whether the loopback address of IPv6 is there to be bound."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def _address(listener: socket.socket) -> Address:
     host, port = listener.getsockname()[:2]
     return Address(host, port)

@@ -208,7 +208,7 @@ class Done(Struct, frozen=True, tag="done"):
 class ProxyWorkload(Struct, frozen=True):
     """A workload that a proxy serves: the ports it accepts for it, and the upstreams it listens on for it.
     `opaque_ports`: its document's, None where it has none. `any_port`: the proxy is alone with it, in a pod, and takes
-    every port for it but its own; `ports` says of those that are listed what they speak."""
+    every port for it but its own, at the address that it was asked for at; `ports` says what those in it speak."""
 
     namespace: str
     name: str

@@ -3,6 +3,8 @@
     SOCK_DIAG_BY_FAMILY, inet_diag_req_v2 with the caller's address and where it wanted to go     sock_diag(7)
     → inet_diag_msg, and the id of the control group that the socket was made in                  linux/inet_diag.h
 
+The same question without a destination finds who listens (`listens`).
+
 It is no dump: the kernel finds the one socket by its four-tuple, and answers before `send` returns, so that nothing is
 waited for; it takes some microseconds, and no privilege. What is asked for as IPv4 is found too where the application
 made it with an IPv6 socket (::ffff:192.0.2.1).
@@ -32,7 +34,7 @@ NLM_F_REQUEST: Final = 1
 INET_DIAG_NOCOOKIE: Final = 0xFFFFFFFF
 INET_DIAG_CGROUP_ID: Final = 21
 
-TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 4, 5
+TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LISTEN = 1, 4, 5, 10
 FULL: Final = frozenset((TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2))
 """A caller may have ended its direction; until this proxy ends the other it is in no further state."""
 
@@ -80,8 +82,8 @@ def request(source: Address, destination: Address, sequence: int) -> bytes:
     )
 
 
-def answered(data: bytes, asked: bytes) -> Process | None:
-    """Who the answer to `asked` says it is; None where there is no such socket, or none that is open. Undecided."""
+def _message(data: bytes, asked: bytes) -> int:
+    """How long the answer to `asked` is, with its header; 0 where there is no such socket. Undecided."""
     if len(data) < _HEADER.size:
         raise Undecided("the kernel's answer is too short")
     length, kind, _, sequence, _ = _HEADER.unpack_from(data)
@@ -89,9 +91,27 @@ def answered(data: bytes, asked: bytes) -> Process | None:
         raise Undecided("the kernel's answer is to another question")
     if kind == NLMSG_ERROR:
         _check_none(data)
-        return None
+        return 0
     if kind != SOCK_DIAG_BY_FAMILY or length < _HEADER.size + _MESSAGE_BYTES:
         raise Undecided(f"the kernel answered with a message of type {kind}")
+    return int(length)
+
+
+def listening(data: bytes, asked: bytes) -> bool:
+    """Whether the answer to `asked`, of which the source is where somebody may listen and the destination nowhere, is
+    that somebody does. Undecided."""
+    if not _message(data, asked):
+        return False
+    if _SOCKET_ID.unpack_from(data, _ANSWERED_ID)[0] != _SOCKET_ID.unpack_from(asked, _ASKED_ID)[0]:
+        raise Undecided("the kernel's answer is of another port")
+    return data[_HEADER.size + 1] == TCP_LISTEN
+
+
+def answered(data: bytes, asked: bytes) -> Process | None:
+    """Who the answer to `asked` says it is; None where there is no such socket, or none that is open. Undecided."""
+    length = _message(data, asked)
+    if not length:
+        return None
     uid, inode = _OWNER.unpack_from(data, _HEADER.size + _MESSAGE_BYTES - _OWNER.size)
     if data[_HEADER.size + 1] not in FULL or not inode:  # where there is no connection, one who listens is found
         return None
@@ -163,7 +183,20 @@ class SocketDiag:
             self.found += 1
         return process
 
+    def listens(self, where: Address) -> bool:
+        """Whether a connection to `where`, of this host, would be accepted. Undecided."""
+        nowhere = Address("::" if ":" in where.host else "0.0.0.0", 0)  # noqa: S104 - asked about, not bound
+        try:
+            return listening(*self._exchanged(where, nowhere))
+        except Undecided:
+            self.close()
+            raise
+
     def _ask(self, source: Address, destination: Address) -> Process | None:
+        return answered(*self._exchanged(source, destination))
+
+    def _exchanged(self, source: Address, destination: Address) -> tuple[bytes, bytes]:
+        """The kernel's answer, and the question."""
         try:
             if self._socket is None:
                 self._socket = socket.socket(
@@ -176,7 +209,7 @@ class SocketDiag:
             answer = self._socket.recv(_READ_BYTES)
         except OSError as error:
             raise Undecided(f"the kernel cannot be asked whose a socket is: {error.strerror}") from error
-        return answered(answer, asked)
+        return answer, asked
 
     def close(self) -> None:
         if self._socket is not None:

@@ -25,7 +25,8 @@ from proxy.detect import Detected, Detecting
 from proxy.errors import Bound, Failure
 from proxy.http1.server import ServerConnection
 from proxy.http2.server import Http2Server
-from proxy.inbound import PATIENCE_S, Inbound, LocalPort, LocalService, Watched
+from proxy.inbound import PATIENCE_S, Inbound, LocalService, Watched
+from proxy.ports import LocalPort
 from proxy.tcp import relay
 from proxy.transports import take_over
 
@@ -65,6 +66,8 @@ class CapturedInbound:
 
     def _local(self, accepted: socket.socket, where: Address) -> LocalPort | str:
         """The port it is for; or in a word why it is refused."""
+        if self._inbound.any_port:
+            return self._in_pod(where)
         declared = [(name, local) for (name, port), local in self._inbound.ports.items() if port == where.port]
         if len(declared) > 1:
             declared = [each for each in declared if each[1].port.address == where.host]
@@ -78,6 +81,16 @@ class CapturedInbound:
             log.warning("this proxy's own connection to %s was redirected to it: see what redirects it", where)
             return Failure.LOOP.value.label
         return self._place(*declared[0], where.host)
+
+    def _in_pod(self, where: Address) -> LocalPort | str:
+        """The same where all ports are one workload's, which is alone in its network: nobody else is there to be asked
+        for. Where nobody listens it is refused as the kernel would."""
+        any_port = next(iter(self._inbound.any_port.values()))
+        if self.unmeshed == "deny":
+            return Bound.UNMESHED
+        if not any_port.listens(where):
+            return Failure.NO_ENDPOINT.value.label
+        return any_port.at(where) or Failure.LOOP.value.label
 
     def _place(self, name: WorkloadName, local: LocalPort, host: str) -> LocalPort:
         """The declared port as it is at the address host."""

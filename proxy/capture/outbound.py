@@ -8,7 +8,8 @@ else: a Host field or a server name is whatever the caller writes. Nothing is re
     to a proxy outside          CONNECT and absolute targets are that proxy's: opaque
     anything else               opaque; of TLS the server name is recorded
 
-One who is no workload is refused, or passed on to the address in plain text, as the agent says.
+One who is no workload is refused, or passed on to the address in plain text, as the agent says. In a pod all who call
+are one workload, which is said once (`caller`), and nobody is asked.
 """
 
 import asyncio
@@ -70,6 +71,7 @@ class CapturedOutbound(Connections):
     ) -> None:
         super().__init__(stats)
         self.unknown: Literal["refuse", "pass"] = "refuse"
+        self.caller: WorkloadName | None = None  # whose all connections are, where that is known without asking
         self._callers = callers
         self._served = served
         self._own = own
@@ -104,6 +106,9 @@ class CapturedOutbound(Connections):
         """What has the connection from now on; or in a word why it is refused."""
         if self._own(*where):
             return Failure.LOOP.value.label
+        if self.caller is not None:
+            outbound = self._served(self.caller)
+            return Bound.UNKNOWN if outbound is None else await self._to_service(outbound, where)
         process = whose(self._diag, accepted, where) or await self._renumbered(accepted, where)
         if process is not None and process.cgroup == self._cgroup:
             log.warning("this proxy's own connection to %s was redirected to it: see what redirects it", where)
@@ -112,6 +117,9 @@ class CapturedOutbound(Connections):
         outbound = self._served(workload) if workload is not None else None
         if outbound is None:
             return self._for_nobody(where)
+        return await self._to_service(outbound, where)
+
+    async def _to_service(self, outbound: Outbound, where: Address) -> asyncio.Protocol | str:
         destination = outbound.destinations.get(str(where)).destination
         if not await destination.learned(PATIENCE_S):
             return Failure.NOT_RESOLVED.value.label

@@ -41,7 +41,8 @@ class Capturing:
         self.inbound = CapturedInbound(inbound, self.lookups, cgroup)
 
     def use(self, capture: Capture) -> None:
-        """What becomes of those without an identity, from now on."""
+        """Who calls, where that is said, and what becomes of those without an identity, from now on."""
+        self.outbound.caller = WorkloadName.parse(capture.caller) if capture.caller else None
         self.outbound.unknown = capture.unknown
         self.inbound.unmeshed = capture.unmeshed
 

@@ -63,3 +63,35 @@ def test_nobody_is_found_where_nobody_called(listener: socket.socket) -> None:
             assert diag.whose(there, there) is None  # which listens, and calls nobody
             assert diag.whose(here, Address("127.0.0.2", there.port)) is None
     diag.close()
+
+
+def test_who_listens_is_found(listener: socket.socket) -> None:
+    diag = SocketDiag()
+    port = listener.getsockname()[1]
+    try:
+        assert diag.listens(Address("127.0.0.1", port))
+    except Undecided as error:
+        pytest.skip(f"not on this kernel: {error}")
+    with socket.create_connection(listener.getsockname()):  # an open connection is not one who listens
+        assert diag.listens(Address("127.0.0.1", port))
+    assert not diag.listens(Address("127.0.0.2", port))
+    listener.close()
+    assert not diag.listens(Address("127.0.0.1", port))
+    with socket.create_server(("0.0.0.0", 0)) as anywhere:
+        assert diag.listens(Address("127.0.0.2", anywhere.getsockname()[1]))
+    diag.close()
+
+
+def test_who_listens_for_both_families_is_found() -> None:
+    diag = SocketDiag()
+    try:
+        both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with both:
+        port = both.getsockname()[1]
+        assert diag.listens(Address("127.0.0.1", port))
+        assert diag.listens(Address("::1", port))
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as one:
+        assert not diag.listens(Address("127.0.0.1", one.getsockname()[1]))
+    diag.close()
