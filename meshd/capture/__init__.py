@@ -4,6 +4,7 @@
     table      that as the text of one nftables table; pure
     slices     where systemd's slices are among control groups
     nft        the program that puts a table in force, and says what is
+    generation whether somebody else changed rules meanwhile
     keeper     what the agent does so that it stays in force
     units      what systemd says of a unit, and why it cannot be meshed
     injection  the files that mesh a unit, and their removal

@@ -6,7 +6,9 @@
     the proxy is away     for `AWAY_S`, where capture fails open: then the table lets pass what it led to the proxy
 
 At most one change a second, each a transaction: an agent that is killed leaves the table of before or the one of after.
-One that cannot change it says why (`troubles`) and tries again. What is captured is `meshd.agent.capturing`'s to say.
+How the table looks that was put in force is read from the kernel, and believed where nobody else had a transaction
+meanwhile (`meshd.capture.generation`): what they did would be taken for what was wanted. An agent that cannot change it
+says why (`troubles`) and tries again. What is captured is `meshd.agent.capturing`'s to say.
 """
 
 import asyncio
@@ -36,6 +38,9 @@ SOL_NETLINK: Final = 270
 NFNLGRP_NFTABLES: Final = 7
 """linux/netlink.h and linux/netfilter/nfnetlink.h"""
 
+ATTEMPTS: Final = 5
+"""How often a table is put in force at once where others change the rules in the same moment."""
+
 MAX_READS: Final = 256
 """Messages taken at once; what they say is of no interest, but that there are any."""
 
@@ -51,6 +56,12 @@ class Rules(Protocol):
     def remove(self) -> bool: ...
 
     def in_force(self) -> InForce | None: ...
+
+    def generation(self) -> int: ...
+
+
+class Unsettled(Problem):
+    """Others change the rules all the time."""
 
 
 @dataclass(slots=True)
@@ -113,7 +124,7 @@ class Keeper:
             if plan != self._applied or self._is_due():
                 await asyncio.to_thread(self._settle, plan)
         except Problem as problem:
-            troubles = (str(problem),)
+            troubles, self._told = (str(problem),), True  # and it is tried again
         new = tuple(f"capture: {trouble}" for trouble in troubles)
         for trouble in new:
             if trouble not in self.standing.troubles:
@@ -151,10 +162,22 @@ class Keeper:
                 "capture: the table %s was %s by somebody else: it is put back",
                 table.TABLE, "removed" if found is None else "changed",
             )  # fmt: skip
-        self._rules.apply(table.render(plan))
-        self._expected, self._applied = self._rules.in_force(), plan
+        self._expected, self._applied = self._put(plan), plan
         self.standing.since = time.time()
         log.info("capture is in force%s", ", and open: the proxy is away" if plan.is_open else "")
+
+    def _put(self, plan: Plan) -> InForce | None:
+        """Put it in force: how that looks, without what others did meanwhile."""
+        for _ in range(ATTEMPTS):
+            before = self._rules.generation()
+            self._rules.apply(table.render(plan))
+            found = self._rules.in_force()
+            if self._rules.generation() == before + 1:
+                return found
+        raise Unsettled(
+            f"others change rules of nftables all the time: whether {table.TABLE} is as it is to be cannot be told "
+            "(`nft monitor` shows who)"
+        )
 
     def _settle_empty(self, plan: Plan) -> None:
         """Whoever never captured anything needs no nft for it."""

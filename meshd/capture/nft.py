@@ -12,6 +12,7 @@ import subprocess
 from typing import Final, NamedTuple
 
 from meshd.api.problems import Problem
+from meshd.capture import generation as numbering
 from meshd.capture.table import COUNTERS, MARK, TABLE, removal
 
 TIMEOUT_S: Final = 30.0
@@ -58,6 +59,11 @@ def in_force() -> InForce | None:
         return None
     marked = _MARKED.search(listing)
     return InForce(listing, marked[1] if marked else "")
+
+
+def generation() -> int:
+    """How many transactions there were, of whomever: see `meshd.capture.generation`."""
+    return numbering.generation()
 
 
 def counted() -> dict[str, int]:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from meshd.api.problems import Problem
-from meshd.capture.keeper import AWAY_S, LOOK_EVERY_S, Keeper, Planning
+from meshd.capture.keeper import ATTEMPTS, AWAY_S, LOOK_EVERY_S, Keeper, Planning
 from meshd.capture.nft import InForce
 from meshd.capture.plan import Group, Plan, listener
 from meshd.capture.table import declared, digest, removal, render
@@ -15,17 +15,24 @@ NONE = dataclasses.replace(SOME, group=None)
 
 
 class Kernel:
-    """Rules that are a text; `broken`: nothing can be done."""
+    """Rules that are a text; `broken`: nothing can be done. `others` act right after a table is applied, one a time."""
 
     def __init__(self) -> None:
         self.text: str | None = None
-        self.applied = self.looked = 0
+        self.applied = self.looked = self.transactions = 0
         self.broken = ""
+        self.others: list[str] = []
 
     def apply(self, text: str, *, check: bool = False) -> None:
         self._may()
         self.applied += 1
-        self.text = text.removeprefix(removal()) or None
+        self.change(text.removeprefix(removal()) or None)
+        if self.others:
+            self.change(self.others.pop())
+
+    def change(self, text: str | None) -> None:
+        self.transactions += 1
+        self.text = text
 
     def remove(self) -> bool:
         self._may()
@@ -36,6 +43,9 @@ class Kernel:
         self._may()
         self.looked += 1
         return None if self.text is None else InForce(self.text, "")
+
+    def generation(self) -> int:
+        return self.transactions
 
     def _may(self) -> None:
         if self.broken:
@@ -99,6 +109,38 @@ def test_what_others_did_is_undone_within_a_minute_and_counted() -> None:
         world.look(LOOK_EVERY_S)
         assert world.kernel.text == declared(SOME)
         assert world.keeper.standing.restored == count
+
+
+def test_what_others_did_right_after_it_was_put_in_force_is_not_taken_for_it() -> None:
+    world = World()
+    world.kernel.others = ["table inet meshd { }"]
+    world.look()
+    assert world.kernel.text == declared(SOME)
+    assert world.keeper.standing.troubles == ()
+    world.kernel.others = ["table inet meshd { chain captured { } }"]
+    world.kernel.change(None)  # it is put back, and they are at it again
+    world.look(LOOK_EVERY_S)
+    assert world.kernel.text == declared(SOME)
+
+
+def test_who_changes_it_all_the_time_is_complained_of_and_outlasted() -> None:
+    world = World()
+    world.kernel.others = ["table inet meshd { }"] * (ATTEMPTS + 1)
+    world.look()
+    (said,) = world.keeper.standing.troubles
+    assert "all the time" in said
+    world.look()
+    assert world.kernel.text == declared(SOME)
+    assert world.keeper.standing.troubles == ()
+
+
+def test_a_look_that_comes_to_nothing_is_taken_again_and_not_in_a_minute() -> None:
+    world = first(World())
+    world.kernel.text, world.kernel.broken = None, "nft: no"
+    world.look(LOOK_EVERY_S)
+    world.kernel.broken = ""
+    world.look()
+    assert world.kernel.text == declared(SOME)
 
 
 def test_with_nobody_to_capture_there_is_no_table_and_nothing_to_complain_of() -> None:
