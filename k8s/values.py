@@ -57,15 +57,20 @@ def _range(part: str) -> Range:
     return low, high
 
 
+def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """Ranges in order, what touches or overlaps made one."""
+    made: list[Range] = []
+    for low, high in sorted(ranges):
+        if made and low <= made[-1][1] + 1:
+            made[-1] = made[-1][0], max(made[-1][1], high)
+        else:
+            made.append((low, high))
+    return tuple(made)
+
+
 def written(ranges: Iterable[Range]) -> str:
     """Ranges as a list, in order, what touches or overlaps joined."""
-    joined: list[list[int]] = []
-    for low, high in sorted(ranges):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1][1] = max(joined[-1][1], high)
-        else:
-            joined.append([low, high])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in joined)
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in joined(ranges))
 
 
 def quantity(text: str) -> Decimal:
