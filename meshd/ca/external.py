@@ -51,14 +51,20 @@ class IssuerFiles(NamedTuple):
 def prepare(paths: CaFiles, trust_domain: str, bundle_pem: bytes) -> None:
     """A key for an issuer of trust_domain below a root in the bundle, and what its certificate is asked for with.
     Problem when the bundle holds no root, or one of another trust domain."""
+    believed = check_bundle(bundle_pem, trust_domain)
+    files.write(paths.issuer, certificates.key_pem(certificates.new_key(), paths.passphrase))
+    write_request(paths)
+    files.write(paths.trust_domain, trust_domain.encode() + b"\n", mode=0o644)
+    files.write(paths.bundle, believed.encode(), mode=0o644)
+
+
+def check_bundle(bundle_pem: bytes, trust_domain: str) -> str:
+    """The roots in a bundle, and nothing else that is in it. Problem as of `prepare`."""
     roots = _certificates(bundle_pem, "the bundle")
     for root in roots:
         if (other := certificates.trust_domain_in(root)) not in {"", trust_domain}:
             raise Problem(f"the bundle holds the root of {other}, and this CA is to be of {trust_domain}")
-    files.write(paths.issuer, certificates.key_pem(certificates.new_key(), paths.passphrase))
-    write_request(paths)
-    files.write(paths.trust_domain, trust_domain.encode() + b"\n", mode=0o644)
-    files.write(paths.bundle, b"".join(map(certificates.pem, roots)), mode=0o644)
+    return b"".join(map(certificates.pem, roots)).decode()
 
 
 def write_request(paths: CaFiles) -> None:
@@ -80,20 +86,27 @@ def load(paths: CaFiles, where: IssuerFiles, now: float) -> Material:
             f"{where.chain}: is missing: have {paths.issuer_request} signed where the root is "
             f"(`meshd ca sign-intermediate`), and put the certificate there"
         )
-    roots = _certificates(files.read(paths.bundle), str(paths.bundle))
+    made = read(trust_domain, paths.bundle, where, now, paths.passphrase)
+    if files.read(paths.bundle).decode("ascii", "replace") != made.bundle_pem:
+        files.write(paths.bundle, made.bundle_pem.encode(), mode=0o644)
+    return made
+
+
+def read(trust_domain: str, bundle: Path, where: IssuerFiles, now: float, passphrase: bytes | None = None) -> Material:
+    """An issuer of trust_domain in the files at `where`, below a root in `bundle`, as `load` has it, and with the same
+    Problems."""
+    roots = _certificates(files.read(bundle), str(bundle))
     chain = _certificates(files.read(where.chain), str(where.chain))
-    key = _key(where.key, paths.passphrase)
+    key = _key(where.key, passphrase)
     if chain[0].public_key() != key.public_key():
         raise Problem(f"{where.chain}: its first certificate is not of the key in {where.key}")
-    above, root = _path(chain, roots, where.chain, paths.bundle)
+    above, root = _path(chain, roots, where.chain, bundle)
     for certificate in (chain[0], *above, root):
         _check_issuer(certificate, where.chain, now)
     if (other := certificates.trust_domain_in(chain[0])) not in {"", trust_domain}:
         raise Problem(f"{where.chain}: the issuer is of {other}, and this CA of {trust_domain}")
     roots.sort(key=lambda each: each != root)  # stable: the one in use goes first, by which join tokens name the CA
     bundle_pem = b"".join(map(certificates.pem, roots)).decode()
-    if files.read(paths.bundle).decode("ascii", "replace") != bundle_pem:
-        files.write(paths.bundle, bundle_pem.encode(), mode=0o644)
     return Material(trust_domain, root, Issuer(chain[0], key, above), bundle_pem)
 
 

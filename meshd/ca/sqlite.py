@@ -244,6 +244,11 @@ class SqliteStore:
         with self._used() as db:
             return _now_at(db, "denied")
 
+    def renumber(self) -> None:
+        """Have agents hear of the bundle again, which something other than this store has changed."""
+        with self._writing() as db:
+            _next(db, "denied")
+
     # --- the change of issuer and root
 
     def rotation(self) -> Rotation | None:

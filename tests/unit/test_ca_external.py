@@ -284,3 +284,34 @@ def test_an_issuer_that_does_not_fit_is_not_taken(
     wrong(where)
     with pytest.raises(Problem, match=message):
         open_at(where)
+
+
+def test_a_ca_that_is_made_again_believes_other_roots_and_agents_hear_of_it(offline: Offline, tmp_path: Path) -> None:
+    offline.sign()
+    with closing(offline.open()) as authority:
+        before = authority.bundle()
+    old, new = (offline.root / "bundle.pem").read_bytes(), make_other_root(tmp_path)
+    assert not Authority.believe(offline.ca, TRUST_DOMAIN, old)
+    with closing(offline.open()) as authority:
+        assert authority.bundle().sequence == before.sequence
+    assert Authority.believe(offline.ca, TRUST_DOMAIN, new + old)
+    with closing(offline.open()) as authority:
+        assert authority.bundle().sequence > before.sequence
+        assert set(x509.load_pem_x509_certificates(authority.bundle_pem.encode())) == set(
+            x509.load_pem_x509_certificates(new + old)
+        )
+    assert not Authority.believe(offline.ca, TRUST_DOMAIN, old + new)  # the same ones
+
+
+def test_a_ca_is_made_again_only_as_what_it_was(offline: Offline, tmp_path: Path) -> None:
+    bundle = (offline.root / "bundle.pem").read_bytes()
+    with pytest.raises(Problem, match=r"of the trust domain mesh\.example|of the trust domain"):
+        Authority.believe(offline.ca, "other.example", bundle)
+    Authority.create(tmp_path / "whole", TRUST_DOMAIN, NOW).close()
+    with pytest.raises(Problem, match="is not below a root that is elsewhere"):
+        Authority.believe(tmp_path / "whole", TRUST_DOMAIN, bundle)
+
+
+def make_other_root(directory: Path) -> bytes:
+    create_root(directory / "other", TRUST_DOMAIN, NOW)
+    return (directory / "other" / "bundle.pem").read_bytes()

@@ -33,6 +33,12 @@ from meshd.cli.durations import Duration
     type=click.Path(path_type=Path),
     help="Make a CA below the roots in this file (PEM): its issuer is signed, or made, where they are.",
 )
+@click.option(
+    "--again",
+    is_flag=True,
+    help="With --bundle, for what starts a CA each time: where it was made already, leave it, but for the roots "
+    "that it believes, which are those in the bundle from then on. Not while it runs.",
+)
 @config_option(SETTINGS_FILE)
 @passphrase_option
 @state_dir_option
@@ -41,20 +47,27 @@ def init(
     shared_token: bool,
     root_only: bool,
     bundle: Path | None,
+    again: bool,
     config: Path,
     passphrase_file: Path | None,
     state_dir: Path,
 ) -> None:
     """Make a CA: root, issuer, store. Hosts then join with tokens (`meshd ca token create`).
 
-    What is there already is never overwritten.
+    What is there already is never overwritten, but for the trust bundle with --again.
     """
     if shared_token + root_only + (bundle is not None) > 1:
         raise Misuse("--shared-token, --root-only and --bundle do not go together")
+    if again and bundle is None:
+        raise Misuse("--again goes with --bundle")
     directory, secret, now = state_dir.absolute(), passphrase.read(passphrase_file, os.environ), time.time()
     if root_only:
         create_root(directory, trust_domain, now, secret)
         click.echo(_root_made(directory, trust_domain))
+    elif bundle is not None and again and CaFiles(directory).exist():
+        changed = Authority.believe(directory, trust_domain, files.read(bundle))
+        now_believes = "it believes other roots from now on" if changed else "nothing is to be done"
+        click.echo(f"A CA for the trust domain {trust_domain} is in {directory}: {now_believes}")
     elif bundle is not None:
         Authority.create_below(directory, trust_domain, files.read(bundle), secret, load(config.absolute()).store)
         click.echo(_below_made(CaFiles(directory), trust_domain))
