@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.kubernetes import definitions, patches, refusals, schema
+from tests.support.kubernetes import definitions, models, patches, refusals, schema
 from tests.support.kubernetes.core import ACCOUNTS, BUILT_IN, NAMESPACES, NODES, PODS
 from tests.support.kubernetes.definitions import DEFINITIONS
+from tests.support.kubernetes.installed import INSTALLED
 from tests.support.kubernetes.kinds import Kind, Object
 from tests.support.kubernetes.refusals import Refused, bad_request
 from tests.support.kubernetes.selectors import Matches, by_fields, by_labels
@@ -53,7 +54,7 @@ class Api:
     def __init__(self) -> None:
         self.store = Store()
         self.kinds: dict[tuple[str, str, str], Kind] = {}
-        for kind in (*BUILT_IN, DEFINITIONS):
+        for kind in (*BUILT_IN, *INSTALLED, DEFINITIONS):
             self.kinds[kind.group, kind.version, kind.plural] = kind
         for name in ("default", "kube-system"):
             self.create(Place(NAMESPACES), {"metadata": {"name": name}}, "kube-apiserver")
@@ -193,8 +194,21 @@ class Api:
                     f"strict decoding error: {', '.join(said)}"
                 )
             warnings += said if strict != "Ignore" else ()
+        if kind.model:
+            warnings += self._held_to_model(kind, content, strict)
         kind.whole(content, old)
         return warnings
+
+    def _held_to_model(self, kind: Kind, content: Object, strict: str) -> tuple[str, ...]:
+        """Refused when content is not of the kind's type; the warnings of fields that are none, which are not kept by a
+        real server either: who relies on them finds out here."""
+        refusal = f'{kind.name} in version "{kind.version}" cannot be handled as a {kind.name}: '
+        if why := models.misfit(kind.model, content):
+            raise bad_request(refusal + why)
+        said = tuple(f'unknown field "{path}"' for path in models.unknown(kind.model, content))
+        if said and strict == "Strict":
+            raise bad_request(f"{refusal}strict decoding error: {', '.join(said)}")
+        return said if strict != "Ignore" else ()
 
     def _admit(self, place: Place, content: Object) -> None:
         """What admission does to a new object. Webhooks are to be called here, before it is validated."""

@@ -22,6 +22,7 @@ from meshd.ca.settings import KubernetesSettings
 from tests.support.kubernetes import refusals
 from tests.support.kubernetes.api import Answer, Api, Place
 from tests.support.kubernetes.core import ACCOUNTS, NODES, REVIEWS
+from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.refusals import Refused, bad_request
 from tests.support.kubernetes.tokens import (
@@ -222,12 +223,20 @@ class Cluster:
 
     def _authorize(self, user: User, verb: str, place: Place) -> None:
         kind = place.kind
+        if kind is ACCESS_REVIEWS and user is not ANONYMOUS:
+            return  # everybody who is known may ask what they may
         resource = f"{kind.plural}/{place.subresource}" if place.subresource else kind.plural
         if any(rule.allows(verb, kind.group, resource, place.namespace) for rule in user.rules):
             return
         where = f'in the namespace "{place.namespace}"' if place.namespace else "at the cluster scope"
         why = f'User "{user.name}" cannot {verb} resource "{resource}" in API group "{kind.group}" {where}'
         raise refusals.forbidden(kind.plural, kind.group, place.name, why)
+
+    @staticmethod
+    def _may(user: User, asked: dict[str, str]) -> bool:
+        resource = "/".join(each for each in (asked.get("resource", ""), asked.get("subresource", "")) if each)
+        what = asked.get("verb", ""), asked.get("group", ""), resource, asked.get("namespace", "")
+        return any(rule.allows(*what) for rule in user.rules)
 
     def _check_verb(self, verb: str, place: Place) -> None:
         if place.subresource:
@@ -275,6 +284,9 @@ class Cluster:
         content = await _body(request)
         if place.kind is REVIEWS:
             return Answer(201, self._review(content, author))
+        if place.kind is ACCESS_REVIEWS:
+            asked = (content.get("spec") or {}).get("resourceAttributes") or {}
+            return Answer(201, allowed(content, self._may(self._user(request), asked)))
         if place.subresource == "token":
             account = self.api.get(Place(place.kind, place.namespace, place.name))
             return Answer(201, self.signer.request(content, account, author))

@@ -47,6 +47,8 @@ class Kind:
     warning: str = ""
     schema: Mapping[str, Any] | None = None
     """Of a custom resource."""
+    model: str = ""
+    """The library's type of a built-in kind that is held to it (`tests.support.kubernetes.models`)."""
 
     @property
     def api_version(self) -> str:

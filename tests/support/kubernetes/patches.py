@@ -14,6 +14,7 @@ MERGE, STRATEGIC, JSON = (
 _MERGE_KEYS = {
     "containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath",
     "conditions": "type", "podIPs": "ip", "hostIPs": "ip", "imagePullSecrets": "name", "ownerReferences": "uid",
+    "webhooks": "name",
 }  # fmt: skip
 """The lists of the core kinds that a strategic merge patch merges by a key; others it replaces."""
 

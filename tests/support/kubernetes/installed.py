@@ -1,0 +1,111 @@
+"""The kinds that an installation consists of besides pods and Services: held to their types, and nothing becomes of
+them. There is no controller of Deployments here: who wants their pods plays them."""
+
+from typing import Any
+
+from tests.support.kubernetes.core import wrong_name
+from tests.support.kubernetes.kinds import Kind, Object, status_of
+from tests.support.kubernetes.refusals import Cause, invalid, required
+
+RBAC, APPS, ADMISSION = "rbac.authorization.k8s.io", "apps", "admissionregistration.k8s.io"
+
+
+def _wrong(content: Object, _old: Object | None) -> list[Cause]:
+    return wrong_name(content, labels_only=False)
+
+
+def _wrong_role(content: Object, _old: Object | None) -> list[Cause]:
+    """Names of roles may have colons, as `system:auth-delegator`."""
+    return [] if content["metadata"].get("name") else [required("metadata.name")]
+
+
+def _wrong_workload(content: Object, old: Object | None) -> list[Cause]:
+    causes, spec = _wrong(content, old), content.get("spec", {})
+    selected = (spec.get("selector") or {}).get("matchLabels") or {}
+    template = spec.get("template", {})
+    labels = template.get("metadata", {}).get("labels") or {}
+    if not selected:
+        causes.append(required("spec.selector"))
+    elif not selected.items() <= labels.items():
+        message = "`selector` does not match template `labels`"
+        causes.append(invalid("spec.template.metadata.labels", "{}", message))
+    if old is not None and old["spec"]["selector"] != spec["selector"]:
+        causes.append(invalid("spec.selector", "{}", "field is immutable"))
+    pod = template.get("spec", {})
+    volumes = {each["name"] for each in pod.get("volumes", ())}
+    if not pod.get("containers"):
+        causes.append(required("spec.template.spec.containers"))
+    for place in ("initContainers", "containers"):
+        for number, container in enumerate(pod.get(place, ())):
+            for index, mount in enumerate(container.get("volumeMounts", ())):
+                if mount["name"] not in volumes:
+                    path = f"spec.template.spec.{place}[{number}].volumeMounts[{index}].name"
+                    causes.append(Cause(path, f'Not found: "{mount["name"]}"', "FieldValueNotFound"))
+    return causes
+
+
+def _wrong_webhooks(content: Object, old: Object | None) -> list[Cause]:
+    causes = _wrong(content, old)
+    for number, webhook in enumerate(content.get("webhooks") or ()):
+        if webhook.get("name", "").count(".") < 2:
+            message = "should be a domain with at least three segments separated by dots"
+            causes.append(invalid(f"webhooks[{number}].name", f'"{webhook.get("name", "")}"', message))
+    return causes
+
+
+def _whole_webhooks(content: Object, _old: Object | None) -> None:
+    for webhook in content.get("webhooks") or ():
+        for name, usual in (("failurePolicy", "Fail"), ("matchPolicy", "Equivalent"), ("timeoutSeconds", 10)):
+            webhook.setdefault(name, usual)
+        for name in ("namespaceSelector", "objectSelector"):
+            webhook.setdefault(name, {})
+
+
+def _workload(plural: str, name: str, short: str) -> Kind:
+    return Kind(
+        plural, name, APPS, short=(short,), categories=("all",), wrong=_wrong_workload, model=f"V1{name}",
+        counts_generations=True, subresources=(status_of(plural, name),),
+    )  # fmt: skip
+
+
+def _webhooks(plural: str, name: str) -> Kind:
+    return Kind(
+        plural, name, ADMISSION, namespaced=False, categories=("api-extensions",), wrong=_wrong_webhooks,
+        whole=_whole_webhooks, model=f"V1{name}", counts_generations=True,
+    )  # fmt: skip
+
+
+def _right(plural: str, name: str, namespaced: bool) -> Kind:
+    return Kind(plural, name, RBAC, namespaced=namespaced, wrong=_wrong_role, model=f"V1{name}")
+
+
+MUTATING = _webhooks("mutatingwebhookconfigurations", "MutatingWebhookConfiguration")
+VALIDATING = _webhooks("validatingwebhookconfigurations", "ValidatingWebhookConfiguration")
+DEPLOYMENTS = _workload("deployments", "Deployment", "deploy")
+STATEFUL_SETS = _workload("statefulsets", "StatefulSet", "sts")
+CLAIMS = Kind(
+    "persistentvolumeclaims", "PersistentVolumeClaim", short=("pvc",), wrong=_wrong, model="V1PersistentVolumeClaim",
+    subresources=(status_of("persistentvolumeclaims", "PersistentVolumeClaim"),),
+)  # fmt: skip
+STORAGE_CLASSES = Kind(
+    "storageclasses", "StorageClass", "storage.k8s.io", namespaced=False, short=("sc",), wrong=_wrong,
+    model="V1StorageClass",
+)  # fmt: skip
+BUDGETS = Kind(
+    "poddisruptionbudgets", "PodDisruptionBudget", "policy", short=("pdb",), wrong=_wrong,
+    model="V1PodDisruptionBudget", counts_generations=True,
+    subresources=(status_of("poddisruptionbudgets", "PodDisruptionBudget"),),
+)  # fmt: skip
+ACCESS_REVIEWS = Kind(
+    "selfsubjectaccessreviews", "SelfSubjectAccessReview", "authorization.k8s.io", namespaced=False, verbs=("create",)
+)
+INSTALLED = (
+    DEPLOYMENTS, STATEFUL_SETS, CLAIMS, STORAGE_CLASSES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS,
+    _right("roles", "Role", True), _right("rolebindings", "RoleBinding", True),
+    _right("clusterroles", "ClusterRole", False), _right("clusterrolebindings", "ClusterRoleBinding", False),
+)  # fmt: skip
+
+
+def allowed(review: Any, may: bool) -> Object:
+    """The answer to a SelfSubjectAccessReview."""
+    return {**review, "metadata": {}, "status": {"allowed": may}}
