@@ -141,6 +141,26 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
             raise ValueError(f"inboundPort, outboundPort and adminPort: found {listening}; expected three of their own")
 
 
+class AuthoritySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The certificate authority in the cluster."""
+
+    storage: Annotated[
+        Literal["persistent", "ephemeral"],
+        Meta(
+            description="Where it keeps who joined, what was issued and what is denied: on a volume that stays, or on "
+            "one that goes with its pod."
+        ),
+    ] = "persistent"
+    storage_class: Annotated[
+        str, Meta(description="The class of the volume that stays; when empty, the cluster's default.")
+    ] = ""
+    storage_size: Annotated[Quantity, Meta(description="How large it is; not to be changed later.")] = "1Gi"
+    log_level: Annotated[Level, Meta(description="The least that it logs.")] = "info"
+
+    def __post_init__(self) -> None:
+        _said("storageSize", quantity, self.storage_size)
+
+
 class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """One mesh in one cluster."""
 
@@ -165,6 +185,13 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
         Meta(description="Where sidecars find the controller, HOST:PORT; when empty, at its Service."),
     ] = ""
     replicas: Annotated[int, Meta(ge=1, le=64, description="How many controllers there are.")] = 1
+    high_availability: Annotated[
+        bool,
+        Meta(
+            description="Whether controllers are on nodes of their own, and one of them at a time may be evicted; "
+            "`--ha` sets it, `replicas: 3` and `failurePolicy: Fail`."
+        ),
+    ] = False
     failure_policy: Annotated[
         FailurePolicy,
         Meta(
@@ -180,6 +207,9 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
         ),
     ] = "auto"
     controller_log_level: Annotated[Level, Meta(description="The least that the controller logs.")] = "info"
+    ca: Annotated[AuthoritySettings, Meta(description="The certificate authority in the cluster.")] = (
+        AuthoritySettings()
+    )
     proxy: Annotated[
         ProxySettings, Meta(description="The sidecars, where no annotation of a pod or its namespace says otherwise.")
     ] = ProxySettings()

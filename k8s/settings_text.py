@@ -7,7 +7,7 @@ import msgspec
 import msgspec.inspect
 import yaml
 
-from k8s.settings import Installation, ProxySettings
+from k8s.settings import AuthoritySettings, Installation, ProxySettings
 from meshd.api.loading import ConfigurationError, Finding, convert, parse
 
 
@@ -16,6 +16,29 @@ def dumped(settings: Installation) -> str:
     plain = msgspec.to_builtins(settings)
     plain["trustAnchors"] = _Block(plain["trustAnchors"])
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def given(settings: Installation) -> str:
+    """What of the settings is not as it is by default, as YAML: so that another version's defaults become those of an
+    installation that is upgraded. What identities are made of is always there: it must never change by itself."""
+    plain, usual = msgspec.to_builtins(settings), msgspec.to_builtins(Installation())
+    kept = {key: plain[key] for key in ("namespace", "trustDomain", "clusterDomain")} | _differences(plain, usual)
+    ordered = {key: kept[key] for key in plain if key in kept}
+    if text := ordered.get("trustAnchors"):
+        ordered["trustAnchors"] = _Block(text)
+    return yaml.dump(ordered, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _differences(tree: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            value = _differences(value, usual[key])  # noqa: PLW2901 - the same setting, as far as it differs
+            if value:
+                found[key] = value
+        elif value != usual[key]:
+            found[key] = value
+    return found
 
 
 class _Block(str):
@@ -62,7 +85,7 @@ def _set(tree: dict[str, Any], path: str, text: str) -> None:
 
 _TEXTS: Final = frozenset(
     f"{prefix}{field.encode_name}"
-    for prefix, kind in (("", Installation), ("proxy.", ProxySettings))
+    for prefix, kind in (("", Installation), ("ca.", AuthoritySettings), ("proxy.", ProxySettings))
     for field in msgspec.inspect.type_info(kind).fields  # type: ignore[attr-defined]
     if isinstance(getattr(field.type, "type", field.type), msgspec.inspect.StrType)
 )

@@ -20,6 +20,7 @@ VERBS = {
     "endpoints": "meshd.cli.endpoints",
     "identity": "meshd.cli.identity",
     "inject": "meshd.cli.inject",
+    "install": "k8s.cli.install",
     "join": "meshd.cli.join",
     "names": "meshd.cli.names",
     "run": "meshd.cli.run",

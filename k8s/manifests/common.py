@@ -1,0 +1,76 @@
+"""What all objects of an installation have in common: names, labels, and how strictly their containers are held."""
+
+from typing import Final
+
+from k8s.manifests.kinds import (
+    Capabilities,
+    HttpGet,
+    Labels,
+    Metadata,
+    PodSecurityContext,
+    Probe,
+    SeccompProfile,
+    SecurityContext,
+)
+from k8s.settings import PROXY_UID, Installation
+
+PART_OF: Final = {"app.kubernetes.io/part-of": "meshd"}
+"""On all that is installed: `kubectl get all -A -l app.kubernetes.io/part-of=meshd`, and what `uninstall` goes by."""
+
+CONTROL_PLANE_NS: Final = "meshd.io/control-plane-ns"
+
+SETTINGS_VOLUME: Final = "settings"
+SETTINGS_DIRECTORY: Final = "/etc/meshd"
+
+
+def component(name: str) -> Labels:
+    """What selects the pods of a component. Selectors never change, so no version is among them."""
+    return {"app.kubernetes.io/name": name, **PART_OF}
+
+
+def of_namespace(settings: Installation, name: str, labels: Labels | None = None) -> Metadata:
+    """The metadata of an object in the control plane's namespace."""
+    return Metadata(name=name, namespace=settings.namespace, labels=PART_OF if labels is None else labels)
+
+
+def of_cluster(settings: Installation, name: str) -> Metadata:
+    """The metadata of an object that is in no namespace."""
+    return Metadata(name=name, labels={**PART_OF, CONTROL_PLANE_NS: settings.namespace})
+
+
+def unprivileged() -> SecurityContext:
+    """As the pod security standard `restricted` asks, and a root file system that nobody writes to."""
+    return SecurityContext(
+        allow_privilege_escalation=False,
+        capabilities=Capabilities(drop=["ALL"]),
+        read_only_root_filesystem=True,
+        run_as_non_root=True,
+        run_as_user=PROXY_UID,
+        run_as_group=PROXY_UID,
+        seccomp_profile=SeccompProfile(type="RuntimeDefault"),
+    )
+
+
+def group() -> PodSecurityContext:
+    """Volumes belong to the group that the containers run as. What a volume holds already is left alone: its keys are
+    their owner's, and would otherwise become the group's each time it is mounted."""
+    return PodSecurityContext(
+        fs_group=PROXY_UID,
+        fs_group_change_policy="OnRootMismatch",
+        run_as_non_root=True,
+        seccomp_profile=SeccompProfile(type="RuntimeDefault"),
+    )
+
+
+def startup(port: str) -> Probe:
+    """A minute to become ready in, looked at each second."""
+    return Probe(http_get=HttpGet(path="/ready", port=port), period_seconds=1, failure_threshold=60)
+
+
+def readiness(port: str) -> Probe:
+    return Probe(http_get=HttpGet(path="/ready", port=port), period_seconds=5, timeout_seconds=3)
+
+
+def liveness(port: str) -> Probe:
+    """Restarted after half a minute of silence, and never for what is away: a new process would not have it either."""
+    return Probe(http_get=HttpGet(path="/live", port=port), period_seconds=10, timeout_seconds=5, failure_threshold=3)
