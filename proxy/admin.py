@@ -1,10 +1,14 @@
-"""The admin port: `/metrics`, `/ready` and `/live`, as on Linkerd's, and `/endpoints`.
+"""The admin port: `/metrics`, `/ready`, `/live` and `/shutdown`, as on Linkerd's, and `/endpoints`.
 
 One request a connection, and nothing but GET and HEAD: it is for scrapers and supervisors, not for traffic. It accepts
 when nothing else does any more (`proxy.listeners`), so it has a bound of its own.
+
+POST to `/shutdown` has the proxy drain and end, as SIGTERM does: for a Job in a pod whose proxy would else outlive it.
+It is there only where the proxy was started so (`--shutdown-endpoint`), and for callers on loopback alone.
 """
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Callable
 from typing import Final, cast
@@ -38,7 +42,8 @@ class Page:
 
 class Admin:
     """The pages. `waiting_for` names what keeps the proxy from being ready; `metrics` hands the metrics, rendered, to
-    what it is called with, at once or soon; so does `endpoints` what was measured of a service (empty: of all)."""
+    what it is called with, at once or soon; so does `endpoints` what was measured of a service (empty: of all).
+    `end` has the proxy drain and end; None where nobody may ask for that."""
 
     def __init__(
         self,
@@ -46,11 +51,13 @@ class Admin:
         metrics: Callable[[Callable[[bytes], None]], None],
         endpoints: Callable[[str, Callable[[bytes], None]], None],
         sweep: Sweep,
+        end: Callable[[], None] | None = None,
     ) -> None:
         self._waiting_for = waiting_for
         self._metrics = metrics
         self._endpoints = endpoints
         self._sweep = sweep
+        self._end = end
         self._open: dict[_Request, None] = {}  # the oldest first
 
     def accept(self) -> asyncio.Protocol:
@@ -59,7 +66,7 @@ class Admin:
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.cut()
-        request = _Request(self.page, self._sweep, lambda: self._open.pop(request, None))
+        request = _Request(self.page, self.told, self._sweep, lambda: self._open.pop(request, None))
         self._open[request] = None
         return request
 
@@ -78,6 +85,18 @@ class Admin:
         else:
             answer(self._text(path))
 
+    def told(self, target: str, host: str) -> Page:
+        """The answer to a POST from an address."""
+        if target != "/shutdown":
+            return Page("405 Method Not Allowed", b"GET or HEAD\n")
+        if self._end is None:
+            return Page("404 Not Found", b"this proxy was not started with --shutdown-endpoint\n")
+        if not _is_loopback(host):
+            return Page("403 Forbidden", b"ask at 127.0.0.1\n")
+        log.info("asked to shut down, at the admin port")
+        asyncio.get_running_loop().call_soon(self._end)  # when this is answered
+        return Page("200 OK", b"shutting down\n")
+
     def _text(self, path: str) -> Page:
         if path == "/live":
             return Page("200 OK", b"live\n")
@@ -89,13 +108,25 @@ class Admin:
         return Page("404 Not Found", b"there is /metrics, /ready, /live and /endpoints\n")
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _Request(asyncio.Protocol):
     """One connection: one request, one page."""
 
     def __init__(
-        self, page: Callable[[str, Callable[[Page], None]], None], sweep: Sweep, closed: Callable[[], object]
+        self,
+        page: Callable[[str, Callable[[Page], None]], None],
+        told: Callable[[str, str], Page],
+        sweep: Sweep,
+        closed: Callable[[], object],
     ) -> None:
         self._page = page
+        self._told = told
         self._sweep = sweep
         self._closed: Callable[[], object] | None = closed
         self._data = b""
@@ -133,6 +164,9 @@ class _Request(asyncio.Protocol):
     def _get(self, head: RequestHead, target: str) -> None:
         if head.method in (b"GET", b"HEAD"):
             self._page(target, lambda page: self._answer(page, head_only=head.method == b"HEAD"))
+        elif head.method == b"POST":
+            peer = self._transport.get_extra_info("peername")
+            self._answer(self._told(target, peer[0] if peer else ""), head_only=False)
         else:
             self._answer(Page("405 Method Not Allowed", b"GET or HEAD\n"), head_only=False)
 

@@ -23,6 +23,9 @@ from meshd.api.problems import Problem
 WORKER = "MESHD_WORKER"
 """What a master tells its workers in the environment; see `proxy.workers.link`."""
 
+SHUTDOWN_ENDPOINT = "MESHD_PROXY_SHUTDOWN_ENDPOINT"
+"""Whether the admin port can be asked to end the proxy; see `proxy.admin`."""
+
 WORKERS = "MESHD_WORKERS"
 """How many the agent has asked for; see `proxy.alone`."""
 
@@ -45,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         type=_workers,
         help="processes that share the work, each on a core of its own (1, or with --control what the agent's settings "
         "say); auto: as many as there are cores for it",
+    )
+    made.add_argument(
+        "--shutdown-endpoint",
+        action="store_true",
+        default=os.environ.get(SHUTDOWN_ENDPOINT, "") in ("1", "true"),
+        help="drain and end also when a process on loopback says POST /shutdown at the admin port "
+        f"({SHUTDOWN_ENDPOINT}=true in the environment)",
     )
     made.add_argument("--drain-timeout", metavar="S", type=float, default=30.0, help="seconds to finish in (30)")
     made.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -95,7 +105,8 @@ def _run(arguments: argparse.Namespace, handler: logging.Handler) -> None:
     elif (workers := arguments.workers or int(os.environ.pop(WORKERS, "1"))) > 1:
         from proxy.workers import master
 
-        master.run(arguments.config is not None, workers, arguments.drain_timeout)
+        from_file, drain_s = arguments.config is not None, arguments.drain_timeout
+        master.run(from_file, workers, drain_s, shutdown_endpoint=arguments.shutdown_endpoint)
     else:
         from proxy import alone, program
 

@@ -88,7 +88,8 @@ class Program:
         self._agent: AgentClient | None = None
 
     async def run(self) -> None:
-        self._proxy = Proxy(self._place.sockets, self._changed)
+        end = self._stopping.set if self._arguments.shutdown_endpoint else None
+        self._proxy = Proxy(self._place.sockets, self._changed, end)
         pages = self._proxy.metrics.page, self._proxy.endpoints
         await self._place.begin(Orders(*pages, self._reload, self._stopping.set, self._end))
         if self._arguments.config is not None:

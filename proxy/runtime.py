@@ -43,9 +43,15 @@ PATIENCE_FOR_CERTIFICATES_S: Final = 5.0
 
 
 class Proxy:
-    """See the module. `changed` is called when `waiting_for` or a certificate has changed."""
+    """See the module. `changed` is called when `waiting_for` or a certificate has changed; `end` when it is asked, at
+    the admin port, to drain and end: None where it is not to be."""
 
-    def __init__(self, sockets: Listening, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        sockets: Listening,
+        changed: Callable[[], None] = lambda: None,
+        end: Callable[[], None] | None = None,
+    ) -> None:
         self.id = secrets.token_hex(8)
         self.stats = Stats()
         self.connected = False
@@ -67,6 +73,7 @@ class Proxy:
             lambda take: take(self.metrics.page()),
             lambda service, take: take(self.endpoints(service)),
             self._sweep,
+            end,
         )
         self._tls = listener_context(self._contexts)
         self._ticking = asyncio.get_running_loop().call_later(Sweep.TICK_S, self._tick)

@@ -40,9 +40,9 @@ END_WITHIN_S: Final = 5.0
 """How long a worker may take to end after its drain is over."""
 
 
-def run(from_file: bool, workers: int, drain_s: float) -> None:
+def run(from_file: bool, workers: int, drain_s: float, *, shutdown_endpoint: bool) -> None:
     """Run to the end. Problem where it cannot be."""
-    asyncio.run(Master(from_file, workers, drain_s).run())
+    asyncio.run(Master(from_file, workers, drain_s, shutdown_endpoint=shutdown_endpoint).run())
 
 
 class WorkersFailed(Problem):
@@ -56,7 +56,7 @@ class WorkersFailed(Problem):
 class Master:
     """See the module. `from_file`: the configuration is a file's, not an agent's."""
 
-    def __init__(self, from_file: bool, workers: int, drain_s: float) -> None:
+    def __init__(self, from_file: bool, workers: int, drain_s: float, *, shutdown_endpoint: bool) -> None:
         self._from_file = from_file
         self._drain_s = drain_s
         self._tasks = Tasks("master")
@@ -68,7 +68,8 @@ class Master:
         self._collecting: asyncio.Task[bytes] | None = None
         self._sweep = Sweep()
         self._listeners = Listeners(_AdminSockets(self._places), self._tasks, self._changed)
-        self._admin = Admin(self._waiting_for, self._page, self._endpoints, self._sweep)
+        end = self._stop if shutdown_endpoint else None
+        self._admin = Admin(self._waiting_for, self._page, self._endpoints, self._sweep, end)
         self._admin_at = ""
         self._all_started = False
         self._was_ready = False
