@@ -132,8 +132,9 @@ class Listeners:
             return room
 
         server: asyncio.Server | Sorting
-        if listener.captured is not None:
-            server = Sorting(sock, admit, listener.handler.accept, listener.captured, tls, self._tasks)
+        captured = listener.captured
+        if captured is not None:
+            server = Sorting(sock, admit, listener.handler.accept, captured, tls, self._tasks)
         else:
             server = await loop.create_server(
                 lambda: listener.handler.accept() if admit() else _NoRoom(),
@@ -143,7 +144,8 @@ class Listeners:
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls else None,
                 ssl_shutdown_timeout=CLOSE_TIMEOUT_S if tls else None,
             )
-        if self._listeners.get(address) is not listener or (self._full and not listener.essential):
+        is_late = captured is not listener.captured  # it has been changed since, and that was quicker
+        if self._listeners.get(address) is not listener or (self._full and not listener.essential) or is_late:
             server.close()
             return
         before, listener.server = listener.server, server
@@ -173,6 +175,16 @@ class Listeners:
             for address, listener in self._listeners.items():
                 if not listener.essential:
                     self._start(address, listener)
+
+    def sort(self, address: str, captured: Captured | None) -> None:
+        """From now on have those that were redirected to address for `captured`; None: none is redirected there. Who
+        waits to be accepted, and what was accepted before, stays as it is."""
+        listener = self._listeners.get(address)
+        if listener is None or listener.captured is captured:
+            return
+        listener.captured = captured
+        if listener.server is not None:
+            self._start(address, listener)
 
     def renew(self, address: str, tls: ssl.SSLContext) -> None:
         """Begin handshakes at address with this from now on; those under way go on with what they began with."""

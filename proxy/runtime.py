@@ -143,28 +143,28 @@ class Proxy:
     def _capture(
         self, before: ProxyConfiguration | None, wanted: ProxyConfiguration, caller_agent: Agent | None
     ) -> None:
-        """Have the listeners, but for the inbound one, as is wanted now: with capture, or without."""
-        had = self._capturing
-        if wanted.capture is None or caller_agent is None:
-            self._capturing = None
-        else:
+        """Have the listeners, but for the inbound one, as is wanted now; that one tells captured connections apart from
+        now on, or no more. What has once captured is kept, for the connections that it has."""
+        if wanted.capture is not None and caller_agent is not None:
             assert self._inbound is not None  # made by `apply`
-            if had is None:
+            if self._capturing is None:
                 self._capturing = Capturing(
                     caller_agent, self._served_by_name, self.listeners.own, self._inbound, self._tasks
                 )
-            assert self._capturing is not None
             self._capturing.use(wanted.capture)
-        turned = (had is None) != (self._capturing is None)
-        captured = self._capturing.outbound if self._capturing is not None else None
+        sorting = self._sorting
+        captured = sorting.outbound if sorting is not None else None
         for old, new in zip(_outbound(before), _outbound(wanted), strict=True):
-            self._move(old, new, self._forward, captured, turned=turned)
+            self._move(old, new, self._forward, captured)
         self._move("" if before is None else before.admin, wanted.admin, self._admin, essential=True)
-        if turned and before is not None:
-            for address in _inbound(before):
-                self._close(address)  # and it is opened anew once there are certificates
-        if had is not None and self._capturing is None:
-            had.close()
+        for address in _inbound(wanted):
+            self.listeners.sort(address, sorting.inbound if sorting is not None else None)
+
+    @property
+    def _sorting(self) -> Capturing | None:
+        """What redirected connections are for; None while none is redirected."""
+        wanted = self._configuration
+        return None if wanted is None or wanted.capture is None or wanted.capture.idle else self._capturing
 
     def _served_by_name(self, name: WorkloadName) -> Outbound | None:
         served = self._served.get(name)
@@ -178,10 +178,10 @@ class Proxy:
         captured: Captured | None = None,
         *,
         essential: bool = False,
-        turned: bool = False,
     ) -> None:
-        """Open a listener where it is wanted now, and close where it was. `turned`: it accepts otherwise."""
-        if old == new and not turned:
+        """Open a listener where it is wanted now, and close where it was."""
+        if old == new:
+            self.listeners.sort(new, captured)
             return
         self._close(old)
         if new:
@@ -203,7 +203,7 @@ class Proxy:
             held = [served.identity.held for served in self._served.values()]
             if held and (all(held) or (any(held) and monotonic() > deadline)):
                 assert self._inbound is not None  # made by `apply`
-                captured = self._capturing.inbound if self._capturing is not None else None
+                captured = self._sorting.inbound if self._sorting is not None else None
                 for address in set(addresses) - set(self.listeners.addresses):
                     self.listeners.open(address, self._inbound, "inbound", self._tls, captured=captured)
                 self._changed()

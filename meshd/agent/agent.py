@@ -286,8 +286,18 @@ class Agent:
             inbound=proxy.inbound,
             admin=proxy.admin,
             workers=proxy.workers,
-            capture=capture_of(self._capture, proxy),
+            capture=capture_of(self._capture, proxy, idle=not self._captures()),
         )
+
+    def capture_changed(self) -> None:
+        """There is somebody to capture now, or nobody any more."""
+        if self._proxy is not None:
+            self.registry.declare_host(self._host(self._proxy))
+
+    def _captures(self) -> bool:
+        """Whether somebody is captured, or is about to be: the proxy hears of it before the kernel does."""
+        standing = self.capturing.standing if self.capturing is not None else None
+        return bool(self._capture.users or self.documents.captured()) or (standing is not None and standing.is_used)
 
     def _troubles(self) -> tuple[str, ...]:
         admin = (self._admin.trouble,) if self._admin is not None and self._admin.trouble else ()

@@ -33,8 +33,8 @@ MAX_IDENTIFYING: Final = 256
 """Callers that one proxy may have identified at a time."""
 
 
-def capture_of(settings: CaptureSettings, proxy: ProxySettings) -> Capture | None:
-    """What the host's proxy is told of it; None where nothing is redirected."""
+def capture_of(settings: CaptureSettings, proxy: ProxySettings, *, idle: bool = False) -> Capture | None:
+    """What the host's proxy is told of it; None where nothing is ever redirected. `idle`: nothing is at present."""
     if not settings.enabled:
         return None
     v6 = has_ipv6()
@@ -43,6 +43,7 @@ def capture_of(settings: CaptureSettings, proxy: ProxySettings) -> Capture | Non
         settings.unmeshed,
         outbound6=beside(proxy.outbound) if v6 else "",
         inbound6=beside(proxy.inbound) if v6 else "",
+        idle=idle,
     )
 
 

@@ -150,6 +150,7 @@ def _capturing(settings: Settings) -> Callable[[Agent], CaptureKeeper]:
             ),
             is_proxy_there=(lambda: agent.has_host_proxy) if capture.fail_open else None,
             remove_on_stop=capture.remove_on_stop,
+            changed=agent.capture_changed,
         )
 
     return keeper

@@ -233,13 +233,15 @@ class Capture(Struct, frozen=True):
     passed on in plain text to where it was going; what comes for a workload's port from outside the mesh is allowed, or
     denied. The addresses (HOST:PORT) are where IPv6 is redirected to; empty where it is not. `caller` is the workload
     (NAMESPACE/NAME) whose all captured connections are: nobody is asked then whose process made them, and `unknown`
-    says nothing. Empty where the kernel and the agent are to say it of each."""
+    says nothing. Empty where the kernel and the agent are to say it of each. `idle`: nobody is captured at present, so
+    that connections need not be told apart, which is what capture costs those that are made to the listeners."""
 
     unknown: Literal["refuse", "pass"] = "refuse"
     unmeshed: Literal["allow", "deny"] = "allow"
     outbound6: str = ""
     inbound6: str = ""
     caller: str = ""
+    idle: bool = False
 
 
 class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):

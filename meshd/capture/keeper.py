@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
-from meshd.capture import nft, table
+from meshd.capture import nft, slices, table
 from meshd.capture.nft import InForce
 from meshd.capture.plan import Plan
 
@@ -67,17 +67,25 @@ class Unsettled(Problem):
 @dataclass(slots=True)
 class Standing:
     """How it is: since when the table is in force (seconds since the epoch; 0: it is not), how often it was put back
-    that others had changed, and what is wrong."""
+    that others had changed, and what is wrong. `is_used`: there is somebody whom it captures at present, and not only
+    a slice for those who come."""
 
     since: float = 0.0
     restored: int = 0
     troubles: tuple[str, ...] = ()
+    is_used: bool = False
+
+
+def uses(plan: Plan) -> bool:
+    """Whether the plan has somebody to capture at present."""
+    return bool(plan.uids or plan.ports) or (plan.group is not None and slices.is_populated(plan.group))
 
 
 class Keeper:
     """`plan(is_open)` gives what is called in a thread, for users are looked up, and says what is to be captured and
     what is wrong all the same, or raises Problem: then what is in force stays. `is_proxy_there` says whether the host's
-    proxy is; None where capture does not fail open."""
+    proxy is; None where capture does not fail open. `is_used` says whether a plan has somebody to capture at present,
+    and is called in a thread too; `changed` is called when that became so, or is no longer."""
 
     def __init__(
         self,
@@ -86,10 +94,13 @@ class Keeper:
         is_proxy_there: Callable[[], bool] | None = None,
         remove_on_stop: bool = False,
         rules: Rules = nft,
+        is_used: Callable[[Plan], bool] = uses,
+        changed: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan, self._is_proxy_there, self._remove_on_stop = plan, is_proxy_there, remove_on_stop
         self._rules, self._monotonic = rules, monotonic
+        self._is_used, self._changed = is_used, changed
         self._last_seen = monotonic() + AWAY_S  # proxies of before a restart need as long for coming back
         self._applied: Plan | None = None
         self._expected: InForce | None = None
@@ -123,6 +134,7 @@ class Keeper:
             plan, troubles = await asyncio.to_thread(self._plan(self._is_open()))
             if plan != self._applied or self._is_due():
                 await asyncio.to_thread(self._settle, plan)
+            self._use(await asyncio.to_thread(self._is_used, plan))
         except Problem as problem:
             troubles, self._told = (str(problem),), True  # and it is tried again
         new = tuple(f"capture: {trouble}" for trouble in troubles)
@@ -130,6 +142,12 @@ class Keeper:
             if trouble not in self.standing.troubles:
                 log.error("%s", trouble)
         self.standing.troubles = new
+
+    def _use(self, is_used: bool) -> None:
+        """After the table was changed: who is told that nobody is captured any more has what came before."""
+        if is_used != self.standing.is_used:
+            self.standing.is_used = is_used
+            self._changed()
 
     async def _keep(self) -> None:
         while True:

@@ -43,6 +43,14 @@ def top(mount: Path = MOUNT) -> Path | None:
     return next((each for each in (mount, mount / BESIDE_V1) if (each / "cgroup.controllers").exists()), None)
 
 
+def is_populated(group: Group, mount: Path = MOUNT) -> bool:
+    """Whether there are processes in the group or below it; False where there is no such group any more."""
+    try:
+        return "populated 1" in (mount / group.path / "cgroup.events").read_text().splitlines()
+    except OSError:
+        return False
+
+
 def find(slice_: str, mount: Path = MOUNT) -> Group | None:
     """The slice's control group; None where there is none."""
     root = top(mount)

@@ -35,6 +35,14 @@ spec:
   selectors: [{cgroup: %s}]
 """
 
+CAPTURED = """
+apiVersion: meshd.io/v1
+kind: Workload
+metadata: {name: captured}
+spec: {ports: [], capture: {}}
+"""
+"""As long as there is such a document, connections are told apart."""
+
 APPLICATION = """
 import http.server, json, socket, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -109,6 +117,25 @@ ask(first, 9001)
 ask(second, 9000)
 """
 """Has two connections from one port."""
+
+MANY = """
+import os, pathlib, socket, ssl, sys
+until, count = pathlib.Path(sys.argv[1]), 0
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.set_alpn_protocols(["meshd/1"])
+while not until.exists() or count < 20:
+    with socket.create_connection(("127.0.0.1", 4140), timeout=60) as made:
+        made.sendall(b"GET http://echo.mesh/ HTTP/1.1\\r\\nhost: echo.mesh\\r\\nconnection: close\\r\\n\\r\\n")
+        answer = made.makefile("rb").readline()
+        assert b" 403 " in answer, answer  # of several workloads none can be meant
+    with socket.create_connection(("127.0.0.1", 4143), timeout=60) as made:
+        with context.wrap_socket(made, server_hostname="echo.default.sa.mesh.local") as secured:
+            assert secured.selected_alpn_protocol() == "meshd/1"
+    count += 1
+print(count)
+"""
+"""Connects to the listeners themselves, again and again until there is a file."""
 
 SCRAPE = """
 import http.client
@@ -251,6 +278,7 @@ def stage(directory: Path) -> Iterator[dict[str, Path]]:
         groups = {group.name.removesuffix(".service"): group for group in made}
         documents = directory / "conf.d"
         documents.mkdir()
+        (documents / "captured.yaml").write_text(CAPTURED)
         for name in ("web", "jobs", "echo"):
             ports = "{port: 9000}, {port: 9001}" if name == "echo" else ""
             path = f"/{groups[name].parent.name}/{groups[name].name}"
@@ -287,6 +315,33 @@ def test_each_process_calls_as_the_workload_that_it_is(tmp_path: Path) -> None:
             assert 'meshd_caller_lookups_total{result="failed"} 0' in page
             assert 'workload="default/web"' in page
             assert 'workload="default/jobs"' in page
+
+    with stage(tmp_path) as groups:
+        aio.run(main(groups), deadline_s=300)
+
+
+def test_connections_are_told_apart_while_there_is_somebody_to_capture_and_none_is_lost(tmp_path: Path) -> None:
+    captured, put_by, enough = tmp_path / "conf.d" / "captured.yaml", tmp_path / "captured", tmp_path / "enough"
+
+    async def main(groups: dict[str, Path]) -> None:
+        async with world(tmp_path, CaptureSettings(enabled=True), groups) as running_:
+
+            async def told_apart() -> bool:
+                return identity("web") in (await running_.run("web", ASK, "127.0.0.1", "9000")).stdout
+
+            many = asyncio.get_running_loop().create_task(running_.run("", MANY, str(enough)))
+            assert await told_apart()
+            for _ in range(3):
+                captured.rename(put_by)
+                while await told_apart():
+                    assert not many.done(), many.result()
+                put_by.rename(captured)
+                while not await told_apart():
+                    assert not many.done(), many.result()
+            enough.touch()
+            done = await many
+            assert done.returncode == 0, done.stderr
+            assert int(done.stdout) >= 20
 
     with stage(tmp_path) as groups:
         aio.run(main(groups), deadline_s=300)

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 from meshd.api.problems import Problem
-from meshd.capture.keeper import ATTEMPTS, AWAY_S, LOOK_EVERY_S, Keeper, Planning
+from meshd.capture.keeper import ATTEMPTS, AWAY_S, LOOK_EVERY_S, Keeper, Planning, uses
 from meshd.capture.nft import InForce
 from meshd.capture.plan import Group, Plan, listener
 from meshd.capture.table import declared, digest, removal, render
@@ -58,11 +58,14 @@ class World:
     def __init__(self, plan: Plan = SOME, *, fail_open: bool = False) -> None:
         self.kernel, self.plan, self.now, self.proxy = Kernel(), plan, 1000.0, True
         self.troubles: tuple[str, ...] = ()
-        self.unsafe = ""
+        self.unsafe, self.has_processes = "", False
+        self.told: list[tuple[bool, str | None]] = []
         self.keeper = Keeper(
             self._planning,
             is_proxy_there=(lambda: self.proxy) if fail_open else None,
             rules=self.kernel,
+            is_used=lambda plan: self.has_processes or bool(plan.ports),
+            changed=lambda: self.told.append((self.keeper.standing.is_used, self.kernel.text)),
             monotonic=lambda: self.now,
         )
 
@@ -201,3 +204,23 @@ def test_it_stays_closed_unless_it_is_to_open() -> None:
     world.proxy = False
     world.look(1000.0)
     assert world.kernel.text == declared(SOME)
+
+
+def test_it_is_told_when_somebody_is_captured_and_when_nobody_is_any_more() -> None:
+    world = first(World())
+    assert world.told == []
+    world.has_processes = True
+    for _ in range(2):
+        world.look()
+    assert world.told == [(True, declared(SOME))]
+    world.has_processes, world.plan = False, dataclasses.replace(SOME, ports=(80,))
+    world.look()
+    world.plan = SOME
+    world.look()
+    assert world.told[1:] == [(False, declared(SOME))]  # the kernel leads nobody there any more
+
+
+def test_a_slice_without_processes_captures_nobody() -> None:
+    assert not uses(dataclasses.replace(SOME, group=Group("no-such.slice", 1, 7)))
+    assert uses(dataclasses.replace(SOME, group=None, ports=(80,)))
+    assert uses(dataclasses.replace(SOME, group=None, uids=(1,)))

@@ -6,7 +6,7 @@ import pytest
 
 from meshd.api.names import WorkloadName
 from meshd.capture.plan import Group
-from meshd.capture.slices import check_slice, find, own_slice, path_of
+from meshd.capture.slices import check_slice, find, is_populated, own_slice, path_of
 
 
 def test_a_dash_is_a_level() -> None:
@@ -37,3 +37,12 @@ def test_it_is_found_where_version_2_is(tmp_path: Path, beside: str, path: str) 
     assert find("meshed.slice", tmp_path) == Group(path, 1, number)
     own = find("meshed-shop.slice", tmp_path), find("other.slice", tmp_path)
     assert own == (None, None)
+
+
+def test_whether_there_are_processes_in_it(tmp_path: Path) -> None:
+    (tmp_path / "meshed.slice").mkdir()
+    group = Group("meshed.slice", 1, 7)
+    assert not is_populated(group, tmp_path)
+    for number in (0, 1):
+        (tmp_path / "meshed.slice" / "cgroup.events").write_text(f"populated {number}\nfrozen 0\n")
+        assert is_populated(group, tmp_path) == bool(number)
