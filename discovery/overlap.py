@@ -1,12 +1,14 @@
 """What several places of documents claim alike. Within one place that is refused (`discovery.ledger`); between places
-the first is believed, and the document of the other is shadowed: not in force, whatever else it claims.
+the first is believed, and the document of the other is shadowed: not in force, whatever else it claims. And what they
+say of places that there are not.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from discovery.declaring import Declared, DocumentName
 from discovery.documents import claims
+from meshd.api.documents import Service
 from meshd.api.loading import Finding
 
 
@@ -39,6 +41,20 @@ def shadows(places: Iterable[Iterable[Declared]]) -> list[dict[DocumentName, Sha
                 owners.update((claim.key, each.origin) for claim in own)
         found.append(shadowed)
     return found
+
+
+def unknown(declared: Iterable[Declared], known: Iterable[str]) -> Iterator[Finding]:
+    """A finding for every back end that a service is to be asked of and that nobody calls so: it is asked of the others
+    alone, and where there is none of nobody."""
+    names = sorted(set(known))
+    expected = f"expected one of {', '.join(f'`{name}`' for name in names)}"
+    for each in declared:
+        if not isinstance(each.document, Service):
+            continue
+        label = f"Service {each.document.metadata.name}"
+        for index, name in enumerate(each.document.spec.discovery):
+            if name not in names:
+                yield Finding(each.origin, f"{expected}, got `{name}`", f"spec.discovery[{index}]", label)
 
 
 def overlaps(places: Iterable[Mapping[DocumentName, Shadow]]) -> tuple[Finding, ...]:

@@ -23,7 +23,7 @@ from meshd.agent.core import Core
 from meshd.agent.documents import Documents
 from meshd.agent.health.monitor import Monitor
 from meshd.agent.listening import ControlSocket
-from meshd.agent.local import LocalSource
+from meshd.agent.local import LOCAL, LocalSource
 from meshd.agent.memory import Memory
 from meshd.agent.peer import Access
 from meshd.agent.publishing import Publishing
@@ -129,7 +129,7 @@ class Agent:
         names: NameService | None = None,
     ) -> None:
         self.registry = Registry()
-        self.documents = Documents(sources)
+        self.documents = Documents(sources, (*(each.name for each in sources), LOCAL))
         self.registries = tuple(each.source for each in sources if isinstance(each.source, Following))
         self._proxy, self._capture = proxy, capture
         self._notices: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class Agent:
             trust_domain=trust_domain,
             mode=mode,
             registry=self.registry,
-            discovery=Chain((*sources, Named("local", self._local)), None if names is None else names.virtual),
+            discovery=Chain((*sources, Named(LOCAL, self._local)), None if names is None else names.virtual),
             signer=signer,
             access=access,
             troubles=self._troubles,

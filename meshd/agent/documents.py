@@ -5,12 +5,12 @@ hands on what it gives.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from discovery.chain import Named
 from discovery.declaring import DocumentName, DocumentSource
-from discovery.overlap import Shadow, overlaps, shadows
+from discovery.overlap import Shadow, overlaps, shadows, unknown
 from discovery.rules import Rule, rules
 from meshd.agent.health.monitor import Check, checks_of
 from meshd.api.control import ProxyWorkload
@@ -38,12 +38,13 @@ class Captured(NamedTuple):
 
 
 class Documents:
-    """Those of `sources`, as far as they are places of documents."""
+    """Those of `sources`, as far as they are places of documents. Services may name those that are `known`."""
 
-    def __init__(self, sources: Sequence[Named]) -> None:
+    def __init__(self, sources: Sequence[Named], known: Iterable[str] | None = None) -> None:
         self.places = tuple(
             Place(each.name, each.source) for each in sources if isinstance(each.source, DocumentSource)
         )
+        self._known = None if known is None else frozenset(known)
         self._overlaps: tuple[Finding, ...] = ()
 
     @property
@@ -74,17 +75,23 @@ class Documents:
         self.places = tuple(place._replace(shadowed=own) for place, own in zip(self.places, shadowed, strict=True))
         for place in self.places:
             place.source.shadow(place.shadowed.keys())
-        found = overlaps(shadowed)
+        found = (*overlaps(shadowed), *self._unknown())
         for each in found:
             if each not in self._overlaps:
                 log.error("%s", each)
         self._overlaps = found
 
+    def _unknown(self) -> Iterator[Finding]:
+        for place in self.places if self._known is not None else ():
+            assert self._known is not None
+            in_force = (each for each in place.source.declared if each.name not in place.shadowed)
+            yield from unknown(in_force, self._known)
+
     # --- what they say --------------------------------------------------------------------------------------------
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What is refused of them, and what is shadowed."""
+        """What is refused of them, what is shadowed, and what names a source that there is not."""
         return (*(each for source in self.sources for each in source.findings), *self._overlaps)
 
     def rules(self) -> dict[tuple[str, str], Rule]:

@@ -15,7 +15,7 @@ from discovery.chain import Named
 from discovery.file import FileSource
 from discovery.following import Following
 from discovery.keeping import ContentKeeper, Keeper
-from discovery.overlap import overlaps, shadows
+from discovery.overlap import overlaps, shadows, unknown
 from discovery.remote import RemoteDocuments
 from discovery.store import DeclaringSettings
 from meshd.agent.agent import AdminService, Agent, NameService, WorkloadService
@@ -23,6 +23,7 @@ from meshd.agent.capturing import plan_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.daemon import heed_signals, serve
+from meshd.agent.local import LOCAL
 from meshd.agent.lock import StateLock
 from meshd.agent.node import NodeSource, Renewals
 from meshd.agent.peer import Access
@@ -93,10 +94,12 @@ def check(file: Path) -> Checked:
             read(settings, str(file))
         except ConfigurationError as error:
             findings += error.findings
-    documents = [each.source for each in sources(file, settings) if isinstance(each.source, FileSource)]
+    named = sources(file, settings)
+    documents = [each.source for each in named if isinstance(each.source, FileSource)]
     for source in documents:
         source.load()
         findings += source.findings
+        findings += unknown(source.declared, (*(each.name for each in named), LOCAL))
     findings += overlaps(shadows(source.declared for source in documents))
     if findings:
         raise ConfigurationError(findings)

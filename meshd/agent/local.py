@@ -22,6 +22,9 @@ from meshd.api.documents import WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import Address, Identity, WorkloadName
 
+LOCAL = "local"
+"""What this source is called, as `discovery` of a service names it."""
+
 HTTP_PORT = 80
 
 

@@ -68,6 +68,7 @@ class Attachment:
     """A proxy, or a worker of one, that is attached over `connection`, and what it last said."""
 
     connection: object
+    version: str = ""
     report: ReportState | None = None
 
 
@@ -142,16 +143,17 @@ class Registry:
 
     # --- proxies ------------------------------------------------------------------------------------------------
 
-    def attach(self, key: str, uid: int, connection: object) -> Instance:
-        """A proxy of user uid is there for the instance. Of several, the last that is ready counts: one that cannot
-        serve, since another has its listeners, takes nobody's place; and of a proxy's workers it is enough that one is
-        ready: another that starts or follows one that died has connections wait for a moment, and refuses none."""
+    def attach(self, key: str, uid: int, connection: object, version: str = "") -> Instance:
+        """A proxy of user uid and of that version is there for the instance. Of several, the last that is ready counts:
+        one that cannot serve, since another has its listeners, takes nobody's place; and of a proxy's workers it is
+        enough that one is ready: another that starts or follows one that died has connections wait for a moment, and
+        refuses none."""
         known = self._known(key)
         if known is None:
             raise Unacceptable("no workload is registered with this instance (yet)", retry=True)
         if key != HOST and known.uid != uid:
             raise Unacceptable("this instance belongs to another user")
-        self._attachments.setdefault(known.key, []).append(Attachment(connection))
+        self._attachments.setdefault(known.key, []).append(Attachment(connection, version))
         self._changed()
         return known
 
@@ -189,7 +191,7 @@ class Registry:
 
     def waiting_for(self, instance: Instance, workload: ProxyWorkload) -> tuple[str, ...]:
         """What keeps a workload of the instance from being announced; empty when nothing does."""
-        return self._proxy_waits_for(instance) + self.unwell(instance, workload)
+        return self.proxy_waits_for(instance) + self.unwell(instance, workload)
 
     def unwell(self, instance: Instance, workload: ProxyWorkload) -> tuple[str, ...]:
         """What of that is the workload's own health."""
@@ -200,7 +202,8 @@ class Registry:
     def is_announced(self, instance: Instance, workload: ProxyWorkload) -> bool:
         return not instance.withdrawn and not self.waiting_for(instance, workload)
 
-    def _proxy_waits_for(self, instance: Instance) -> tuple[str, ...]:
+    def proxy_waits_for(self, instance: Instance) -> tuple[str, ...]:
+        """What of that is the same for all workloads of the instance."""
         attachment = self._attachment(instance)
         if attachment is None:
             return (*instance.waiting_for, NOT_ATTACHED)
@@ -224,6 +227,10 @@ class Registry:
     def attached(self, instance: Instance) -> int:
         """How many proxies, or workers of one, are there for the instance."""
         return len(self._attachments.get(instance.key, ()))
+
+    def versions(self, instance: Instance) -> tuple[str, ...]:
+        """Those of the proxies that are there for the instance, each once."""
+        return tuple(sorted({each.version for each in self._attachments.get(instance.key, ())}))
 
     def _attachment(self, instance: Instance) -> Attachment | None:
         """The one that counts: the last that is ready, else the last."""

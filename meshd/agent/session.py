@@ -58,6 +58,9 @@ MAX_WATCHES = 8192
 MAX_LOOKING = 4
 """Looks at services that one connection may have under way."""
 
+MAX_VERSION = 64
+"""Characters of a proxy's version that are kept."""
+
 MAX_SIGNING = 16
 """Certificates that one connection may have on their way."""
 
@@ -180,7 +183,7 @@ class ControlSession:
             raise Unacceptable("this connection has attached already")
         if asked.instance == HOST:
             self._check_host_proxy()
-        instance = self._core.registry.attach(asked.instance, self._peer.uid, self)
+        instance = self._core.registry.attach(asked.instance, self._peer.uid, self, asked.version[:MAX_VERSION])
         self._attached = instance.key
         told = None
 

@@ -9,7 +9,7 @@ from meshd.agent.golden import golden
 from meshd.agent.registry import HOST, Instance
 from meshd.agent.services import source_statuses, stale_services
 from meshd.agent.traffic import WINDOW_S, Key, Span
-from meshd.api.control import EdgeStatus, ProxyWorkload, Status, WorkloadStatus
+from meshd.api.control import EdgeStatus, ProxyStatus, ProxyWorkload, Status, WorkloadStatus
 from meshd.api.names import WorkloadName
 
 WITHDRAWN = "withdrawn"
@@ -35,6 +35,19 @@ def build_status(core: Core, window_s: float) -> Status:
         edges=tuple(_edges(core, spans)),
         sources=source_statuses(core.discovery),
         stale=stale_services(core.discovery),
+        proxy=_proxy(core),
+    )
+
+
+def _proxy(core: Core) -> ProxyStatus | None:
+    host = core.registry.instance(HOST)
+    if host is None:
+        return None
+    return ProxyStatus(
+        workloads=len(host.workloads),
+        attached=core.registry.attached(host),
+        versions=core.registry.versions(host),
+        waiting_for=core.registry.proxy_waits_for(host),
     )
 
 

@@ -355,6 +355,16 @@ class WorkloadStatus(Struct, frozen=True):
     golden: Golden
 
 
+class ProxyStatus(Struct, frozen=True):
+    """The host's proxy: how many `workloads` it is to serve, how many of its processes are `attached`, and of which
+    versions these are; and what the one of them that counts waits for."""
+
+    workloads: int
+    attached: int
+    versions: tuple[str, ...]
+    waiting_for: tuple[str, ...]
+
+
 class EdgeStatus(Struct, frozen=True):
     """Traffic from a workload of this host to a service, as the calling side saw it."""
 
@@ -411,7 +421,7 @@ class SourceStatus(Struct, frozen=True):
 class Status(Struct, frozen=True, tag="status"):
     """This host, as its agent sees it. `mode`: the host's agent, or the one that `meshd run` embeds. `sources` are in
     the order of `discovery`; `stale` are services that are served stale, or of which nothing can be said because their
-    registry is away, those for the longest time first, 100 at most."""
+    registry is away, those for the longest time first, 100 at most. `proxy` is the host's, None where it has none."""
 
     node: str
     trust_domain: str
@@ -426,6 +436,7 @@ class Status(Struct, frozen=True, tag="status"):
     edges: tuple[EdgeStatus, ...]
     sources: tuple[SourceStatus, ...] = ()
     stale: tuple[ServiceStatus, ...] = ()
+    proxy: ProxyStatus | None = None
 
 
 class ConfigurationPlace(Struct, frozen=True):
@@ -525,7 +536,7 @@ __all__ = [
     "CertificateState", "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument",
     "Destination", "DestinationChange", "Done", "EdgeStatus", "Endpoints", "FindSource", "GetConfiguration",
     "GetEndpoints", "GetServices", "GetStatus", "Golden", "Health", "IdentifyCaller", "Protocol", "ProxyConfiguration",
-    "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats", "Request", "Response",
-    "ServiceStatus", "Services", "SignCertificate", "Source", "SourceSays", "SourceStatus", "Standing", "Status",
-    "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
+    "ProxyStatus", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats",
+    "Request", "Response", "ServiceStatus", "Services", "SignCertificate", "Source", "SourceSays", "SourceStatus",
+    "Standing", "Status", "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip

@@ -1,11 +1,11 @@
 """The findings of `meshd check` for a person, laid out as `linkerd check` does, and as data.
 
-meshd-ca
---------
-√ the certificate authority answers
+meshd-time
+----------
 ‼ the clocks of this host and of the CA agree
     this host is 200 s ahead of the CA
     hint: set the clock (NTP)
+    see: docs/vm.md#meshd-time
 
 Status check results are √
 """
@@ -13,7 +13,7 @@ Status check results are √
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from meshd.agent.checks import Check, Result
+from meshd.agent.check.kinds import Check, Result
 
 SIGNS: dict[Result, str] = {"success": "√", "warning": "‼", "error": "×"}
 
@@ -37,18 +37,26 @@ def _lines(checks: list[Check]) -> Iterator[str]:
             category = check.category
         yield f"{SIGNS[check.result]} {check.description}"
         yield from (f"    {line}" for line in check.message.splitlines())
-        if check.hint:
+        if check.result != "success":
             yield f"    hint: {check.hint}"
+            yield f"    see: {check.see}"
     yield ""
     yield f"Status check results are {SIGNS['success' if is_well(checks) else 'error']}"
 
 
 def as_data(checks: Iterable[Check]) -> dict[str, Any]:
-    """The keys are those of `linkerd check -o json`."""
+    """The keys are those of `linkerd check -o json`, and an `id` that stays the same from version to version."""
     checks = list(checks)
     categories: dict[str, list[dict[str, str]]] = {}
     for check in checks:
-        shown = {"description": check.description, "hint": check.hint, "error": check.message, "result": check.result}
+        shown = {
+            "id": check.id,
+            "description": check.description,
+            "hint": check.hint,
+            "see": check.see,
+            "error": check.message,
+            "result": check.result,
+        }
         rows = categories.setdefault(check.category, [])
         rows.append({key: value for key, value in shown.items() if value})
     return {

@@ -232,7 +232,7 @@ def test_a_host_is_looked_at_before_anything_is_installed(here: Host) -> None:
     with here.serving("thief", ("127.0.0.1", 4140)):
         status, output = meshd(here, "check", "--pre")
     assert status == 1
-    assert "127.0.0.1:4140: something listens there" in output
+    assert "127.0.0.1:4140 (TCP): python" in output
     assert "table" not in here.ruleset()
 
 

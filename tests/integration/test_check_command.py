@@ -1,6 +1,8 @@
 """`meshd check` on a host that joined, with a real CA and agent, as they go wrong."""
 
 import json
+import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,12 @@ ALL = [
     "the agent answers",
     "the agent has nothing to complain of",
     "every workload has a certificate that is good",
+    "the agent is of this program's version",
+    "there is room in {state}",
+    "the clocks of this host and of the CA at https://127.0.0.1:{port} agree",
+    "nobody else has the port 4140",
+    "nobody else has the port 4143",
+    "nobody else has the port 4191",
     "file {settings} can be read",
     "file {directory}/conf.d can be read",
     "no service has been stale for 10 minutes",
@@ -31,14 +39,14 @@ ALL = [
     "the CA denies nothing of what this host is",
     "the CA at https://127.0.0.1:{port} answers",
     "the CA at https://127.0.0.1:{port} is of this host's trust domain",
-    "the clocks of this host and of the CA at https://127.0.0.1:{port} agree",
     "this host has the trust bundle of the CA at https://127.0.0.1:{port}",
 ]
 
 
 def named(mesh: "Mesh") -> list[str]:
     """All checks of a host that has joined."""
-    return [each.format(port=mesh.port, settings=mesh.settings, directory=mesh.directory) for each in ALL]
+    places = {"port": mesh.port, "settings": mesh.settings, "directory": mesh.directory, "state": mesh.state}
+    return [each.format(**places) for each in ALL]
 
 
 @pytest.fixture
@@ -121,3 +129,44 @@ def test_settings_that_are_not_there(mesh: Mesh) -> None:
     assert status == 1
     assert list(checks) == [ALL[0]]
     assert "cannot be read: No such file" in checks[ALL[0]]["error"]
+
+
+def document(mesh: Mesh, text: str) -> None:
+    (mesh.directory / "conf.d" / "api.yaml").write_text(f"apiVersion: meshd.io/v1\nkind: Service\n{text}")
+
+
+def test_a_document_that_is_refused_is_to_be_corrected_and_the_place_need_not_be_looked_for(mesh: Mesh) -> None:
+    document(mesh, "metadata: {name: api}\nspec: {port: web}\n")
+    with mesh.serves(), agent(mesh):
+        status, checks = check(mesh)
+    found = checks[f"file {mesh.directory}/conf.d can be read"]
+    assert (status, found["result"]) == (1, "warning")
+    assert "spec.port: expected `int`" in found["error"]
+    assert found["hint"] == "correct what it names: what was last good of it is in force"
+    assert found["see"] == "docs/vm.md#meshd-discovery"
+
+
+def test_a_service_that_is_to_be_asked_of_a_source_that_there_is_not(mesh: Mesh) -> None:
+    document(mesh, "metadata: {name: api}\nspec: {port: 80, discovery: [consul]}\n")
+    said = f"{mesh.directory}/conf.d/api.yaml:1: Service api: spec.discovery[0]: expected one of `file`, `local`"
+    with mesh.serves(), agent(mesh):
+        status, checks = check(mesh)
+    assert (status, checks["settings and documents are good"]["result"]) == (1, "error")
+    for each in ("settings and documents are good", "the agent has nothing to complain of"):
+        assert f"{said}, got `consul`" in checks[each]["error"]
+
+
+def test_waiting_ends_when_it_is_well(mesh: Mesh) -> None:
+    """The agent is started when the check has looked for it once."""
+    argv = [*MESHD, "check", "--config", str(mesh.settings), "--wait", "10m"]
+    with mesh.serves(), socket.socket(socket.AF_UNIX) as place:
+        place.bind(str(mesh.socket))
+        place.listen()
+        place.settimeout(100)
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as waiting:
+            place.accept()[0].close()
+            place.close()
+            with agent(mesh):
+                said, _ = waiting.communicate(timeout=200)
+    assert waiting.returncode == 0
+    assert said.endswith("results are √\n")

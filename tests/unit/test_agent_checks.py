@@ -7,7 +7,9 @@ import pytest
 from msgspec.structs import replace
 
 from meshd.agent import node
-from meshd.agent.checks import Check, agent, clocks, denials, discovery, identity
+from meshd.agent.check import kinds
+from meshd.agent.check.kinds import Check
+from meshd.agent.check.mesh import agent, clocks, denials, discovery, identity
 from meshd.agent.settings import Settings
 from meshd.api.control import Golden, Health, ServiceStatus, SourceStatus, Status, WorkloadStatus
 from meshd.api.problems import Problem
@@ -182,9 +184,9 @@ def test_services_that_are_stale_for_long_are_named_as_far_as_there_is_room() ->
 
 
 FOUND = [
-    Check("meshd-agent", "the agent answers"),
-    Check("meshd-agent", "it has nothing to complain of", "warning", "a: bad\nb: bad", "correct them"),
-    Check("meshd-ca", "the CA answers", "error", "it is away"),
+    Check("meshd-agent", "agent-answers", "the agent answers"),
+    Check("meshd-agent", "complaints", "it has nothing to complain of", "warning", "a: bad\nb: bad", "correct them"),
+    Check("meshd-ca", "ca-answers", "the CA answers", "error", "it is away", "start it"),
 ]
 
 
@@ -199,11 +201,14 @@ meshd-agent
     a: bad
     b: bad
     hint: correct them
+    see: docs/vm.md#meshd-agent
 
 meshd-ca
 --------
 × the CA answers
     it is away
+    hint: start it
+    see: docs/vm.md#meshd-ca
 
 Status check results are ×
 """
@@ -217,11 +222,25 @@ def test_it_is_data_with_the_keys_of_linkerd_check() -> None:
     assert data["success"] is False
     assert [each["categoryName"] for each in data["categories"]] == ["meshd-agent", "meshd-ca"]
     assert data["categories"][0]["checks"] == [
-        {"description": "the agent answers", "result": "success"},
+        {"id": "agent-answers", "description": "the agent answers", "result": "success"},
         {
+            "id": "complaints",
             "description": "it has nothing to complain of",
             "hint": "correct them",
+            "see": "docs/vm.md#meshd-agent",
             "error": "a: bad\nb: bad",
             "result": "warning",
         },
     ]
+
+
+def test_the_page_has_a_line_for_each_check_under_its_section() -> None:
+    every = [each for each in vars(kinds).values() if isinstance(each, kinds.Kind)]
+    page = Path(__file__).parents[2].joinpath(kinds.PAGE).read_text()
+    sections = {text.split("\n", 1)[0]: text.split("\n## ")[0] for text in page.split("\n### ")[1:]}
+    assert list(sections) == list(kinds.SECTIONS)
+    for each in every:
+        rows = [row for row in sections[each.category].splitlines() if row.startswith("|") and f"`{each.id}`" in row]
+        assert rows, each
+        assert all(part in rows[0] for part in each.description.split("{}")), each
+    assert len({each.id for each in every}) == len(every) > 40

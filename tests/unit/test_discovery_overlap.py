@@ -9,7 +9,7 @@ from discovery.declaring import Declared, DocumentSource
 from discovery.documents import documents_in
 from discovery.ledger import Reading
 from discovery.names import Authority
-from discovery.overlap import overlaps, shadows
+from discovery.overlap import overlaps, shadows, unknown
 from meshd.agent.configuration import build_configuration
 from meshd.agent.documents import Documents
 from meshd.api.endpoints import EndpointSet
@@ -189,3 +189,10 @@ def test_what_shadows_is_said_once_in_the_log(
     assert [record.message for record in caplog.records if "goes first" in record.message] == [
         "b:1: Service default/api is also in a:1, which goes first: remove one of them"
     ]
+
+
+def test_a_service_that_is_to_be_asked_of_nobody_is_said() -> None:
+    text = service("api").replace("port: 80", "port: 80, discovery: [consul, dns, file]")
+    (finding,) = unknown(declared("a", workload("web"), text), ("file", "dns", "local", "file"))
+    assert str(finding) == ("a:6: Service api: spec.discovery[0]: expected one of `dns`, `file`, `local`, got `consul`")
+    assert not list(unknown(declared("a", text), ("file", "dns", "consul")))

@@ -1,20 +1,21 @@
-"""What `meshd check` looks at on a host, by what the agent's settings name: configuration, agent, identity and CA.
+"""The checks of what the agent's settings name: configuration, agent, discovery, identity and CA.
 
 Each check is a function of what was read before it; one whose ground is missing is not made, since the error before it
-says why. The CA is asked as any stranger may ask it, and nothing is written or signed. How it is shown is
-`meshd.view.check`'s affair.
+says why. The CA is asked as any stranger may ask it, and nothing is written or signed.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 from cryptography import x509
 from msgspec.structs import replace
 
 from meshd.agent import node
+from meshd.agent.check import kinds
+from meshd.agent.check.kinds import Check, Kind, Result
 from meshd.agent.host import check
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import read_bundle
@@ -40,45 +41,34 @@ STALE_WARN_S: Final = 600.0
 
 MAX_NAMED: Final = 10
 
+LOOK_AT_IT: Final = "see that it is there, and that this host reaches it"
 
-Result = Literal["success", "warning", "error"]
-
-
-class Check(NamedTuple):
-    """One thing looked at: `description` says what is the case when all is well, `message` what is found instead, and
-    `hint` what to do."""
-
-    category: str
-    description: str
-    result: Result = "success"
-    message: str = ""
-    hint: str = ""
+SET_THE_CLOCK: Final = "set the clock that is wrong, and have NTP keep it right: `timedatectl`"
 
 
 def configuration(file: Path) -> Iterator[Check]:
     """Settings and documents."""
-    what = "meshd-config", "settings and documents are good"
     try:
         check(file)
     except ConfigurationError as error:
-        yield Check(*what, "error", str(error), "correct them: `meshd agent --check` says the same")
+        hint = f"correct it until `meshd agent --check --config {file}` is content, then `systemctl reload meshd`"
+        yield kinds.DOCUMENTS.error(str(error), hint)
     else:
-        yield Check(*what)
+        yield kinds.DOCUMENTS.well()
 
 
 def agent(status: Status | Problem, now: float) -> Iterator[Check]:
     """The agent, and the workloads that it has."""
-    what = "meshd-agent", "the agent answers"
     if isinstance(status, Problem):
-        yield Check(*what, "error", str(status))
+        hint = "`systemctl start meshd`; `systemctl status meshd` and `journalctl -u meshd` say why it does not run"
+        yield kinds.AGENT_ANSWERS.error(str(status), hint)
         return
-    yield Check(*what)
-    what = "meshd-agent", "the agent has nothing to complain of"
+    yield kinds.AGENT_ANSWERS.well()
     if status.configuration:
-        yield Check(*what, "warning", "\n".join(status.configuration), "`meshd status` shows the same")
+        hint = "each line names its place: what is refused there is not in force, and what was good before it is"
+        yield kinds.AGENT_COMPLAINS.warning("\n".join(status.configuration), hint)
     else:
-        yield Check(*what)
-    what = "meshd-agent", "every workload has a certificate that is good"
+        yield kinds.AGENT_COMPLAINS.well()
     bad = [
         each
         for each in status.workloads
@@ -88,9 +78,9 @@ def agent(status: Status | Problem, now: float) -> Iterator[Check]:
     if without:
         lives = all(each.certificate_not_after > now for each in bad)
         hint = "see the log of the agent, and `meshd ca entry list` on the CA"
-        yield Check(*what, "warning" if lives else "error", "\n".join(without), hint)
+        yield kinds.CERTIFICATES.found("warning" if lives else "error", "\n".join(without), hint)
     else:
-        yield Check(*what)
+        yield kinds.CERTIFICATES.well()
 
 
 def _needs_no_proxy(workload: WorkloadStatus) -> bool:
@@ -107,24 +97,31 @@ def discovery(status: Status, now: float) -> Iterator[Check]:
     for found, source in zip(status.discovery, status.sources, strict=True):
         if found.healthy and not source.read_at and source.denied is None:  # there is nothing to be read
             continue
-        what = "meshd-discovery", f"{source.health} can be read"
         if found.healthy or source.denied:
-            yield Check(*what)
+            yield kinds.SOURCE_READ.well(source.health)
+        elif source.stale:
+            hint = f"{LOOK_AT_IT}, and `discovery` ({source.source}) in the settings"
+            yield kinds.SOURCE_READ.error(found.message, hint, source.health)
         else:
-            hint = f"see that it runs and that this host reaches it, and `discovery` ({source.source}) in the settings"
-            yield Check(*what, "error" if source.stale else "warning", found.message, hint)
-        what = "meshd-discovery", f"{source.health} lets this host read what it asks for"
+            is_place = source.health.startswith(("file ", "config "))
+            hint = "correct what it names: what was last good of it is in force" if is_place else LOOK_AT_IT
+            yield kinds.SOURCE_READ.warning(found.message, hint, source.health)
         if source.denied:
             troubles = dict.fromkeys(each.trouble for each in status.stale if each.source == source.source)
             message = found.message or "\n".join(troubles) or "it refuses to say"
-            yield Check(*what, "error", message, "see what the token that the agent has may do there")
+            yield kinds.SOURCE_ALLOWS.error(
+                message, "see what the token that the agent has may do there", source.health
+            )
         elif source.denied is not None:
-            yield Check(*what)
-    what = "meshd-discovery", f"no service has been stale for {STALE_WARN_S / 60:.0f} minutes"
+            yield kinds.SOURCE_ALLOWS.well(source.health)
+    minutes = f"{STALE_WARN_S / 60:.0f}"
     old = [each for each in status.stale if each.stale_since <= now - STALE_WARN_S]
     lines = [f"{each.name} ({each.source}): {each.trouble}" for each in old[:MAX_NAMED]]
     lines += [f"and {len(old) - MAX_NAMED} more"] if len(old) > MAX_NAMED else []
-    yield Check(*what, "warning", "\n".join(lines), "`meshd services -o wide` has them all") if old else Check(*what)
+    if old:
+        yield kinds.SERVICES_FRESH.warning("\n".join(lines), "`meshd services -o wide` has them all", minutes)
+    else:
+        yield kinds.SERVICES_FRESH.well(minutes)
 
 
 def trust_in_force(settings: Settings, file: Path) -> Trust:
@@ -136,25 +133,24 @@ def trust_in_force(settings: Settings, file: Path) -> Trust:
 
 def identity(settings: Settings, bundle_pem: str, now: float) -> Iterator[Check]:
     """The roots, and what this host proves itself with."""
-    category = "meshd-identity"
     roots = x509.load_pem_x509_certificates(bundle_pem.encode())
-    yield from _life(category, "trust bundle", roots, now, "make a new root: docs/ca.md")
+    yield from _life(kinds.BUNDLE_VALID, kinds.BUNDLE_LASTS, roots, now, "make a new root: docs/ca.md")
     file = Path(settings.state_dir, node.FILE_NAME)
     if settings.ca.token_file or not file.exists():
         return
-    what = category, "the node's key can be read by the agent alone"
     try:
         held = node.read(file)
     except Problem as problem:
-        yield Check(*what, "error", str(problem))
+        hint = f"`chown meshd: {file}` and `chmod 600 {file}`; where others may have read it, join this host again"
+        yield kinds.NODE_KEY.error(str(problem), hint)
         return
-    yield Check(*what)
+    yield kinds.NODE_KEY.well()
     if held is None or held.certificate is None:
         return
     chain = x509.load_pem_x509_certificates(file.read_bytes())
-    yield from _good(category, "node's certificate", chain[:1], now, "join this host again: `meshd join`")
+    yield _good(kinds.NODE_VALID, chain[:1], now, "join this host again: `meshd join`")
     hint = "see the log of the CA: it renews its issuer by itself while it has its root's key"
-    yield from _life(category, "issuer", chain[1:], now, hint)
+    yield from _life(kinds.ISSUER_VALID, kinds.ISSUER_LASTS, chain[1:], now, hint)
 
 
 def denials(settings: Settings, denied: Sequence[Denial], identities: Iterable[str]) -> Iterator[Check]:
@@ -165,9 +161,9 @@ def denials(settings: Settings, denied: Sequence[Denial], identities: Iterable[s
     if serial and not found and ("serial", serial) in known:
         found = [f"the certificate of the node {host}"]
     found += sorted({each for each in identities if ("identity", each) in known})
-    what = "meshd-identity", "the CA denies nothing of what this host is"
     hint = "nobody in the mesh believes it any more: see `meshd ca issued denied` on the CA"
-    yield Check(*what, "error", "\n".join(f"{each} is denied" for each in found), hint) if found else Check(*what)
+    lines = "\n".join(f"{each} is denied" for each in found)
+    yield kinds.NOT_DENIED.error(lines, hint) if found else kinds.NOT_DENIED.well()
 
 
 def _joined_as(file: Path) -> tuple[str, str]:
@@ -186,7 +182,6 @@ async def authority(settings: Settings, bundle_pem: str) -> list[Check]:
     found: list[Check] = []
     for url in settings.ca.all_urls:
         client = CaClient(url, bundle_pem)
-        what = "meshd-ca", f"the CA at {url} answers"
         before = time.time()
         try:
             health = await client.hello()
@@ -194,9 +189,9 @@ async def authority(settings: Settings, bundle_pem: str) -> list[Check]:
             news = await client.news(0)
         except (Refusal, Unreachable) as error:
             hint = "see that it runs, that this host reaches it, and that `ca.bundle` is its bundle"
-            found.append(Check(*what, "error", str(error), hint))
+            found.append(kinds.CA_ANSWERS.error(str(error), hint, url))
             continue
-        found.append(Check(*what))
+        found.append(kinds.CA_ANSWERS.well(url))
         found.append(_trust_domain(settings, health.trust_domain, url))
         found.append(clocks(health.now, before, after, url))
         found.append(_same(bundle_pem, news.bundle_pem, url))
@@ -207,55 +202,55 @@ def clocks(ca_now: float, before: float, after: float, url: str) -> Check:
     """How far the CA's clock is from this host's, which said `before` and `after` when the CA was asked; the way there
     and back is given to it."""
     ahead_s = before - ca_now if ca_now < before else min(after - ca_now, 0.0)
-    what = "meshd-ca", f"the clocks of this host and of the CA at {url} agree"
     if abs(ahead_s) <= CLOCKS_WARN_S:
-        return Check(*what)
+        return kinds.CA_CLOCK.well(url)
     message = f"this host's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the CA's"
     result: Result = "warning" if abs(ahead_s) <= CLOCKS_ERROR_S else "error"
-    return Check(*what, result, message, "set the clock that is wrong, and keep it right (NTP)")
+    return kinds.CA_CLOCK.found(result, message, SET_THE_CLOCK, url)
 
 
 def _trust_domain(settings: Settings, found: str, url: str) -> Check:
-    what = "meshd-ca", f"the CA at {url} is of this host's trust domain"
     if found == settings.trust_domain:
-        return Check(*what)
+        return kinds.CA_DOMAIN.well(url)
     message = f"it is of {found}, and `trustDomain` here is {settings.trust_domain}"
-    return Check(*what, "error", message, "correct `trustDomain`, or `ca.url`")
+    return kinds.CA_DOMAIN.error(message, "correct `trustDomain`, or `ca.url`", url)
 
 
 def _same(here_pem: str, there_pem: str, url: str) -> Check:
-    what = "meshd-ca", f"this host has the trust bundle of the CA at {url}"
     here, there = (set(x509.load_pem_x509_certificates(pem.encode())) for pem in (here_pem, there_pem))
     if here == there:
-        return Check(*what)
+        return kinds.CA_BUNDLE.well(url)
     message = f"{len(there - here)} of its roots are not known here, and {len(here - there)} that are known are not its"
-    return Check(*what, "warning", message, "start the agent: it follows the CA's bundle; or see its log")
+    return kinds.CA_BUNDLE.warning(message, "start the agent: it follows the CA's bundle; or see its log", url)
 
 
-def _good(category: str, name: str, chain: Iterable[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
-    """Whether they are good at this time."""
+def _good(kind: Kind, chain: Iterable[x509.Certificate], now: float, hint: str) -> Check:
+    """Whether they are good at this time. What is good later only is the clock's fault, and nothing new is needed."""
     time_now = datetime.fromtimestamp(now, UTC)
-    bad = [
+    old = [
         f"{_named(each)} expired at {each.not_valid_after_utc:%F %TZ}"
-        if time_now > each.not_valid_after_utc
-        else f"{_named(each)} is not good before {each.not_valid_before_utc:%F %TZ}: is the clock right?"
         for each in chain
-        if not each.not_valid_before_utc <= time_now <= each.not_valid_after_utc
+        if time_now > each.not_valid_after_utc
     ]
-    what = category, f"the {name} is within its validity period"
-    yield Check(*what, "error", "\n".join(bad), hint) if bad else Check(*what)
+    young = [
+        f"{_named(each)} is not good before {each.not_valid_before_utc:%F %TZ}, and here it is {time_now:%F %TZ}"
+        for each in chain
+        if time_now < each.not_valid_before_utc
+    ]
+    if not old and not young:
+        return kind.well()
+    return kind.error("\n".join((*old, *young)), hint if old else SET_THE_CLOCK)
 
 
-def _life(category: str, name: str, chain: list[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
+def _life(valid: Kind, lasts: Kind, chain: list[x509.Certificate], now: float, hint: str) -> Iterator[Check]:
     """The same, and whether they will be for another 60 days."""
-    yield from _good(category, name, chain, now, hint)
-    what = category, f"the {name} is valid for at least 60 days"
+    yield _good(valid, chain, now, hint)
     soon = [
         f"{_named(each)} expires at {each.not_valid_after_utc:%F %TZ}"
         for each in chain
         if now <= each.not_valid_after_utc.timestamp() < now + WARN_UNDER_S
     ]
-    yield Check(*what, "warning", "\n".join(soon), hint) if soon else Check(*what)
+    yield lasts.warning("\n".join(soon), hint) if soon else lasts.well()
 
 
 def _named(certificate: x509.Certificate) -> str:
