@@ -8,10 +8,11 @@ is the session's affair (`meshd.agent.session`), which knows neither bytes nor s
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import msgspec
 
 from meshd.agent.complaints import complaints
-from meshd.agent.peer import Peer
 from meshd.api.control import Answer, Call, Refused, Response
 from meshd.api.frames import FramingError, LineReader, frame
 
@@ -25,6 +26,23 @@ STALL_S = 30.0
 """How long a peer may leave answers unread."""
 
 
+P = TypeVar("P")
+"""Who is at the other end, as the server knows peers."""
+
+Said = Response | msgspec.Raw
+"""An answer, or one that is encoded already: what many are told is encoded once."""
+
+
+class Outbox(Protocol):
+    """Where a session's answers go; `Connection` says what each promises."""
+
+    def answer(self, call_id: int, body: Response) -> None: ...
+
+    def update(self, call_id: int, body: Callable[[], Said]) -> None: ...
+
+    def forget(self, call_id: int) -> None: ...
+
+
 class Session(Protocol):
     """What a connection's calls act on. `handle` may send any number of answers, then or later."""
 
@@ -33,20 +51,22 @@ class Session(Protocol):
     def closed(self) -> None: ...
 
 
-class Connection(asyncio.Protocol):
-    """The server's end of one connection. `accept` makes its session, or None: the connection is one too many."""
+class Connection(asyncio.Protocol, Generic[P]):
+    """The server's end of one connection. `peer_of` says who connected, and `accept` makes the session, or refuses the
+    connection."""
 
     def __init__(
         self,
-        accept: Callable[["Connection", Peer], Session | None],
-        closed: Callable[["Connection"], None],
+        peer_of: Callable[[asyncio.Transport], P],
+        accept: Callable[["Connection[P]", P], Session | Refused],
+        closed: Callable[["Connection[P]"], None],
         stall_s: float = STALL_S,
     ) -> None:
-        self._accept, self._closed, self._stall_s = accept, closed, stall_s
+        self._peer_of, self._accept, self._closed, self._stall_s = peer_of, accept, closed, stall_s
         self._reader = LineReader(Call, MAX_CALL_BYTES)
         self._calls: deque[Call] = deque()
         self._answers: deque[Answer] = deque()
-        self._newest: dict[int, Callable[[], Response]] = {}  # of watches, by id
+        self._newest: dict[int, Callable[[], Said]] = {}  # of watches, by id
         self._full = False
         self._stalled: asyncio.TimerHandle | None = None
         self._session: Session | None = None
@@ -58,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._answers.append(Answer(call_id, body))
         self._flush()
 
-    def update(self, call_id: int, body: Callable[[], Response]) -> None:
+    def update(self, call_id: int, body: Callable[[], Said]) -> None:
         """Send an answer that the next one with this id replaces. `body` makes it when it is sent."""
         self._newest[call_id] = body
         self._flush()
@@ -66,6 +86,10 @@ class Connection(asyncio.Protocol):
     def forget(self, call_id: int) -> None:
         """What was not yet sent of a watch is no longer wanted."""
         self._newest.pop(call_id, None)
+
+    def limit(self, max_call_bytes: int) -> None:
+        """Take no longer calls than that; to be said before the first."""
+        self._reader = LineReader(Call, max_call_bytes)
 
     def close(self) -> None:
         """End the connection once what was said is sent, or the peer's time for reading is over."""
@@ -76,11 +100,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.peer = Peer.of(transport.get_extra_info("socket"))
-        self._session = self._accept(self, self.peer)
-        if self._session is None:
-            self.answer(0, Refused("the agent has too many connections already", retry=True))
+        self.peer = self._peer_of(self._transport)
+        found = self._accept(self, self.peer)
+        if isinstance(found, Refused):
+            self.answer(0, found)
             self.close()
+        else:
+            self._session = found
 
     def data_received(self, data: bytes) -> None:
         if self._session is None or self._transport.is_closing():
@@ -128,7 +154,7 @@ class Connection(asyncio.Protocol):
                 message = self._answers.popleft()
             elif self._newest:
                 call_id = next(iter(self._newest))
-                message = Answer(call_id, self._newest.pop(call_id)())
+                message = Answer(call_id, cast("Any", self._newest.pop(call_id)()))
             else:
                 return
             self._transport.write(frame(message))

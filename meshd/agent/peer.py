@@ -7,6 +7,7 @@
 The kernel says who the peer is (SO_PEERCRED, unix(7)): the user that called connect(2), whatever it says of itself.
 """
 
+import asyncio
 import os
 import pwd
 import socket
@@ -32,6 +33,10 @@ class Peer(NamedTuple):
     @classmethod
     def of(cls, connected: socket.socket) -> "Peer":
         return cls._make(_UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+
+    @classmethod
+    def at(cls, transport: asyncio.BaseTransport) -> "Peer":
+        return cls.of(transport.get_extra_info("socket"))
 
     def __str__(self) -> str:
         return f"pid {self.pid} of uid {self.uid}"

@@ -9,6 +9,7 @@ from meshd.agent.core import Core
 from meshd.agent.listening import ControlSocket
 from meshd.agent.peer import Peer
 from meshd.agent.session import ControlSession
+from meshd.api.control import Refused
 from meshd.api.tasks import Tasks
 
 MAX_CONNECTIONS = 4096
@@ -24,14 +25,14 @@ class ControlServer:
     def __init__(self, core: Core, control: ControlSocket) -> None:
         self._core, self._control = core, control
         self._tasks = Tasks("control")
-        self._open: set[Connection] = set()
+        self._open: set[Connection[Peer]] = set()
         self._strangers: Counter[int] = Counter()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(
-            lambda: Connection(self._accept, self._closed), sock=self._control.socket
+            lambda: Connection(Peer.at, self._accept, self._closed), sock=self._control.socket
         )
 
     @property
@@ -39,16 +40,16 @@ class ControlServer:
         """How many are open."""
         return len(self._open)
 
-    def _accept(self, connection: Connection, peer: Peer) -> ControlSession | None:
+    def _accept(self, connection: Connection[Peer], peer: Peer) -> ControlSession | Refused:
         self._open.add(connection)
         if self._is_stranger(peer):
             self._strangers[peer.uid] += 1
         if len(self._open) > MAX_CONNECTIONS or self._strangers[peer.uid] > MAX_CONNECTIONS_OF_STRANGERS:
             complaints.warning("control API: too many connections: %s turned away", peer)
-            return None
+            return Refused("the agent has too many connections already", retry=True)
         return ControlSession(self._core, peer, connection, self._tasks)
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self, connection: Connection[Peer]) -> None:
         self._open.discard(connection)
         if self._is_stranger(connection.peer):
             self._strangers[connection.peer.uid] -= 1

@@ -8,21 +8,19 @@ Nothing that a session holds outlives its connection.
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 from discovery.names import Authority
 from meshd.agent.calling import MAX_IDENTIFYING, source_of
 from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
-from meshd.agent.configuration import build_configuration
+from meshd.agent.connection import Outbox
 from meshd.agent.core import Core
-from meshd.agent.looks import look
 from meshd.agent.peer import Peer
 from meshd.agent.registration import check_registration, check_report
 from meshd.agent.registry import HOST, Instance, Unacceptable
 from meshd.agent.saying import Saying
-from meshd.agent.services import build_services
 from meshd.agent.status import build_status
+from meshd.agent.telling import Asked, Telling
 from meshd.api.control import (
     Attach,
     Call,
@@ -41,7 +39,6 @@ from meshd.api.control import (
     ReportState,
     ReportStats,
     Request,
-    Response,
     SignCertificate,
     WatchDestination,
     WithdrawWorkload,
@@ -55,24 +52,11 @@ log = logging.getLogger(__name__)
 MAX_WATCHES = 8192
 """Watches that one connection may have open: the destinations that one proxy knows at a time."""
 
-MAX_LOOKING = 4
-"""Looks at services that one connection may have under way."""
-
 MAX_VERSION = 64
 """Characters of a proxy's version that are kept."""
 
 MAX_SIGNING = 16
 """Certificates that one connection may have on their way."""
-
-
-class Outbox(Protocol):
-    """Where a session's answers go; `meshd.agent.connection` says what each promises."""
-
-    def answer(self, call_id: int, body: Response) -> None: ...
-
-    def update(self, call_id: int, body: Callable[[], Response]) -> None: ...
-
-    def forget(self, call_id: int) -> None: ...
 
 
 class ControlSession:
@@ -84,7 +68,8 @@ class ControlSession:
         self._attached: str | None = None
         self._registered: WorkloadName | None = None
         self._counted = ""
-        self._signing = self._looking = self._identifying = 0
+        self._signing = self._identifying = 0
+        self._telling = Telling(core.discovery, core.documents, partial(build_status, core), outbox, tasks)
         self._certified: set[WorkloadName] = set()
 
     def handle(self, call: Call) -> None:
@@ -137,25 +122,14 @@ class ControlSession:
             case GetConfiguration() | GetEndpoints() | GetServices() | GetStatus():
                 self._tell(call_id, body)
 
-    def _tell(self, call_id: int, body: GetConfiguration | GetEndpoints | GetServices | GetStatus) -> None:
+    def _tell(self, call_id: int, body: Asked) -> None:
         """What anybody may read."""
-        match body:
-            case GetConfiguration():
-                self._configuration(call_id, body.whole)
-            case GetEndpoints():
-                self._look(call_id, body)
-            case GetServices():
-                self._outbox.answer(call_id, build_services(self._core.discovery))
-            case GetStatus():
-                self._outbox.answer(call_id, build_status(self._core, body.window_s))
-
-    def _configuration(self, call_id: int, whole: bool) -> None:
-        if whole and not self._core.access.may_declare(self._peer):
+        if isinstance(body, GetConfiguration) and body.whole and not self._core.access.may_declare(self._peer):
             raise Unacceptable(
                 f"uid {self._peer.uid} may read where documents are, and not what they say: add the user to "
                 "control.users in meshd.yaml"
             )
-        self._outbox.answer(call_id, build_configuration(self._core.documents, whole))
+        self._telling.tell(call_id, body)
 
     # --- workloads ----------------------------------------------------------------------------------------------
 
@@ -289,22 +263,6 @@ class ControlSession:
             self._outbox.update(call_id, partial(saying.next, endpoints))
 
         self._watches[call_id] = self._core.discovery.watch(authority, found)
-
-    def _look(self, call_id: int, asked: GetEndpoints) -> None:
-        try:
-            authority = Authority.parse(asked.authority, asked.namespace)
-        except InvalidName as error:
-            raise Unacceptable(str(error)) from error
-        if self._looking >= MAX_LOOKING:
-            raise Unacceptable(f"{MAX_LOOKING} services are being looked at over this connection already", retry=True)
-        self._looking += 1
-        self._tasks.start(self._looked(call_id, authority, asked.within_s), f"look at {asked.authority}")
-
-    async def _looked(self, call_id: int, authority: Authority, within_s: float) -> None:
-        try:
-            self._outbox.answer(call_id, await look(self._core.discovery, authority, within_s))
-        finally:
-            self._looking -= 1
 
     def _check_new_watch(self, call_id: int) -> None:
         if call_id in self._watches:

@@ -24,7 +24,7 @@ def numbered(number: int) -> Certificate:
 class Echo:
     """A session that answers every call with a long answer."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection[Peer]) -> None:
         self.connection = connection
         self.handled = 0
         self.is_closed = False
@@ -42,17 +42,17 @@ class Peered:
 
     def __init__(self) -> None:
         self.sessions: list[Echo] = []
-        self.ended: list[Connection] = []
+        self.ended: list[Connection[Peer]] = []
 
-    async def start(self, *, full: bool = False, stall_s: float = 30.0) -> Connection:
-        def accept(connection: Connection, peer: Peer) -> Session | None:
+    async def start(self, *, full: bool = False, stall_s: float = 30.0) -> Connection[Peer]:
+        def accept(connection: Connection[Peer], peer: Peer) -> Session | Refused:
             self.sessions.append(Echo(connection))
-            return None if full else self.sessions[0]
+            return Refused("too many", retry=True) if full else self.sessions[0]
 
         ours, theirs = socket.socketpair()
         self._reader, self._writer = await asyncio.open_unix_connection(sock=theirs)
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: Connection(accept, self.ended.append, stall_s), ours
+            lambda: Connection(Peer.at, accept, self.ended.append, stall_s), ours
         )
         return connection
 
