@@ -108,15 +108,12 @@ class Access:
             self._turns,
             self._answer(path, query, total_s=3 * self._answer_s, absent_is_good=absent_is_none) as response,
         ):
-            if response.status == 404:
-                return None
-            parts, size = [], 0
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                parts.append(chunk)
-                size += len(chunk)
-                if size > MAX_BODY_BYTES:
-                    raise Away(f"{_origin(response)}: an answer above {MAX_BODY_BYTES} bytes to {path}")
-            return b"".join(parts)
+            return None if response.status == 404 else await _whole(response, path)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """The body of the answer to POST of an object. Gone for 410."""
+        async with self._turns, self._answer(path, {}, total_s=3 * self._answer_s, body=body) as response:
+            return await _whole(response, path)
 
     @asynccontextmanager
     async def lines(self, path: str, query: Query, total_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -135,15 +132,22 @@ class Access:
 
     @asynccontextmanager
     async def _answer(
-        self, path: str, query: Query, *, total_s: float, absent_is_good: bool = False
+        self,
+        path: str,
+        query: Query,
+        *,
+        total_s: float,
+        absent_is_good: bool = False,
+        body: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to GET, once it is known to be a good one."""
-        client, response = await self._asked(path, query, total_s)
+        """The answer to GET, or to POST of a body, once it is known to be a good one."""
+        client, response = await self._asked(path, query, total_s, body)
         try:
             try:
                 if response.status == 410:
                     raise Gone
-                if response.status != 200 and not (absent_is_good and response.status == 404):
+                good = (200,) if body is None else (200, 201)
+                if response.status not in good and not (absent_is_good and response.status == 404):
                     kind = Denied if response.status in (401, 403) else Away
                     raise kind(await _refusal(response))
                 yield response
@@ -153,13 +157,15 @@ class Access:
             response.close()
             await self._used(client)
 
-    async def _asked(self, path: str, query: Query, total_s: float) -> tuple[_Client, aiohttp.ClientResponse]:
+    async def _asked(
+        self, path: str, query: Query, total_s: float, body: Mapping[str, Any] | None
+    ) -> tuple[_Client, aiohttp.ClientResponse]:
         """The client, which is to be given back by `_used`, and the answer as far as its head."""
         for last in (False, True):
             client = await self._loaded()
             client.users += 1
             try:
-                response = await self._sent(client, path, query, total_s)
+                response = await self._sent(client, path, query, total_s, body)
             except aiohttp.ClientConnectorCertificateError as error:
                 await self._used(client)
                 await self._forget(client)
@@ -179,17 +185,23 @@ class Access:
                 await self._forget(client)
         raise AssertionError("unreachable")
 
-    async def _sent(self, client: _Client, path: str, query: Query, total_s: float) -> aiohttp.ClientResponse:
-        method, url, headers, _, _ = await client.api.param_serialize(
-            "GET",
+    async def _sent(
+        self, client: _Client, path: str, query: Query, total_s: float, body: Mapping[str, Any] | None
+    ) -> aiohttp.ClientResponse:
+        said = {} if body is None else {"Content-Type": "application/json"}
+        method, url, headers, content, _ = await client.api.param_serialize(
+            "GET" if body is None else "POST",
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json"},
+            header_params={"Accept": "application/json", **said},
+            body=body,
             auth_settings=["BearerToken"],
         )
         timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_S)
         async with asyncio.timeout(self._answer_s):
-            answer = await client.api.rest_client.request(method, url, headers=headers, _request_timeout=timeout)
+            answer = await client.api.rest_client.request(
+                method, url, headers=headers, body=content, _request_timeout=timeout
+            )
         response: aiohttp.ClientResponse = answer.response
         return response
 
@@ -301,6 +313,16 @@ def _socket(info: Any) -> socket.socket:
     return made
 
 
+async def _whole(response: aiohttp.ClientResponse, path: str) -> bytes:
+    parts, size = [], 0
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise Away(f"{_origin(response)}: an answer above {MAX_BODY_BYTES} bytes to {path}")
+    return b"".join(parts)
+
+
 async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
     """Whole lines; what comes after the last of them when the answer breaks off is dropped."""
     rest = b""
@@ -330,6 +352,8 @@ async def _refusal(response: aiohttp.ClientResponse) -> str:
     said = "".join(each if each.isprintable() else " " for each in status.message[:300]) or "it does not say why"
     of_documents = response.url.path.startswith(DOCUMENTS)
     needs = "list and watch for it" if of_documents else "get, list and watch for services, endpointslices and pods"
+    if response.url.path.endswith("/tokenreviews"):
+        needs = "create for tokenreviews, as the role system:auth-delegator has it"
     advice = {
         401: ": it does not know these credentials",
         403: f": this agent needs {needs}",

@@ -124,6 +124,7 @@ class Container(Struct, frozen=True, rename="camel"):
 
 class PodSpec(Struct, frozen=True, rename="camel"):
     service_account_name: str = ""
+    node_name: str = ""
     host_network: bool = False
     containers: tuple[Container, ...] | None = None
     init_containers: tuple[Container, ...] | None = None

@@ -55,9 +55,10 @@ class CaClient:
         _present(self._tls, certificate)
         self._certificate = certificate
 
-    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+    async def sign(self, csr_pem: str, identity: Identity, token: str = "") -> Certificate:
+        """With `token`, on behalf of whoever it is of: the CA is shown that and nothing else."""
         request = msgspec.json.encode(SignRequest(csr_pem, str(identity)))
-        return await self._call("POST", "/v1/sign", Certificate, request)
+        return await self._call("POST", "/v1/sign", Certificate, request, token=token)
 
     async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
         return await self._call("POST", "/v1/jwt", Token, msgspec.json.encode(JwtRequest(str(identity), audiences)))
@@ -81,10 +82,17 @@ class CaClient:
         return await self._call("GET", "/v1/health", Health)
 
     async def _call(
-        self, method: str, path: str, answer: type[T], body: bytes | None = None, within_s: float = WITHIN_S
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        body: bytes | None = None,
+        within_s: float = WITHIN_S,
+        token: str = "",
     ) -> T:
+        headers = {"Authorization": f"Bearer {token}"} if token else self._headers
         try:
-            answered = await call(self._tls, method, self.url, path, answer, self._headers, body, within_s)
+            answered = await call(self._tls, method, self.url, path, answer, headers, body, within_s)
         except BrokenOff:
             if self._certificate is None or not await self._answers():
                 self._contact.failed()

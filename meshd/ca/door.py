@@ -13,13 +13,14 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from meshd.api.complaints import Dam
 from meshd.api.names import Address
 from meshd.api.tasks import Tasks
-from meshd.ca.limits import HANDSHAKE_S, Limited
+from meshd.ca.limits import HANDSHAKE_S
 
 complaints = logging.getLogger(__name__)
 complaints.addFilter(Dam())
@@ -38,7 +39,7 @@ class Door:
     """Connections to `listen`, under `tls`, for the protocols that `limited` makes. `connections` are those that are
     made or being made; `address` is where it listens, once it is open."""
 
-    def __init__(self, limited: Limited, tls: ssl.SSLContext) -> None:
+    def __init__(self, limited: Callable[[], asyncio.Protocol], tls: ssl.SSLContext) -> None:
         self._limited, self._tls = limited, tls
         self._listeners: list[socket.socket] = []
         self._tasks = Tasks("ca.door")

@@ -24,8 +24,9 @@ class Failover:
     def __init__(self, clients: Sequence[CaClient]) -> None:
         self._clients = list(clients)
 
-    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
-        return await self._any(lambda client: client.sign(csr_pem, identity))
+    async def sign(self, csr_pem: str, identity: Identity, token: str = "") -> Certificate:
+        """`CaClient.sign`, by whichever answers."""
+        return await self._any(lambda client: client.sign(csr_pem, identity, token))
 
     async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
         return await self._any(lambda client: client.jwt(identity, audiences))

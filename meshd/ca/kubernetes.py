@@ -14,7 +14,7 @@ import math
 import re
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 import msgspec
@@ -32,15 +32,19 @@ AUDIENCE: Final = "identity.meshd.io"
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=8.0, sock_connect=4.0)
 
-_PATH: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
+REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
+"""Where the API server takes a TokenReview (POST)."""
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 """A JWS in compact form (RFC 7515, section 7.1), whose header is a JSON object and so begins with {" in base64url."""
 
 _ACCOUNT: Final = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 
+_POD: Final = "authentication.kubernetes.io/pod-name"
+
 
 class _User(Struct, frozen=True):
     username: str = ""
+    extra: dict[str, tuple[str, ...] | None] | None = None
 
 
 class _Status(Struct, frozen=True):
@@ -55,6 +59,41 @@ class _Review(Struct, frozen=True):
 
     kind: str
     status: _Status
+
+
+class Account(NamedTuple):
+    """Whose a token is: the workload, until when the token is good (seconds since the epoch; inf where it does not
+    say), and the name of the pod that it was made for, empty where it was made for none."""
+
+    workload: WorkloadName
+    until: float
+    pod: str = ""
+
+
+def is_token(credential: str) -> bool:
+    """Whether it has the form of a service account's token."""
+    return _JWT.fullmatch(credential) is not None
+
+
+def review_of(token: str) -> dict[str, Any]:
+    """The TokenReview to be asked for."""
+    spec = {"token": token, "audiences": [AUDIENCE]}
+    return {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+
+
+def reviewed(content: bytes, token: str) -> Account:
+    """Whose the token is, by the API server's answer. NotAuthenticated, Forbidden; ValueError (DecodeError is one) when
+    the answer is no review."""
+    review = msgspec.json.decode(content, type=_Review)
+    if review.kind != "TokenReview":
+        raise ValueError(f"answers with a {review.kind[:50]}, which is no TokenReview")
+    status = review.status
+    if not status.authenticated:
+        raise NotAuthenticated("the cluster does not know the service account's token (any more)", status.error)
+    if AUDIENCE not in status.audiences:
+        raise NotAuthenticated(f"the service account's token is not for the audience {AUDIENCE}", str(status.audiences))
+    pods = (status.user.extra or {}).get(_POD) or ("",)
+    return Account(_workload(status.user.username), _ends(token), pods[0])
 
 
 class ByServiceAccount:
@@ -73,31 +112,22 @@ class ByServiceAccount:
             ) from error
 
     async def attest(self, evidence: Evidence) -> Requester | None:
-        if _JWT.fullmatch(evidence.credential) is None:
+        if not is_token(evidence.credential):
             return None
-        status = await self._review(evidence.credential)
-        if not status.authenticated:
-            raise NotAuthenticated("the cluster does not know the service account's token (any more)", status.error)
-        if AUDIENCE not in status.audiences:
-            raise NotAuthenticated(
-                f"the service account's token is not for the audience {AUDIENCE}", str(status.audiences)
-            )
-        workload = _workload(status.user.username)
-        name = f"service account {workload}"
-        until = _ends(evidence.credential)
-        return Requester(name, OneWorkload(f"the {name}", workload), evidence.address, until=until)
+        account = await self._review(evidence.credential)
+        name = f"service account {account.workload}"
+        workload = OneWorkload(f"the {name}", account.workload)
+        return Requester(name, workload, evidence.address, until=account.until)
 
-    async def _review(self, token: str) -> _Status:
-        """What the API server says of the token; Unreachable when it says nothing of it."""
-        spec = {"token": token, "audiences": [AUDIENCE]}
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+    async def _review(self, token: str) -> Account:
+        """Whose the token is; Unreachable when the API server says nothing of it."""
         headers = {"Authorization": f"Bearer {self._own_token()}", "Content-Type": "application/json"}
         try:
             async with (
                 aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session,
                 session.post(
-                    self._url + _PATH,
-                    data=msgspec.json.encode(body),
+                    self._url + REVIEWS,
+                    data=msgspec.json.encode(review_of(token)),
                     headers=headers,
                     ssl=self._tls,
                     allow_redirects=False,
@@ -106,7 +136,7 @@ class ByServiceAccount:
                 content = await bounded(response.content)
                 if response.status not in {200, 201}:
                     raise Unreachable(_advice(self._url, response.status))
-                review = msgspec.json.decode(content, type=_Review)
+                return reviewed(content, token)
         except aiohttp.ClientConnectorCertificateError as error:
             why = f"its certificate is not good: {error.certificate_error}: see kubernetes.ca"
             raise Unreachable(f"{self._url}: {why}") from error
@@ -116,9 +146,6 @@ class ByServiceAccount:
             raise Unreachable(
                 f"{self._url}: the service account's token is not reviewed: {reason_of(error)}"
             ) from error
-        if review.kind != "TokenReview":
-            raise Unreachable(f"{self._url}: answers with a {review.kind[:50]}, which is no TokenReview")
-        return review.status
 
     def _own_token(self) -> str:
         try:

@@ -41,7 +41,7 @@ class Cas(Failover):
         self.asked: list[Identity] = []
         self.presented: list[Path] = []
 
-    async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+    async def sign(self, csr_pem: str, identity: Identity, token: str = "") -> Certificate:
         self.asked.append(identity)
         if self.fails is not None:
             raise self.fails

@@ -342,6 +342,9 @@ class Cluster:
             user["uid"] = of["serviceaccount"]["uid"]
             user["groups"] = ["system:serviceaccounts", f"system:serviceaccounts:{of['namespace']}", *user["groups"]]
             user["extra"] = {"authentication.kubernetes.io/credential-id": [f"JTI={claims['jti']}"]}
+            if pod := of.get("pod"):
+                user["extra"]["authentication.kubernetes.io/pod-name"] = [pod["name"]]
+                user["extra"]["authentication.kubernetes.io/pod-uid"] = [pod["uid"]]
         if not self.knows_audiences:
             return {"authenticated": True, "user": user}
         good = [each for each in wanted if each in audiences]
