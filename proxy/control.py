@@ -1,14 +1,18 @@
-"""The proxy's end of the control API (`meshd.api.control`), on a Unix socket.
+"""The proxy's end of the control API (`meshd.api.control`), by one of the ways there are (`proxy.ways`).
 
 It asks the agent for the configuration, for destinations and certificates, and tells it how the proxy is. When the
 agent is away everything goes on with what was said last, and the connection is tried again with back-off; once it is
-back, what was being followed is asked for anew. Its counterpart is the agent, or a cluster's controller.
+back, what was being followed is asked for anew. Its counterpart is the agent, or a cluster's controller: what is said
+of an agent here is true of both.
+
+A connection that does not show who the proxy is yet is for getting a certificate; all else waits for the one after it.
 """
 
 import asyncio
 import itertools
 import logging
 import random
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -39,30 +43,29 @@ from meshd.api.frames import FramingError, LineReader, frame
 from meshd.api.names import Address
 from proxy.capture.callers import Unanswered
 from proxy.mesh.identity import Sign, SigningFailed
+from proxy.ways import READ_BYTES, Ending, NoWay, Way
 
 log = logging.getLogger(__name__)
 
 RETRY_MIN_S: Final = 0.1
-RETRY_MAX_S: Final = 1.5
-"""With its jitter, at least three quarters of a second between two tries: an agent that was away has all its proxies
-again within two seconds. To try a Unix socket that nobody listens on costs microseconds."""
+ATTACH_AGAIN_S: Final = 1.0
+"""The first pause before attaching again where it was refused."""
 SIGN_TIMEOUT_S: Final = 30.0
 IDENTIFY_TIMEOUT_S: Final = 5.0
 """As long as a connection waits to be known whose it is."""
 
-_READ_BYTES: Final = 256 << 10
+MAX_UNREAD_BYTES: Final = 8 << 20
+"""What may wait for an agent that does not read; more than all that is followed, said at once."""
 
 
 class AgentClient:
     """See the module. It is a `proxy.resolve.Resolver`. `configured` gets each configuration of the agent."""
 
-    def __init__(
-        self, socket: str, instance: str, version: str, configured: Callable[[ProxyConfiguration], None]
-    ) -> None:
-        self._socket = socket
+    def __init__(self, way: Way, version: str, configured: Callable[[ProxyConfiguration], None]) -> None:
+        self._way, self._version = way, version
+        self._name = f"the {way.kind} at {way.place}"
         self._configured = configured
         self._ids = itertools.count(1)
-        self._attach = Attach(version, instance)
         self._watches: dict[int, tuple[WatchDestination, Callable[[EndpointSet | None], None]]] = {}
         self._known: dict[int, EndpointSet | None] = {}  # what was said last, on this connection
         self._asked: dict[int, asyncio.Future[Response]] = {}
@@ -71,6 +74,8 @@ class AgentClient:
         self._state: ReportState | None = None
         self._stats: ReportStats | None = None
         self._refusal = ""
+        self._attach_pause_s = ATTACH_AGAIN_S
+        self._is_changing = False
 
     @property
     def connected(self) -> bool:
@@ -97,12 +102,14 @@ class AgentClient:
 
         async def sign(csr_pem: str) -> Certificate:
             try:
-                answer = await self._ask(SignCertificate(workload, csr_pem), SIGN_TIMEOUT_S)
-            except Unanswered as error:
+                answer = await self._ask(self._way.sign(workload, csr_pem), SIGN_TIMEOUT_S)
+            except (Unanswered, NoWay) as error:
                 raise SigningFailed(str(error)) from error
             if isinstance(answer, Certificate):
                 return answer
-            raise SigningFailed(answer.reason if isinstance(answer, Refused) else "the agent answered something else")
+            raise SigningFailed(
+                answer.reason if isinstance(answer, Refused) else f"{self._name} answered something else"
+            )
 
         return sign
 
@@ -129,9 +136,15 @@ class AgentClient:
         self._stats = stats
         self._send(0, stats)
 
+    def identified(self) -> None:
+        """The proxy may have another certificate: where the connection does not show who it is, make one that does."""
+        if self._writer is not None and not self._way.proven and self._way.can_prove:
+            self._is_changing = True
+            self._writer.close()
+
     async def _ask(self, body: Request, within_s: float) -> Response:
         if self._writer is None:
-            raise Unanswered(f"no agent answers at {self._socket}")
+            raise Unanswered(f"no {self._way.kind} answers at {self._way.place}")
         number = next(self._ids)
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer
@@ -140,71 +153,92 @@ class AgentClient:
             async with asyncio.timeout(within_s):
                 return await answer
         except TimeoutError as error:
-            raise Unanswered(f"the agent at {self._socket} did not answer in {within_s:.0f} s") from error
+            raise Unanswered(f"{self._name} did not answer in {within_s:.0f} s") from error
         finally:
             self._asked.pop(number, None)
 
     def _send(self, number: int, body: Request) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(frame(Call(number, body)))
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return
+        if not self._way.proven and not isinstance(body, Attach | SignCertificate):
+            return  # said on the next connection
+        writer.write(frame(Call(number, body)))
+        if writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            log.warning("%s does not read what it is told: connecting anew", self._name)
+            writer.transport.abort()
 
     # --- the connection
 
     async def run(self) -> None:
         """Stay connected, for ever."""
         pause = RETRY_MIN_S
-        complained = False
+        complaint = ""
         while True:
+            how = Ending(spoken=False)
             try:
-                reader, writer = await asyncio.open_unix_connection(self._socket, limit=_READ_BYTES)
-            except OSError as error:
-                if not complained:
+                reader, writer = await self._way.connect()
+            except NoWay as error:
+                if str(error) != complaint:
+                    complaint = str(error)
                     log.warning(
-                        "no agent answers at %s (%s); %s",
-                        self._socket,
-                        error.strerror,
-                        "going on with what is known" if self._attached else "waiting for it",
+                        "no %s answers at %s (%s); %s", self._way.kind, self._way.place, error, self._without_it()
                     )
-                    complained = True
             else:
-                if complained:
-                    log.info("the agent at %s is back", self._socket)
-                complained = False
-                if await self._converse(reader, writer):
-                    pause = RETRY_MIN_S
-                log.warning("lost the agent at %s; going on with what is known", self._socket)
-                complained = True
+                if complaint:
+                    log.info("%s is back", self._name)
+                how = await self._converse(reader, writer)
+                complaint = "it is lost"
+                if self._is_changing:
+                    self._is_changing, complaint, pause = False, "", RETRY_MIN_S
+                    continue
+                self._way.ended(how)
+                log.warning("lost %s; %s", self._name, self._without_it())
+            if how.spoken:
+                pause = RETRY_MIN_S
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            pause = min(pause * 2, RETRY_MAX_S)
+            pause = min(pause * 2, self._way.retry_max_s)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One connection, to its end. Whether the agent had anything to say on it."""
+    def _without_it(self) -> str:
+        return "going on with what is known" if self._attached else "waiting for it"
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Ending:
+        """One connection, to its end."""
         self._writer = writer
-        self._begin()
         lines = LineReader(Answer)
-        spoken = False
+        spoken = rejected = False
         try:
-            while data := await reader.read(_READ_BYTES):
+            self._begin()
+            while data := await reader.read(READ_BYTES):
                 for answer in lines.feed(data):
-                    spoken = True
-                    self._answered(answer)
-        except (OSError, FramingError, Differing) as error:
-            log.warning("the agent at %s: %s", self._socket, error)
+                    if answer.id == 0 and isinstance(answer.body, Refused):  # of the connection as such
+                        log.warning("%s: %s", self._name, answer.body.reason)
+                        rejected |= not answer.body.retry
+                    else:
+                        spoken = True
+                        self._answered(answer)
+        except (OSError, FramingError, Differing, NoWay) as error:
+            rejected |= isinstance(error, ssl.SSLError)
+            log.warning("%s: %s", self._name, error)
         finally:
             self._writer = None
             writer.close()
             for asked in self._asked.values():
                 if not asked.done():
-                    asked.set_exception(Unanswered(f"lost the agent at {self._socket}"))
-        return spoken
+                    asked.set_exception(Unanswered(f"lost {self._name}"))
+        return Ending(spoken, rejected)
 
     def _begin(self) -> None:
-        """Ask for all that is followed, on a new connection."""
+        """Ask for all that is followed, on a new connection. NoWay."""
         self._known.clear()
-        self._attached = next(self._ids)
-        self._send(self._attached, self._attach)
+        self._attach()
         for number, (body, _) in self._watches.items():
             self._send(number, body)
+
+    def _attach(self) -> None:
+        asked = self._way.attach(self._version)
+        self._attached = next(self._ids)
+        self._send(self._attached, asked)
 
     def _answered(self, answer: Answer) -> None:
         body = answer.body
@@ -214,7 +248,7 @@ class AgentClient:
             if isinstance(body, Destination | DestinationChange):
                 self._found(answer.id, body)
             elif isinstance(body, Refused):
-                log.warning("the agent does not look up %s: %s", watch[0].authority, body.reason)
+                log.warning("%s does not look up %s: %s", self._name, watch[0].authority, body.reason)
                 if not body.retry:
                     watch[1](None)
         elif (asked := self._asked.get(answer.id)) is not None and not asked.done():
@@ -227,7 +261,8 @@ class AgentClient:
 
     def _attachment(self, body: Response) -> None:
         if isinstance(body, ProxyConfiguration):
-            self._refusal = ""
+            self._refusal, self._attach_pause_s = "", ATTACH_AGAIN_S
+            self._way.use(body)
             self._configured(body)
             if self._state is not None:
                 self._send(0, self._state)
@@ -236,10 +271,16 @@ class AgentClient:
         elif isinstance(body, Refused):
             if body.reason != self._refusal:
                 self._refusal = body.reason
-                log.warning("the agent at %s does not take this proxy: %s; asking again", self._socket, body.reason)
-            asyncio.get_running_loop().call_later(1.0, self._attach_again, self._attached)
+                log.warning("%s does not take this proxy: %s; asking again", self._name, body.reason)
+            pause_s = self._attach_pause_s * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+            self._attach_pause_s = min(2 * self._attach_pause_s, self._way.retry_max_s)
+            asyncio.get_running_loop().call_later(pause_s, self._attach_again, self._attached)
 
     def _attach_again(self, refused: int) -> None:
-        if refused == self._attached and self._writer is not None:
-            self._attached = next(self._ids)
-            self._send(self._attached, self._attach)
+        if refused != self._attached or self._writer is None:
+            return
+        try:
+            self._attach()
+        except NoWay as error:
+            log.warning("%s is not asked again: %s", self._name, error)
+            self._writer.close()

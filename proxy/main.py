@@ -1,7 +1,8 @@
 """`meshd-proxy`: the program. It reads the command line and runs what it asks for.
 
-    meshd-proxy --config FILE       from a file, with no agent (see `proxy.static`)
-    meshd-proxy --control SOCKET    from the agent that answers there
+    meshd-proxy --config FILE             from a file, with no agent (see `proxy.static`)
+    meshd-proxy --control SOCKET          from the agent that answers there
+    meshd-proxy --controller HOST:PORT    from a cluster's controller, as a sidecar (see `proxy.controller`)
 
 Exit status 0 after a drain, 1 where something outside was wrong, 2 for a wrong command line or file. What runs is in
 `proxy.program`, alone or as a worker, or in `proxy.workers.master`; it is imported late, so that no process holds what
@@ -26,6 +27,13 @@ WORKER = "MESHD_WORKER"
 SHUTDOWN_ENDPOINT = "MESHD_PROXY_SHUTDOWN_ENDPOINT"
 """Whether the admin port can be asked to end the proxy; see `proxy.admin`."""
 
+CONTROLLER = "MESHD_PROXY_CONTROLLER"
+"""Where the controller of the pod's cluster is; see `proxy.controller`."""
+
+LOG = "MESHD_PROXY_LOG"
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 WORKERS = "MESHD_WORKERS"
 """How many the agent has asked for; see `proxy.alone`."""
 
@@ -38,9 +46,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="Signals: TERM and INT drain, a second one ends at once; HUP reads the file again; USR2 starts a new "
         "generation of the program, which takes the listening sockets over.",
     )
-    source = made.add_mutually_exclusive_group(required=True)
+    source = made.add_mutually_exclusive_group(required=CONTROLLER not in os.environ)
     source.add_argument("--config", metavar="FILE", type=Path, help="run from this file, with no agent")
     source.add_argument("--control", metavar="SOCKET", help="run as the agent at this Unix socket says")
+    source.add_argument(
+        "--controller",
+        metavar="HOST:PORT",
+        help=f"run as a cluster's controller says, in a pod ({CONTROLLER} in the environment)",
+    )
     made.add_argument("--check", action="store_true", help="with --config: check the file and exit")
     made.add_argument(
         "--workers",
@@ -57,9 +70,20 @@ def parser() -> argparse.ArgumentParser:
         f"({SHUTDOWN_ENDPOINT}=true in the environment)",
     )
     made.add_argument("--drain-timeout", metavar="S", type=float, default=30.0, help="seconds to finish in (30)")
-    made.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    made.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default=_log_level(),
+        help=f"how much is logged (info, or {LOG} in the environment)",
+    )
     made.add_argument("--version", action="version", version=f"meshd-proxy {__version__}")
     return made
+
+
+def _log_level() -> str:
+    """As the environment has it; what it has that is none is as nothing, since a pod is to start all the same."""
+    level = os.environ.get(LOG, "").lower()
+    return level if level in LOG_LEVELS else "info"
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,6 +91,8 @@ def _arguments() -> argparse.Namespace:
     arguments = reads.parse_args()
     if arguments.check and arguments.config is None:
         reads.error("--check goes with --config")
+    if arguments.config is None and arguments.control is None and arguments.controller is None:
+        arguments.controller = os.environ[CONTROLLER]
     return arguments
 
 

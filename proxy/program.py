@@ -1,4 +1,4 @@
-"""One run of the proxy: it feeds a `Proxy` its configuration, from a file or from an agent, and ends it well.
+"""One run of the proxy: it feeds a `Proxy` its configuration, from a file, an agent or a controller, and ends it well.
 
 `proxy.main` reads the command line; what it is told while it runs comes from its place (`proxy.orders`).
 """
@@ -32,6 +32,7 @@ from proxy.report import rows
 from proxy.resolve import Resolver
 from proxy.runtime import Proxy
 from proxy.static import StaticResolver, StaticWorld, load
+from proxy.ways import UnixSocket, Way
 
 log = logging.getLogger("proxy")
 
@@ -197,11 +198,19 @@ class Program:
 
     def _run_controlled(self) -> None:
         latest: asyncio.Queue[ProxyConfiguration] = asyncio.Queue()
-        self._agent = AgentClient(self._arguments.control, self._instance, __version__, latest.put_nowait)
+        self._agent = AgentClient(self._way(), __version__, latest.put_nowait)
         self._report_stats()  # nothing yet: from there on every request counts in the agent's rates
         self._tasks.start(self._agent.run(), "control")
         self._tasks.start(self._follow(self._agent, latest), "configuration")
         self._tasks.start(self._report(), "report")
+
+    def _way(self) -> Way:
+        if self._arguments.control is not None:
+            return UnixSocket(self._arguments.control, self._instance)
+        from proxy.controller import ControllerWay, place  # noqa: PLC0415 - for sidecars alone
+
+        where = place(self._arguments.controller, os.environ)
+        return ControllerWay(where, lambda: self._proxy.held, self._proxy.renew)
 
     def _reread(self) -> None:
         log.info("SIGHUP: listeners' certificates are read again; of the rest the agent says what changes")
@@ -228,6 +237,7 @@ class Program:
 
     def _report_state(self) -> None:
         if self._agent is not None:
+            self._agent.identified()
             self._agent.report_state(self._proxy.state(self._place.pid))
 
     async def _report(self) -> None:

@@ -242,6 +242,17 @@ class Proxy:
         """TLS of the listeners that have it for callers outside the mesh."""
         return tuple(edge for served in self._served.values() for edge in served.edges)
 
+    @property
+    def held(self) -> Held | None:
+        """What is presented for the first workload that has a certificate: for a sidecar, which has one workload."""
+        return next((held for served in self._served.values() if (held := served.identity.presents) is not None), None)
+
+    def renew(self, held: Held) -> None:
+        """This was not taken by who should have: another is to take its place."""
+        for served in self._served.values():
+            if served.identity.presents is held:
+                served.identity.renew_older(held.certificate.not_before + 1.0, 0.0)
+
     def state(self, pid: int) -> ReportState:
         """What the agent is told."""
         certificates = tuple(served.identity.state() for served in self._served.values())

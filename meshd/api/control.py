@@ -9,6 +9,9 @@ with their id or closes; each answer replaces the last, or says what differs fro
 What a connection registered (`RegisterWorkload`) lives as long as the connection: nothing is left behind by a client
 that dies. The agent trusts what the kernel says of the peer (SO_PEERCRED), never what a message says.
 
+In a cluster the same is said over TLS 1.3 to its controller (CONTROL_ALPN), which knows a sidecar by its certificate;
+before it has one, by its service account's token, and then it is answered `Attach` and `SignCertificate` alone.
+
 The framing is in `meshd.api.frames`. Times are seconds since the epoch, latencies milliseconds.
 """
 
@@ -21,6 +24,9 @@ from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import EndpointSet
 from meshd.api.names import DEFAULT_NAMESPACE
 
+CONTROL_ALPN = "meshd-control/1"
+"""What is agreed on in TLS to speak the control API to a cluster's controller."""
+
 # --- what a client says -----------------------------------------------------------------------------------------
 
 
@@ -29,10 +35,18 @@ class Attach(Struct, frozen=True, tag="attach"):
 
     `instance` is the secret that it shares with the `meshd run` that registered its workload; empty for the host's
     proxy, which serves the workloads that the host's `Workload` documents declare.
+
+    A sidecar says in which `pod` (NAMESPACE/NAME) it is, and proves that by the service account's `token`, or by its
+    certificate once it has one.
     """
 
     version: str
     instance: str = ""
+    token: str = ""
+    pod: str = ""
+
+    def __repr__(self) -> str:
+        return f"Attach({self.version}, {self.pod})"  # secrets are for no message
 
 
 class WatchDestination(Struct, frozen=True, tag="watch-destination"):
@@ -47,10 +61,14 @@ class WatchDestination(Struct, frozen=True, tag="watch-destination"):
 
 class SignCertificate(Struct, frozen=True, tag="sign-certificate"):
     """A certificate for one of the attached proxy's workloads (NAMESPACE/NAME) and the key that signed the CSR
-    (PEM): answered with `Certificate`."""
+    (PEM): answered with `Certificate`. In a cluster it is the CA that believes the service account's `token`."""
 
     workload: str
     csr_pem: str
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"SignCertificate({self.workload})"  # the token is for no message
 
 
 class IdentifyCaller(Struct, frozen=True, tag="identify-caller"):
@@ -419,14 +437,15 @@ class SourceStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """This host, as its agent sees it. `mode`: the host's agent, or the one that `meshd run` embeds. `sources` are in
+    """This host, as its agent sees it, or the mesh in a cluster, as one of its controllers does. `mode`: the host's
+    agent, the one that `meshd run` embeds, or a controller. `sources` are in
     the order of `discovery`; `stale` are services that are served stale, or of which nothing can be said because their
     registry is away, those for the longest time first, 100 at most. `proxy` is the host's, None where it has none."""
 
     node: str
     trust_domain: str
     version: str
-    mode: Literal["host", "embedded"]
+    mode: Literal["host", "embedded", "controller"]
     pid: int
     started_at: float
     ca: Health
@@ -532,11 +551,12 @@ class Answer(Struct, frozen=True):
 
 
 __all__ = [
-    "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Caller", "Cancel", "Capture", "Certificate",
-    "CertificateState", "Configuration", "ConfigurationFinding", "ConfigurationPlace", "ConfiguredDocument",
-    "Destination", "DestinationChange", "Done", "EdgeStatus", "Endpoints", "FindSource", "GetConfiguration",
-    "GetEndpoints", "GetServices", "GetStatus", "Golden", "Health", "IdentifyCaller", "Protocol", "ProxyConfiguration",
-    "ProxyStatus", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState", "ReportStats",
+    "CONTROL_ALPN", "LATENCY_BOUNDS_MS", "MAX_WORKERS", "Answer", "Attach", "Call", "Caller", "Cancel", "Capture",
+    "Certificate", "CertificateState", "Configuration", "ConfigurationFinding", "ConfigurationPlace",
+    "ConfiguredDocument", "Destination", "DestinationChange", "Done", "EdgeStatus", "Endpoints", "FindSource",
+    "GetConfiguration", "GetEndpoints", "GetServices", "GetStatus", "Golden", "Health", "IdentifyCaller", "Protocol",
+    "ProxyConfiguration", "ProxyStatus", "ProxyWorkload", "Refused", "RegisterWorkload", "Registered", "ReportState",
+    "ReportStats",
     "Request", "Response", "ServiceStatus", "Services", "SignCertificate", "Source", "SourceSays", "SourceStatus",
     "Standing", "Status", "Traffic", "WatchDestination", "WithdrawWorkload", "Workers", "WorkloadStatus",
 ]  # fmt: skip

@@ -80,6 +80,11 @@ class WorkloadIdentity:
     def held(self) -> bool:
         return self._held is not None
 
+    @property
+    def presents(self) -> Held | None:
+        """The key and certificate that are shown now."""
+        return self._held
+
     def state(self) -> CertificateState:
         certificate = None if self._held is None else self._held.certificate
         not_before, not_after = (0.0, 0.0) if certificate is None else (certificate.not_before, certificate.not_after)

@@ -8,10 +8,14 @@ it with whom it expects. DNS names are not looked at.
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from meshd.api.control import CONTROL_ALPN
 from meshd.api.names import Identity, InvalidName, WorkloadName
 from proxy.mesh.header import ALPN
+
+if TYPE_CHECKING:
+    from proxy.mesh.identity import Held
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -39,6 +43,17 @@ def context(server: bool, workload: WorkloadName, chain_pem: bytes, key_pem: byt
     return made
 
 
+def control_context(anchors_pem: str, held: "Held | None") -> ssl.SSLContext:
+    """A context for connections to a cluster's controller, which anchors_pem vouches for; with `held`, the proxy shows
+    who it is. ssl.SSLError where the material does not fit."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _restrict(made, CONTROL_ALPN)
+    made.load_verify_locations(cadata=anchors_pem)
+    if held is not None:
+        load_chain(made, held.certificate.chain_pem.encode(), held.key_pem)
+    return made
+
+
 def check_bundle(bundle_pem: str) -> None:
     """ValueError where there is no trust bundle in bundle_pem."""
     try:
@@ -47,12 +62,12 @@ def check_bundle(bundle_pem: str) -> None:
         raise ValueError("no certificates (PEM)") from error
 
 
-def _restrict(made: ssl.SSLContext) -> None:
+def _restrict(made: ssl.SSLContext, alpn: str = ALPN) -> None:
     made.minimum_version = ssl.TLSVersion.TLSv1_3
     made.check_hostname = False
     made.verify_mode = ssl.CERT_REQUIRED
     made.verify_flags |= ssl.VERIFY_X509_STRICT
-    made.set_alpn_protocols([ALPN])
+    made.set_alpn_protocols([alpn])
 
 
 def load_chain(
@@ -98,11 +113,11 @@ class Peer(NamedTuple):
     serial: str
 
 
-def peer_of(connection: Any) -> Peer:
+def peer_of(connection: Any, alpn: str = ALPN) -> Peer:
     """Who the other end of an `ssl.SSLObject` is. IdentityMismatch where its certificate names no identity of ours, or
     the connection is not the mesh's protocol."""
-    if connection.selected_alpn_protocol() != ALPN:
-        raise IdentityMismatch(f"the peer does not speak {ALPN}")
+    if connection.selected_alpn_protocol() != alpn:
+        raise IdentityMismatch(f"the peer does not speak {alpn}")
     certificate = connection.getpeercert() or {}
     names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     if len(names) != 1:

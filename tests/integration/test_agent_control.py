@@ -17,8 +17,8 @@ from meshd.agent.agent import Agent
 from meshd.agent.connection import MAX_CALL_BYTES
 from meshd.agent.peer import Access
 from meshd.agent.server import MAX_CONNECTIONS_OF_STRANGERS
-from meshd.agent.session import MAX_LOOKING
 from meshd.agent.settings import ProxySettings
+from meshd.agent.telling import MAX_LOOKING
 from meshd.api.control import (
     LATENCY_BOUNDS_MS,
     Attach,
@@ -53,6 +53,7 @@ from meshd.api.documents import Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet
 from meshd.api.frames import frame
 from proxy.control import AgentClient
+from proxy.ways import UnixSocket
 from tests.support import aio
 from tests.support.agents import local_agent
 from tests.support.control import ControlClient
@@ -239,7 +240,7 @@ def test_a_proxy_is_told_what_differs_and_knows_all(tmp_path: Path) -> None:
         file.write_text(document(*range(1, 51)))
         async with mesh(tmp_path) as clients:
             told: list[EndpointSet | None] = []
-            proxy = AgentClient(str(clients.socket), "", "0.1", lambda _: None)
+            proxy = AgentClient(UnixSocket(str(clients.socket)), "0.1", lambda _: None)
             proxy.watch("api", "default", told.append)
             running = asyncio.ensure_future(proxy.run())  # noqa: TID251 - ended below
             raw = await clients.connect()
