@@ -1,24 +1,18 @@
 """The host's agent: everything from `meshd.yaml`, certificates from the mesh's CA."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import msgspec
 from msgspec.structs import replace
 
-from discovery.backends import Place
 from discovery.chain import Named
 from discovery.file import FileSource
-from discovery.following import Following
-from discovery.keeping import ContentKeeper, Keeper
 from discovery.overlap import overlaps, shadows, unknown
-from discovery.remote import RemoteDocuments
-from discovery.store import DeclaringSettings
 from meshd.agent.agent import AdminService, Agent, NameService, WorkloadService
+from meshd.agent.backends import sources_of
 from meshd.agent.capturing import plan_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
@@ -27,7 +21,7 @@ from meshd.agent.local import LOCAL
 from meshd.agent.lock import StateLock
 from meshd.agent.node import NodeSource, Renewals
 from meshd.agent.peer import Access
-from meshd.agent.settings import Discovery, Settings
+from meshd.agent.settings import Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.agent.trust import FILE_NAME, TrustFile
 from meshd.agent.workload.server import WorkloadServer
@@ -59,23 +53,16 @@ def sources(file: Path, settings: Settings) -> list[Named]:
     """Where services are learned from, in the order in which it is believed: the settings file first, for it is at
     hand. Nothing is read before it is started."""
     beside = FileSource(file, settings.trust_domain, beside_settings=True)
-    return [Named("file", beside), *(source for each in settings.discovery for source in _sources(each, settings))]
-
-
-def _sources(configured: Discovery, settings: Settings) -> Iterator[Named]:
-    """Of one back end: its documents, where it holds some, and then its services."""
-    name, trust_domain = configured.called, settings.trust_domain
-    if configured.file is not None:
-        yield Named(name, FileSource(Path(configured.file.path), trust_domain))
-        return
-    remote = configured.remote
-    assert remote is not None
-    place = Place(name, trust_domain, settings.node_name, settings.zone)
-    scope = hashlib.sha256(msgspec.json.encode((configured, trust_domain))).hexdigest()
-    kept = Path(settings.state_dir, "discovery")
-    if isinstance(remote, DeclaringSettings) and (store := remote.documents(place)) is not None:
-        yield Named(name, RemoteDocuments(store, ContentKeeper(kept / f"{name}.config.json", scope), trust_domain))
-    yield Named(name, Following(remote.registry(place), Keeper(kept / f"{name}.json", scope), keep_s=configured.keep_s))
+    found = [Named("file", beside)]
+    for each in settings.discovery:
+        found += sources_of(
+            each,
+            trust_domain=settings.trust_domain,
+            node=settings.node_name,
+            zone=settings.zone,
+            state_dir=Path(settings.state_dir),
+        )
+    return found
 
 
 class Checked(NamedTuple):

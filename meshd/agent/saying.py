@@ -31,6 +31,11 @@ class Saying:
         self._sent: EndpointSet | None = None
         self._left_out = 0
 
+    @property
+    def known(self) -> EndpointSet | None:
+        """What was said last."""
+        return self._sent
+
     def next(self, found: EndpointSet | None) -> Destination | DestinationChange:
         """What is to be sent now, which it will be."""
         body = told(self._sent, found) if self._differences else Destination(found)

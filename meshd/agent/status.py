@@ -1,7 +1,7 @@
 """The agent's knowledge as the `Status` that `meshd status` and the demo's table show."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from meshd import __version__
 from meshd.agent.core import Core
@@ -10,7 +10,7 @@ from meshd.agent.registry import HOST, Instance
 from meshd.agent.services import source_statuses, stale_services
 from meshd.agent.traffic import WINDOW_S, Key, Span
 from meshd.api.control import EdgeStatus, ProxyStatus, ProxyWorkload, Status, WorkloadStatus
-from meshd.api.names import WorkloadName
+from meshd.api.names import Identity, WorkloadName
 
 WITHDRAWN = "withdrawn"
 """What a workload that is about to end is said to wait for: nobody is sent to it any more."""
@@ -32,7 +32,7 @@ def build_status(core: Core, window_s: float) -> Status:
         discovery=core.discovery.health(),
         configuration=core.troubles(),
         workloads=tuple(_workloads(core, spans)),
-        edges=tuple(_edges(core, spans)),
+        edges=tuple(edges(core.trust_domain, spans.values())),
         sources=source_statuses(core.discovery),
         stale=stale_services(core.discovery),
         proxy=_proxy(core),
@@ -77,18 +77,18 @@ def _workload(core: Core, instance: Instance, workload: ProxyWorkload, spans: tu
     )
 
 
-def _edges(core: Core, spans: dict[str, tuple[Span, ...]]) -> Iterator[EdgeStatus]:
+def edges(trust_domain: str, spans: Iterable[tuple[Span, ...]]) -> Iterator[EdgeStatus]:
     """Outbound traffic by caller, service, server's identity, protocol and TLS, whichever of the caller's proxies
     carried it."""
-    edges: defaultdict[Key, list[Span]] = defaultdict(list)
-    for each in spans.values():
+    found: defaultdict[Key, list[Span]] = defaultdict(list)
+    for each in spans:
         for span in each:
             if span.key.direction == "outbound":
-                edges[span.key].append(span)
-    for key, parts in sorted(edges.items()):
+                found[span.key].append(span)
+    for key, parts in sorted(found.items()):
         yield EdgeStatus(
             source=key.workload,
-            source_identity=str(core.identity(WorkloadName.parse(key.workload))),
+            source_identity=str(Identity.of(trust_domain, WorkloadName.parse(key.workload))),
             service=key.service,
             server_identity=key.peer,
             protocol="tcp" if key.protocol == "tcp" else "http",

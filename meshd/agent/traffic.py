@@ -95,7 +95,9 @@ class Account:
     """The traffic of one proxy, be it one process or several, of those that take its place after it, and of both while
     one drains."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int = MAX_ROWS, every_s: float = SNAPSHOT_EVERY_S) -> None:
+        """It keeps so many rows, and snapshots that far apart."""
+        self._max_rows, self._every_s = max_rows, every_s
         self._reported: dict[str, dict[Key, Counters]] = {}  # by proxy, as it last said
         self._totals: dict[Key, Counters] = {}
         self._open: dict[str, dict[Key, int]] = {}  # by proxy
@@ -117,10 +119,15 @@ class Account:
         self._make_room(rows.keys())
         now_open = self._open[report.proxy] = {}
         for key, row in rows.items():
-            if key in self._totals or len(self._totals) < MAX_ROWS:
+            if key in self._totals or len(self._totals) < self._max_rows:
                 now_open[key] = row.open_connections
                 self._count(reported, key, _counters(row))
         self._snap(now)
+
+    @property
+    def rows(self) -> int:
+        """How many are kept."""
+        return len(self._totals)
 
     def leave(self, proxy: str) -> None:
         """The proxy is gone, and what it had open is closed; what it counted stays."""
@@ -128,7 +135,7 @@ class Account:
 
     def _make_room(self, needed: Set[Key]) -> None:
         """Forget rows that are no longer reported, the longest known first, where new ones would not fit."""
-        excess = len(self._totals.keys() | needed) - MAX_ROWS
+        excess = len(self._totals.keys() | needed) - self._max_rows
         for key in [key for key in self._totals if key not in needed][: max(excess, 0)]:
             for rows in (self._totals, *self._reported.values()):
                 rows.pop(key, None)
@@ -144,7 +151,7 @@ class Account:
     def _snap(self, now: float) -> None:
         """Keep the totals as they are now: a snapshot a second, back to one from before the longest window."""
         snapshots = self._snapshots
-        if len(snapshots) > 1 and snapshots[-1][0] - snapshots[-2][0] < SNAPSHOT_EVERY_S:
+        if len(snapshots) > 1 and snapshots[-1][0] - snapshots[-2][0] < self._every_s:
             snapshots.pop()
         snapshots.append((now, dict(self._totals)))
         while len(snapshots) > 2 and snapshots[1][0] <= now - WINDOW_S:
@@ -160,9 +167,9 @@ class Account:
         first_at, first = self._snapshots[0]
         begun = max(first_at, since)
         for at, snapshot in islice(self._snapshots, 1, None):
-            if at > since + SNAPSHOT_EVERY_S / 2:  # the nearest is taken, so that no window is longer as a rule
+            if at > since + self._every_s / 2:  # the nearest is taken, so that no window is longer as a rule
                 # What this snapshot adds was counted in the second before it, however long the silence before that.
-                begun = max(first_at, min(since, at - SNAPSHOT_EVERY_S))
+                begun = max(first_at, min(since, at - self._every_s))
                 break
             first_at, first = at, snapshot
         for key, total in last.items():

@@ -15,6 +15,7 @@ VERBS = {
     "capture": "meshd.cli.capture",
     "check": "meshd.cli.check",
     "completion": "meshd.cli.completion",
+    "controller": "k8s.cli.controller",
     "demo": "meshd.cli.demo",
     "diagnostics": "meshd.cli.diagnostics",
     "endpoints": "meshd.cli.endpoints",

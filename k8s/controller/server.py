@@ -1,0 +1,205 @@
+"""The listener of the control API for sidecars: TLS 1.3, who connects, and how many may.
+
+A client's certificate is optional in the handshake, and what is served depends on it (`k8s.controller.session`). A
+connection ends when its certificate does, or is denied: its sidecar comes back with another. Handshakes are let in as
+the CA does (`meshd.ca.door`), so that a thousand sidecars that come at once are served one after the other.
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from k8s.controller.core import Core
+from k8s.controller.peer import Peer
+from k8s.controller.session import Attached, SidecarSession
+from meshd.agent.complaints import complaints
+from meshd.agent.connection import Connection
+from meshd.api.control import CONTROL_ALPN, Refused
+from meshd.api.names import Address
+from meshd.api.problems import Problem
+from meshd.api.tasks import Tasks
+from meshd.ca.door import Door
+
+log = logging.getLogger(__name__)
+
+MAX_CONNECTIONS: Final = 16_384
+MAX_OF_A_WORKLOAD: Final = 8_192
+"""Of one service account, so that those of one namespace cannot keep out all others."""
+
+MAX_STRANGERS: Final = 1_024
+"""Those that have no certificate yet."""
+MAX_STRANGERS_AT_AN_ADDRESS: Final = 128
+"""A pod has an address of its own; where nodes hide their pods' addresses, those of a node are one."""
+STRANGER_LIFE_S: Final = 60.0
+"""For attaching and one certificate, with the CA's time limits."""
+
+MAX_CALL_BYTES: Final = 1 << 20
+MAX_STRANGERS_CALL_BYTES: Final = 64 << 10
+
+LOOK_EVERY_S: Final = 10.0
+"""Between looks for connections whose certificates have expired."""
+
+
+class ControllerServer:
+    """Serves while it is open. Nothing is served before `show`."""
+
+    def __init__(self, core: Core, listen: Address, clock: Callable[[], float] = time.time) -> None:
+        self._core, self._listen, self._clock = core, listen, clock
+        self._tasks = Tasks("control")
+        self._attached = Attached()
+        self._open: set[Connection[Peer]] = set()
+        self._strangers: Counter[str] = Counter()
+        self._workloads: Counter[str] = Counter()
+        self._shown: ssl.SSLContext | None = None
+        self._denied: frozenset[str] = frozenset()
+        self._tls = _context()
+        self._tls.sni_callback = self._choose
+        self._door = Door(self._connection, self._tls)
+        self.address = listen
+        """Where it listens, once it does."""
+        self.is_open = False
+        self.turned_away: Counter[str] = Counter(dict.fromkeys(("too many", "denied", "not a sidecar"), 0))
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @property
+    def strangers(self) -> int:
+        """How many of them have no certificate yet."""
+        return self._strangers.total()
+
+    def show(self, pem: bytes, bundle_pem: str) -> None:
+        """Handshakes begun from now on show the key and chain in pem, and believe the roots of bundle_pem."""
+        shown = _context()
+        shown.load_verify_locations(cadata=bundle_pem)
+        _load(shown, pem)
+        self._shown = shown
+
+    def deny(self, denied: frozenset[str]) -> None:
+        """These are not to be believed, by serial number or by SPIFFE ID."""
+        self._denied = denied
+        self._look()
+
+    async def start(self) -> None:
+        """Returns when connections are accepted; `show` comes first. Problem when they cannot be."""
+        assert self._shown is not None
+        try:
+            self.address = await self._door.open(self._listen)
+        except OSError as error:
+            raise Problem(f"{self._listen}: cannot listen: {error.strerror}: choose another --listen") from error
+        self.is_open = True
+        self._tasks.start(self._look_again(), "looking")
+
+    async def close(self) -> None:
+        """Accept no more, and end what is open: sidecars go to another controller."""
+        self.is_open = False
+        await self._door.close()
+        for connection in tuple(self._open):
+            connection.close()
+        await self._tasks.cancel()
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def _connection(self) -> Connection[Peer]:
+        return Connection(Peer.at, self._accept, self._closed)
+
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
+        if self._shown is not None:
+            connection.context = self._shown
+
+    def _accept(self, connection: Connection[Peer], peer: Peer) -> SidecarSession | Refused:
+        self._open.add(connection)
+        if peer.identity is None:
+            self._strangers[peer.address] += 1
+        else:
+            self._workloads[str(peer.identity.workload)] += 1
+        if (refused := self._turned_away(peer)) is not None:
+            complaints.warning("control API: %s is turned away: %s", peer, refused.reason)
+            return refused
+        connection.limit(MAX_CALL_BYTES)
+        if peer.identity is None:
+            connection.limit(MAX_STRANGERS_CALL_BYTES)
+            asyncio.get_running_loop().call_later(STRANGER_LIFE_S, self._end_stranger, connection)
+        return SidecarSession(self._core, self._attached, peer, connection, self._tasks)
+
+    def _turned_away(self, peer: Peer) -> Refused | None:
+        """Why the peer is not served; None where it is."""
+        if trouble := self._trouble(peer):
+            self.turned_away["denied" if peer.identity is not None else "not a sidecar"] += 1
+            return Refused(trouble)
+        if peer.identity is None:
+            of_peer, most = self._strangers[peer.address], MAX_STRANGERS_AT_AN_ADDRESS
+            is_full = self.strangers > MAX_STRANGERS
+        else:
+            of_peer, most = self._workloads[str(peer.identity.workload)], MAX_OF_A_WORKLOAD
+            is_full = False
+        if is_full or of_peer > most or len(self._open) > MAX_CONNECTIONS:
+            self.turned_away["too many"] += 1
+            return Refused("the controller has too many connections already", retry=True)
+        return None
+
+    def _trouble(self, peer: Peer) -> str:
+        if peer.trouble or peer.identity is None:
+            return peer.trouble
+        if peer.identity.trust_domain != self._core.trust_domain:
+            return f"{peer.identity} is of another trust domain than {self._core.trust_domain}"
+        if peer.serial in self._denied or str(peer.identity) in self._denied:
+            return f"the certificate {peer.serial} of {peer.identity} is denied"
+        if peer.not_after <= self._clock():
+            return f"the certificate of {peer.identity} has expired: connect with its next one"
+        return ""
+
+    def _end_stranger(self, connection: Connection[Peer]) -> None:
+        if connection in self._open:
+            connection.close()
+
+    def _closed(self, connection: Connection[Peer]) -> None:
+        self._open.discard(connection)
+        peer = connection.peer
+        counted, key = (
+            (self._strangers, peer.address) if peer.identity is None else (self._workloads, str(peer.identity.workload))
+        )
+        counted[key] -= 1
+        if not counted[key]:
+            del counted[key]
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._look()
+
+    def _look(self) -> None:
+        """End what is not good any more."""
+        for connection in tuple(self._open):
+            if connection.peer.identity is not None and (trouble := self._trouble(connection.peer)):
+                complaints.warning("control API: %s is cut off: %s", connection.peer, trouble)
+                connection.answer(0, Refused(trouble))
+                connection.close()
+
+
+def _context() -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.num_tickets = 0  # each connection shows its certificate anew
+    made.verify_mode = ssl.CERT_OPTIONAL  # at first contact there is none
+    made.verify_flags |= ssl.VERIFY_X509_STRICT
+    made.set_alpn_protocols([CONTROL_ALPN])
+    return made
+
+
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
+    """Present what is only in memory: `load_cert_chain` wants a path, so it gets a memfd's."""
+    memory = os.memfd_create("controller", os.MFD_CLOEXEC)
+    try:
+        with open(memory, "wb", closefd=False) as file:
+            file.write(pem)
+        context.load_cert_chain(f"/proc/self/fd/{memory}")
+    finally:
+        os.close(memory)
