@@ -1,6 +1,7 @@
 """What the marks of rings 4 and 5 mean: a test that lacks what it needs is skipped, and the closing lines say why."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,14 @@ from tests.support import peers
 # others in every run, since the ring is to take seconds; `make fuzz` is for more.
 hypothesis.settings.register_profile("meshd", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("meshd")
+
+
+def pytest_configure() -> None:
+    """Whoever ignores a signal has all below ignore it, and the mesh honours that: nohup does so with SIGHUP, a shell
+    that runs a command in the background with SIGINT and SIGQUIT. What is tested is what others meet."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

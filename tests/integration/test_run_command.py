@@ -56,15 +56,6 @@ def test_the_command_finds_the_mesh_in_its_environment_and_no_secret(agent: Path
     assert "meshd:" not in run.text
 
 
-@pytest.fixture
-def _no_nohup() -> Iterator[None]:
-    """Whoever ignores SIGHUP, as nohup does, has all below ignore it, and `meshd run` honours that."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("_no_nohup")
 def test_each_signal_is_passed_on_once(agent: Path, tmp_path: Path) -> None:
     with meshed.run("web", ["--socket", str(agent)], NOTE, tmp_path) as run:
         run.says("ready")
