@@ -38,6 +38,8 @@ from meshd.ca.tokens import MalformedToken, PrintedToken
 from meshd.ca.wire import Health, Joined
 
 CA_PORT: Final = 4180
+NOT_YET: Final = Settings("x.example")
+"""What a host has that did not say otherwise, before it knows its mesh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +125,15 @@ class _Host:
         has_settings = any(
             not (isinstance(value, dict) and "kind" in value) for _, value in parse(self._text, str(self._file))
         )
-        found = load_settings(self._file) if has_settings else None
+        # An operator may have written what is theirs to say; which mesh it is, joining says.
+        found = load_settings(self._file, NOT_YET.trust_domain) if has_settings else None
         self._found = found
         try:
             self.name = check_label(name or (found.node_name if found is not None else host_label()), "node")
         except InvalidName as error:
             raise Misuse(f"{error}: give this host a name with --node") from error
         self._places = places
-        default = Settings("x.example")
-        self._state_dir = places.state_dir or Path((found or default).state_dir)
+        self._state_dir = places.state_dir or Path((found or NOT_YET).state_dir)
         beside = self._file.parent / "bundle.pem"
         self.bundle = beside if found is None else Path(found.ca.bundle)
         self.key = self._state_dir / node.FILE_NAME
@@ -180,17 +182,17 @@ class _Host:
         return (self._file,)
 
     def _wanted(self, trust_domain: str) -> dict[str, Any]:
-        found, default = self._found, Settings("x.example")
+        found = self._found
         wanted: dict[str, Any] = {"trustDomain": trust_domain}
         if self.name != (found.node_name if found is not None else host_label()):
             wanted["node"] = self.name
-        if self._state_dir != Path((found or default).state_dir):
+        if self._state_dir != Path((found or NOT_YET).state_dir):
             wanted["stateDir"] = str(self._state_dir)
         ca: dict[str, Any] = {}
         if found is None or self._url not in (each.rstrip("/") for each in found.ca.all_urls):
             several = found is not None and found.ca.urls
             ca = {"urls": [self._url]} if several else {"url": self._url}
-        if found is None and str(self.bundle) != default.ca.bundle:
+        if found is None and str(self.bundle) != NOT_YET.ca.bundle:
             ca["bundle"] = str(self.bundle)
         if found is not None and found.ca.token_file:
             ca["tokenFile"] = ""  # a host that has joined proves itself by its own certificate

@@ -19,8 +19,9 @@ from meshd.api.names import Identity
 from meshd.api.problems import Problem
 
 
-def load_settings(file: Path) -> Settings:
-    """The settings in file; ConfigurationError, with every finding, when they are not good."""
+def load_settings(file: Path, trust_domain: str = "") -> Settings:
+    """The settings in file; ConfigurationError, with every finding, when they are not good. `trust_domain` is theirs
+    where they do not say which, as before a host has joined."""
     name = str(file)
     found = [
         (label, value)
@@ -37,6 +38,8 @@ def load_settings(file: Path) -> Settings:
             ]
         )
     label, value = found[0]
+    if trust_domain and isinstance(value, dict):
+        value = {"trustDomain": trust_domain, **value}
     settings: Settings = convert(value, Settings, name, label)
     _, findings = Access.of(settings.control.users, name)
     if findings:

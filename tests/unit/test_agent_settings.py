@@ -48,6 +48,13 @@ def test_the_example(tmp_path: Path) -> None:
     assert settings.ca.url == "https://ca.example:4180"
 
 
+def test_a_host_that_joins_may_leave_its_trust_domain_to_that(tmp_path: Path) -> None:
+    file = tmp_path / "meshd.yaml"
+    for text, domain in (("node: vm1", "x.example"), ("node: vm1\ntrustDomain: prod.example", "prod.example")):
+        file.write_text(text)
+        assert load_settings(file, "x.example").trust_domain == domain
+
+
 def test_the_example_says_the_defaults_where_it_says_what_could_be_left_out(tmp_path: Path) -> None:
     least = load(tmp_path, 'trustDomain: prod.example\nnode: vm1\nca: {url: "https://ca.example:4180"}')
     assert least == load(tmp_path, EXAMPLE)
