@@ -216,7 +216,8 @@ class Proxy:
         self.stats.count_error(direction, "tcp", Bound.CONNECTIONS)
 
     def waiting_for(self) -> tuple[str, ...]:
-        """What keeps the proxy from being ready."""
+        """What keeps the proxy from being ready. With no workload there is nobody to show a certificate for, and so
+        nothing to accept from peers: it is ready for the first to come."""
         if self._configuration is None:
             return ("configuration",)
         certificates = tuple(
@@ -225,7 +226,8 @@ class Proxy:
             if self._configuration.inbound and not served.identity.held
         )
         inbound = self._configuration.inbound
-        unopened = (f"listener {inbound}",) if inbound and inbound not in self.listeners.addresses else ()
+        is_closed = self._served and inbound and inbound not in self.listeners.addresses
+        unopened = (f"listener {inbound}",) if is_closed else ()
         return (*certificates, *unopened, *self.listeners.waiting_for())
 
     def endpoints(self, service: str) -> bytes:

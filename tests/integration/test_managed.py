@@ -13,7 +13,7 @@ from meshd.client.sockets import answers
 from proxy.kept import address_of
 from tests.integration.test_agent_process import Host
 from tests.integration.test_proxy_handover import main_pid, managed
-from tests.integration.test_proxy_process import Files, application
+from tests.integration.test_proxy_process import PROXY, Files, application
 from tests.support.managers import Manager
 from tests.support.meshed import MESHD
 from tests.support.peers import path
@@ -21,6 +21,13 @@ from tests.support.ports import accepts, free_port
 from tests.support.processes import running
 from tests.support.waiting import wait_until
 
+WEB = """\
+apiVersion: meshd.io/v1
+kind: Workload
+metadata: {name: web}
+spec:
+  ports: [{port: 8080}]
+"""
 UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 
 
@@ -65,6 +72,21 @@ def test_the_ca_is_ready_lives_and_ends(tmp_path: Path, manager: Manager, enviro
         process.terminate()
         manager.hears("STOPPING=1")
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_the_proxy_of_a_host_without_a_workload_is_ready_for_the_first(
+    tmp_path: Path, manager: Manager, environment: dict[str, str], flags: tuple[str, ...]
+) -> None:
+    host = Host(tmp_path)
+    inbound, admin = free_port(), free_port()
+    settings = host.settings.read_text().replace("0.0.0.0:4143", f"127.0.0.1:{inbound}")
+    host.settings.write_text(settings.replace("proxy: {", f'proxy: {{outbound: "", admin: "127.0.0.1:{admin}", '))
+    argv = [*PROXY, "--control", str(host.socket), *flags]
+    with host.ca_serves(), host.agent(), running(argv, tmp_path / "log", lambda: accepts(admin), environment):
+        manager.hears("READY=1")
+        (host.documents / "web.yaml").write_text(WEB)
+        wait_until(lambda: accepts(inbound), "peers are let in once there is somebody whom they may ask for")
 
 
 @pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
