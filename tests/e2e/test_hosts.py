@@ -7,16 +7,16 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.guide import Guide
+from tests.e2e.steps import HERE, Said, at_once, counted, listing, main_pid, page
 from tests.support import packages
 from tests.support.machines import NEEDS, Machine, machines
-from tests.support.metrics import samples
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -25,34 +25,10 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-HERE = Path(__file__).parent
 WITHIN_S, COMMANDS = 120.0, 5
 """To the first request, from a host where nothing is installed; of a machine that is not busy."""
 
-WEB = """\
-apiVersion: meshd.io/v1
-kind: Workload
-metadata: {name: web}
-spec:
-  ports: [{port: 8080}]
-  upstreams: [{service: api, listen: "127.0.0.1:9001"}]
----
-apiVersion: meshd.io/v1
-kind: Service
-metadata: {name: api}
-spec:
-  port: 80
-  endpoints: [{address: ADDRESS, port: 8080, workload: api}]
-"""
-
-API = """\
-apiVersion: meshd.io/v1
-kind: Workload
-metadata: {name: api}
-spec:
-  ports: [{port: 8080, protocol: http1}]
-"""
-
+PATIENT = "curl -sf --retry 20 --retry-all-errors --retry-delay 1 "
 UNIT = """\
 [Unit]
 Description=an application that knows nothing of a mesh
@@ -69,50 +45,6 @@ def upgrade(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a version that follows."""
     own = tmp_path_factory.mktemp("upgrade")
     return packages.next_version(Path(shutil.copy(package, own)), "0.1.0+next")
-
-
-class Said:
-    """Lines for who runs the tests, whatever pytest captures."""
-
-    def __init__(self, request: pytest.FixtureRequest) -> None:
-        self._capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def __call__(self, text: str) -> None:
-        with self._capture.global_and_fixture_disabled():
-            print(f"\n  {text}", end="", flush=True)
-
-
-@pytest.fixture
-def say(request: pytest.FixtureRequest) -> Said:
-    return Said(request)
-
-
-def at_once(hosts: Sequence[Machine], *argv: str) -> list[str]:
-    """The same on all hosts."""
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        return list(pool.map(lambda host: host.run(*argv, timeout_s=240), hosts))
-
-
-def listing(hosts: Sequence[Machine]) -> list[list[str]]:
-    return [said.splitlines() for said in at_once(hosts, "python3", "-B", "/root/listing.py")]
-
-
-def install(hosts: Sequence[Machine], package: Path) -> None:
-    for host in hosts:
-        shutil.copy(package, host.file("/root/meshd.deb"))
-    at_once(hosts, "apt-get", "install", "-y", "--no-install-recommends", "/root/meshd.deb")
-
-
-def page(host: Machine) -> dict[str, float]:
-    """What the host's proxy counted."""
-    return samples(host.run("curl", "-sf", "http://127.0.0.1:4191/metrics"))
-
-
-def counted(found: dict[str, float], name: str, *labels: str) -> float:
-    """The sum of the samples of that name with these labels."""
-    return sum(
-        value for key, value in found.items() if key.startswith(name + "{") and all(each in key for each in labels)
-    )
 
 
 @contextmanager
@@ -133,10 +65,6 @@ def load(host: Machine, say: Said) -> Iterator[None]:
         assert told["failed"] == [], host.journal("meshd-proxy", "meshd")
         assert told["good"] > 0
     say(f"{sum(json.loads(text.splitlines()[-1])['good'] for text in said)} requests, 0 failed")
-
-
-def main_pid(host: Machine, unit: str) -> int:
-    return int(host.run("systemctl", "show", "--property=MainPID", "--value", unit))
 
 
 def test_from_bare_hosts_to_a_mesh_and_back(package: Path, upgrade: Path, say: Said) -> None:
@@ -173,19 +101,16 @@ def to_the_first_request(ca: Machine, web: Machine, api: Machine, package: Path,
         ).strip()
         for host, name in ((web, "web"), (api, "api"))
     }
-    api.write("/etc/meshd/conf.d/api.yaml", API)
-    api.run("meshd", "join", "https://ca:4180", "--token", tokens[api.name])
-    api.run("systemctl", "enable", "--now", "meshd", "meshd-proxy")
+    typed = Guide("vm.md").commands("Without Consul", {"ca.example": "ca", "192.0.2.5": api.address, "curl ": PATIENT})
+    on_vm2, on_vm1 = typed[:3], typed[3:]
+    for command in on_vm2:
+        api.types(command.replace("TOKEN", tokens[api.name]))
 
     began = time.monotonic()
     web.types("apt-get install -y --no-install-recommends /root/meshd.deb", timeout_s=240)
-    web.types(f"meshd join https://ca:4180 --token {tokens[web.name]}")
-    document = WEB.replace("ADDRESS", api.address)
-    web.types(f"cat >/etc/meshd/conf.d/web.yaml <<'END'\n{document}END")
-    web.types("systemctl enable --now meshd meshd-proxy")
-    got = web.types("curl -sf --retry 20 --retry-all-errors --retry-delay 1 http://127.0.0.1:9001/hostname")
+    *_, got = (web.types(command.replace("TOKEN", tokens[web.name])) for command in on_vm1)
     took_s = time.monotonic() - began
-    assert got == api.run("cat", "/etc/hostname")
+    assert got == api.run("curl", "-s", "http://127.0.0.1:8080/")
     said = f"{took_s:.1f} s and {len(web.commands)} commands from a bare host to the first request by mutual TLS"
     say(said)
     assert len(web.commands) <= COMMANDS

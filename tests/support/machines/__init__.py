@@ -7,7 +7,7 @@
 commands on it. Nothing that they do outlives the `with`: what a host writes is in memory, and it ends with its process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from tests.support.machines.machine import Machine
@@ -21,12 +21,13 @@ NEEDS = ("mmdebstrap", "systemd-nspawn", "ip", "nsenter", "setpriv")
 
 
 @contextmanager
-def machines(*names: str) -> Iterator[list[Machine]]:
-    """Booted hosts of those names; each knows the others by name, and nobody else."""
+def machines(*names: str, programs: Mapping[str, str] | None = None) -> Iterator[list[Machine]]:
+    """Booted hosts of those names; each knows the others by name, and nobody else. `programs`: files of this machine,
+    and where they are on the hosts."""
     with ExitStack() as stack:
         net = stack.enter_context(network())
         root = base_root()
-        made = [Machine(name, f"10.77.0.{number}", net, root) for number, name in enumerate(names, 1)]
+        made = [Machine(name, f"10.77.0.{number}", net, root, programs or {}) for number, name in enumerate(names, 1)]
         for machine in made:
             stack.callback(machine.end)
             machine.start()

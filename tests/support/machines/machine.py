@@ -6,13 +6,15 @@ writes goes to memory (`--volatile=overlay`).
 
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from tests.support.cgroups import PLACES
-from tests.support.machines.network import BRIDGE
+from tests.support.machines.network import BRIDGE, NOBODY, ip
 from tests.support.peers import path
 from tests.support.waiting import wait_until
 
@@ -27,12 +29,13 @@ ENVIRONMENT: Final = {
 
 
 class Machine:
-    """See the module. `commands` counts what a person would have typed (`types`)."""
+    """See the module. `commands` counts what a person would have typed (`types`). `programs` of this machine are there,
+    too, where they say."""
 
-    def __init__(self, name: str, address: str, network: Path, root: Path) -> None:
+    def __init__(self, name: str, address: str, network: Path, root: Path, programs: Mapping[str, str]) -> None:
         self.name, self.address = name, address
         self.commands: list[str] = []
-        self._network, self._root = network, root
+        self._network, self._root, self._programs = network, root, programs
         self._log = tempfile.NamedTemporaryFile(prefix=f"meshd-{name}-", suffix=".log")  # noqa: SIM115 - closed in end
         self._cgroups = [
             place / f"meshd-test-{os.getpid()}-{name}"
@@ -50,6 +53,7 @@ class Machine:
             path("systemd-nspawn"), "--quiet", "--boot", f"--directory={self._root}", "--volatile=overlay",
             "--register=no", "--keep-unit", f"--network-bridge={BRIDGE}", f"--machine={self.name}", "--console=pipe",
             f"--hostname={self.name}", "--link-journal=no", "--resolv-conf=off", "--timezone=off",
+            *(f"--bind-ro={here}:{there}" for here, there in self._programs.items()),
         ]  # fmt: skip
         inside = "".join(f"echo $$ >{shlex.quote(str(group))}/cgroup.procs; " for group in self._cgroups)
         # It ends when the test does, however that ends. nsenter and not `ip netns exec`, which hides the cgroups.
@@ -65,6 +69,7 @@ class Machine:
         wait_until(self._has_booted, f"{self.name} has booted: {self._said()}", BOOT_WITHIN_S)
         self.run("ip", "address", "add", f"{self.address}/24", "dev", "host0")
         self.run("ip", "link", "set", "host0", "up")
+        self.run("ip", "route", "add", "default", "via", NOBODY)
         self.write("/etc/hostname", f"{self.name}\n")
         self.run("hostname", self.name)
         known = "".join(f"{address} {name}\n" for name, address in addresses.items())
@@ -81,6 +86,16 @@ class Machine:
 
     def _said(self) -> str:
         return Path(self._log.name).read_text(errors="replace")[-2000:]
+
+    def plugged(self, is_plugged: bool) -> None:
+        """Its cable to the network's switch, in or out: what it sends is lost, and what is sent to it."""
+        state = "up" if is_plugged else "down"
+        ip("-n", self._network.name, "link", "set", f"vb-{self.name}", state)
+
+    def lose(self) -> None:
+        """It loses power: nobody hears a last word of it."""
+        self.plugged(False)
+        os.kill(self._init, signal.SIGKILL)
 
     def end(self) -> None:
         """Halt it; at once if it does not."""

@@ -11,6 +11,8 @@ from typing import Final
 from tests.support.peers import path
 
 BRIDGE: Final = "br0"
+NOBODY: Final = "10.77.0.254"
+"""The router that hosts have a route by, and that is not there."""
 _numbers = itertools.count()
 
 

@@ -1,5 +1,6 @@
-"""The root file system that hosts begin from: this machine's own release of Debian, with systemd and what meshd's
-package depends on, made by mmdebstrap from where this machine's apt has its packages, and kept in the user's cache."""
+"""The root file system that hosts begin from: this machine's own release of Debian, with systemd, what meshd's package
+depends on, and programs that tests put into the mesh, none of which runs unasked. It is made by mmdebstrap from where
+this machine's apt has its packages, and kept in the user's cache."""
 
 import hashlib
 import os
@@ -14,8 +15,10 @@ from tests.support.peers import path
 
 PACKAGES: Final = (
     "systemd", "systemd-sysv", "dbus", "libpam-systemd", "python3", "nftables", "libstdc++6", "iproute2",
-    "ca-certificates", "curl",
+    "ca-certificates", "curl", "nginx", "redis-server", "python3-grpcio", "systemd-resolved",
 )  # fmt: skip
+DAEMONS: Final = ("nginx", "redis-server", "systemd-resolved")
+"""Of these packages, which would be started at boot."""
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshd" / "roots"
 
@@ -23,7 +26,7 @@ CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") 
 def base_root() -> Path:
     """Its directory, for nobody to write to."""
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    name = hashlib.sha256(" ".join((release, *PACKAGES)).encode()).hexdigest()[:16]
+    name = hashlib.sha256(" ".join((release, *PACKAGES, *DAEMONS)).encode()).hexdigest()[:16]
     root = CACHE / f"{release}-{name}"
     if not root.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -37,14 +40,15 @@ def base_root() -> Path:
 
 
 def _make(directory: Path, release: str) -> None:
-    argv = [path("mmdebstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", release, str(directory), "-"]
+    argv = [path("mmdebstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    argv += [f'--customize-hook=systemctl --root="$1" disable {" ".join(DAEMONS)}', release, str(directory), "-"]
     done = subprocess.run(
         argv,
         input=_sources(release),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, f"mmdebstrap: {done.stdout[-2000:]}"
