@@ -14,7 +14,7 @@ LOCKS := requirements.lock requirements-build.lock requirements-dev.lock
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-k8s test-fast e2e lint format bench soak fuzz lock deb apt-repo clean
+.PHONY: help demo test test-k8s test-fast e2e lint format goldens bench soak fuzz lock deb apt-repo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ lint: $(DEV) ## style, types and the import arrows
 format: $(DEV) ## lay the code out as lint expects it
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+goldens: $(DEV) ## write anew what install and inject are expected to print, for somebody to read what became different
+	$(BIN)/python -m tests.support.installs
+	$(BIN)/python -m tests.support.injections
 
 bench: $(DEV) ## compare the proxy with others on this machine (ARGS='--rounds 9 http1')
 	@scripts/setup-system bench

@@ -39,7 +39,8 @@ def _unknown(kind: Any, value: Any, path: str) -> Iterator[str]:
             if key not in names:
                 yield where
             else:
-                field = kind.model_fields.get(names[key]) or kind.model_fields[f"var_{names[key]}"]  # `schema` is taken
+                name = names[key].removeprefix("_")  # `_exec`, which Python once had, is `var_exec`, as `schema` is
+                field = kind.model_fields.get(name) or kind.model_fields[f"var_{name}"]
                 yield from _unknown(field.annotation, each, where)
     elif get_origin(kind) is list and isinstance(value, list):
         for number, each in enumerate(value):
