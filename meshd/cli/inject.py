@@ -1,4 +1,4 @@
-"""`meshd inject`: a systemd unit into the mesh."""
+"""`meshd inject`: a systemd unit into the mesh, or manifests of Kubernetes (`k8s.cli.injecting`)."""
 
 import logging
 from functools import partial
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from meshd.agent.settings import SETTINGS_FILE, Settings
 from meshd.agent.settings_file import load_settings
@@ -19,8 +20,16 @@ if TYPE_CHECKING:
 Port = click.IntRange(1, 65535)
 
 
+MANIFESTS = (".yaml", ".yml", ".json")
+
+
+def is_manifest(source: str) -> bool:
+    """Whether what is named is a file, a directory or standard input, and no unit: a unit's name has no slash."""
+    return source in ("-", ".", "..") or "/" in source or source.endswith(MANIFESTS)
+
+
 @click.command()
-@click.argument("unit")
+@click.argument("unit", metavar="UNIT|FILE|DIRECTORY|-")
 @click.option("--port", "ports", type=Port, multiple=True, help="A port that it listens on; may be repeated.")
 @click.option("--name", help="What the workload is called. Default: the unit's name.")
 @click.option("-n", "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="The workload's namespace.")
@@ -29,24 +38,87 @@ Port = click.IntRange(1, 65535)
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--restart", is_flag=True, help="Restart the unit, which it is not meshed before.")
 @click.option(
-    "--config", type=click.Path(path_type=Path), default=SETTINGS_FILE, show_default=True, help="The agent's settings."
+    "--config",
+    type=click.Path(path_type=Path),
+    default=SETTINGS_FILE,
+    show_default=True,
+    help="The agent's settings. For manifests those of an installation, in place of the cluster's.",
 )
+@click.option(
+    "--manual", is_flag=True, help="Manifests: add the sidecar itself, which else the cluster's injector does."
+)
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Manifests: another setting; repeatable.")
+@click.option(
+    "--native-sidecar/--no-native-sidecar", default=None, help="Manifests: what kind of sidecar --manual adds."
+)
+@click.option("--kubeconfig", default="", help="Manifests: how the cluster is reached. Default: as for kubectl.")
+@click.option("--context", default="", help="Manifests: which context of the kubeconfig.")
+@click.option("--meshd-namespace", default="meshd", show_default=True, help="Manifests: where the control plane is.")
+@click.pass_context
 def command(
-    unit: str, ports: tuple[int, ...], name: str | None, namespace: str, skip_outbound_ports: tuple[int, ...],
-    skip_outbound_cidrs: tuple[str, ...], dry_run: bool, restart: bool, config: Path,
+    ctx: click.Context, unit: str, ports: tuple[int, ...], name: str | None, namespace: str,
+    skip_outbound_ports: tuple[int, ...], skip_outbound_cidrs: tuple[str, ...], dry_run: bool, restart: bool,
+    config: Path, manual: bool, values: tuple[str, ...], native_sidecar: bool | None, kubeconfig: str, context: str,
+    meshd_namespace: str,
 ) -> None:  # fmt: skip
-    """Put UNIT, a service of systemd, into the mesh.
+    """Put UNIT, a service of systemd, into the mesh; or the workloads of Kubernetes manifests, on standard output.
 
     \b
       meshd inject web.service --port 8080
       meshd inject web.service --port 8080 --name shop-web -n shop --restart
+      meshd inject web.yaml | kubectl apply -f -
+      kubectl get deploy -o yaml | meshd inject - | kubectl apply -f -
 
     A drop-in has it run in the slice that is captured, and a Workload document says which workload it is. Nothing else
     of the unit is touched; `meshd uninject UNIT` removes both. Running it again changes nothing. Where a document in a
     file has the unit in its selectors already, and `capture`, no --port is needed.
 
+    In manifests, YAML or JSON, each pod template and each namespace gets the annotation `meshd.io/inject: enabled`, by
+    which the cluster's injector adds the sidecar when a pod is made; with --manual it is added here, as the cluster's
+    settings have it, or those of --config. All else stays byte for byte, and `meshd uninject` restores the rest. A
+    directory is all its .yaml, .yml and .json files.
+
     Exit status: 0 when it is in the mesh, 1 when it cannot be, with all the reasons.
     """
+    manifests = ("manual", "values", "native_sidecar", "kubeconfig", "context", "meshd_namespace")
+    units = ("ports", "name", "namespace", "skip_outbound_ports", "skip_outbound_cidrs", "dry_run", "restart")
+    if is_manifest(unit):
+        _refuse(ctx, units, "is for a unit of systemd, and this is a manifest")
+        _inject_manifests(ctx, unit, config, manual, values, native_sidecar, kubeconfig, context, meshd_namespace)
+        return
+    _refuse(ctx, manifests, "is for manifests: a file, a directory with a slash in its name, or -")
+    _inject_unit(unit, ports, name, namespace, skip_outbound_ports, skip_outbound_cidrs, dry_run, restart, config)
+
+
+def _refuse(ctx: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Misuse where one of these was given on the command line."""
+    options = {each.name: each.opts[0] for each in ctx.command.params}
+    for each in names:
+        if ctx.get_parameter_source(each) is ParameterSource.COMMANDLINE:
+            raise Misuse(f"{options[each]} {why}")
+
+
+def _inject_manifests(
+    ctx: click.Context, source: str, config: Path, manual: bool, values: tuple[str, ...], native: bool | None,
+    kubeconfig: str, context: str, namespace: str,
+) -> None:  # fmt: skip
+    from k8s.cli.injecting import inject_manifests  # noqa: PLC0415 - for manifests alone
+
+    given = config if ctx.get_parameter_source("config") is ParameterSource.COMMANDLINE else None
+    if not manual and (given is not None or values or native is not None):
+        raise Misuse(
+            "--config, --set and --native-sidecar are for --manual: without it the cluster's injector has its own"
+        )
+    inject_manifests(
+        source, manual=manual, config=given, given=values, native=native,
+        kubeconfig=kubeconfig, context=context, namespace=namespace,
+    )  # fmt: skip
+
+
+def _inject_unit(
+    unit: str, ports: tuple[int, ...], name: str | None, namespace: str, skip_outbound_ports: tuple[int, ...],
+    skip_outbound_cidrs: tuple[str, ...], dry_run: bool, restart: bool, config: Path,
+) -> None:  # fmt: skip
     from meshd.agent import injecting  # noqa: PLC0415 - other verbs need none of it
     from meshd.capture import units  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""`meshd uninject`: a systemd unit out of the mesh."""
+"""`meshd uninject`: a systemd unit out of the mesh, or manifests of Kubernetes (`k8s.cli.injecting`)."""
 
 import logging
 from pathlib import Path
@@ -8,10 +8,11 @@ import click
 from meshd.agent.settings import SETTINGS_FILE
 from meshd.agent.settings_file import load_settings
 from meshd.api.problems import Misuse
+from meshd.cli.inject import is_manifest
 
 
 @click.command()
-@click.argument("unit", required=False)
+@click.argument("unit", metavar="[UNIT|FILE|DIRECTORY|-]", required=False)
 @click.option("--all", "everything", is_flag=True, help="Every unit that `meshd inject` put there.")
 @click.option("--force", is_flag=True, help="Remove files, too, that were changed since they were written.")
 @click.option("--restart", is_flag=True, help="Restart the unit, which it is meshed until.")
@@ -22,7 +23,16 @@ def command(unit: str | None, everything: bool, force: bool, restart: bool, conf
     """Take UNIT out of the mesh: remove what `meshd inject UNIT` wrote, and the directories that it made.
 
     Until the unit is restarted its processes are still in the slice, and captured as those of no workload.
+
+    Of Kubernetes manifests, what `meshd inject` put in is taken out, and they are printed as they were.
     """
+    if unit is not None and is_manifest(unit):
+        if everything or force or restart:
+            raise Misuse("--all, --force and --restart are for units of systemd, and this is a manifest")
+        from k8s.cli.injecting import uninject_manifests  # noqa: PLC0415 - for manifests alone
+
+        uninject_manifests(unit)
+        return
     from meshd.agent import injecting  # noqa: PLC0415
     from meshd.capture import units  # noqa: PLC0415
 
