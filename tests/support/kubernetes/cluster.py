@@ -25,6 +25,7 @@ from tests.support.kubernetes.core import ACCOUNTS, NODES, REVIEWS
 from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.refusals import Refused, bad_request
+from tests.support.kubernetes.rights import bound
 from tests.support.kubernetes.tokens import (
     ANONYMOUS,
     API_AUDIENCE,
@@ -40,6 +41,9 @@ from tests.support.kubernetes.tokens import (
 from tests.support.kubernetes.watching import Watch, too_old
 
 ADMIN, DELEGATOR, POWERLESS = "an administrator's token", "the CA's own token", "another's token"
+
+IN_PODS = "kubernetes.default.svc"
+"""What pods know the API server by."""
 
 Interfere = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -65,7 +69,8 @@ class Cluster:
         }
         """By bearer token."""
         self.account_rules: dict[str, tuple[Rule, ...]] = {}
-        """What service accounts may do, by user name (`system:serviceaccount:NAMESPACE:NAME`)."""
+        """What service accounts may do besides what roles let them, by user name
+        (`system:serviceaccount:NAMESPACE:NAME`)."""
         self.accounts: dict[str, tuple[str, list[str]]] = {}
         """token → (user name, audiences): tokens that are good although nobody requested them."""
         self.knows_audiences = True
@@ -81,7 +86,7 @@ class Cluster:
         """Answer a watch that is too old with HTTP 410, as a server whose cache is cold does, and not with an event."""
         self.interfere: Interfere | None = None
         """Asked first for every request; what it returns is the answer."""
-        self.port = 0
+        self.host, self.port = "127.0.0.1", 0
         self._watches: set[asyncio.Task[Any]] = set()
         self._stopped = asyncio.Event()
 
@@ -89,7 +94,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.host}:{self.port}"
 
     @property
     def ca(self) -> Path:
@@ -142,7 +147,7 @@ class Cluster:
         application.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=tls, reuse_address=True)
+        site = web.TCPSite(runner, self.host, self.port, ssl_context=tls, reuse_address=True)
         await site.start()
         self.port = runner.addresses[0][1]
         try:
@@ -155,7 +160,7 @@ class Cluster:
         if not self.ca.exists():
             life = Life.starting(time.time(), 3600.0)
             root = certificates.make_root("cluster.example", life)
-            server = certificates.make_server(["127.0.0.1", "localhost"], root, life)
+            server = certificates.make_server(["127.0.0.1", self.host, "localhost", IN_PODS], root, life)
             self.ca.write_bytes(certificates.pem(root.certificate))
             key = certificates.key_pem(server.key)
             (self.directory / "api.pem").write_bytes(key + certificates.pem(server.certificate))
@@ -205,7 +210,8 @@ class Cluster:
             raise refusals.unauthorized() from error
         if API_AUDIENCE not in audiences:
             raise refusals.unauthorized()
-        return User(name, ("system:serviceaccounts", "system:authenticated"), self.account_rules.get(name, ()))
+        rules = (*self.account_rules.get(name, ()), *bound(self.api, name))
+        return User(name, ("system:serviceaccounts", "system:authenticated"), rules)
 
     def _account(self, token: str) -> tuple[str, list[str]]:
         """(user name, audiences) of a token; NotGood when it is nobody's."""
@@ -226,7 +232,7 @@ class Cluster:
         if kind is ACCESS_REVIEWS and user is not ANONYMOUS:
             return  # everybody who is known may ask what they may
         resource = f"{kind.plural}/{place.subresource}" if place.subresource else kind.plural
-        if any(rule.allows(verb, kind.group, resource, place.namespace) for rule in user.rules):
+        if any(rule.allows(verb, kind.group, resource, place.namespace, place.name) for rule in user.rules):
             return
         where = f'in the namespace "{place.namespace}"' if place.namespace else "at the cluster scope"
         why = f'User "{user.name}" cannot {verb} resource "{resource}" in API group "{kind.group}" {where}'
@@ -235,7 +241,13 @@ class Cluster:
     @staticmethod
     def _may(user: User, asked: dict[str, str]) -> bool:
         resource = "/".join(each for each in (asked.get("resource", ""), asked.get("subresource", "")) if each)
-        what = asked.get("verb", ""), asked.get("group", ""), resource, asked.get("namespace", "")
+        what = (
+            asked.get("verb", ""),
+            asked.get("group", ""),
+            resource,
+            asked.get("namespace", ""),
+            asked.get("name", ""),
+        )
         return any(rule.allows(*what) for rule in user.rules)
 
     def _check_verb(self, verb: str, place: Place) -> None:

@@ -99,10 +99,14 @@ BUDGETS = Kind(
 ACCESS_REVIEWS = Kind(
     "selfsubjectaccessreviews", "SelfSubjectAccessReview", "authorization.k8s.io", namespaced=False, verbs=("create",)
 )
+ROLES, HERE = _right("roles", "Role", True), _right("rolebindings", "RoleBinding", True)
+CLUSTER_ROLES = _right("clusterroles", "ClusterRole", False)
+EVERYWHERE = _right("clusterrolebindings", "ClusterRoleBinding", False)
+"""What binds a role in all namespaces; HERE what does in its own."""
+
 INSTALLED = (
-    DEPLOYMENTS, STATEFUL_SETS, CLAIMS, STORAGE_CLASSES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS,
-    _right("roles", "Role", True), _right("rolebindings", "RoleBinding", True),
-    _right("clusterroles", "ClusterRole", False), _right("clusterrolebindings", "ClusterRoleBinding", False),
+    DEPLOYMENTS, STATEFUL_SETS, CLAIMS, STORAGE_CLASSES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS, ROLES, HERE,
+    CLUSTER_ROLES, EVERYWHERE,
 )  # fmt: skip
 
 

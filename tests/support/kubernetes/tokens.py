@@ -28,13 +28,16 @@ class Rule:
     groups: tuple[str, ...] = ("*",)
     namespace: str = ""
     """Where; everywhere when it is empty."""
+    names: tuple[str, ...] = ()
+    """Of which objects alone; of all when it is empty."""
 
-    def allows(self, verb: str, group: str, resource: str, namespace: str) -> bool:
+    def allows(self, verb: str, group: str, resource: str, namespace: str, name: str = "") -> bool:
         return (
             {"*", verb} & set(self.verbs) != set()
             and {"*", resource} & set(self.resources) != set()
             and {"*", group} & set(self.groups) != set()
             and self.namespace in ("", namespace)
+            and (not self.names or name in self.names)
         )
 
 
