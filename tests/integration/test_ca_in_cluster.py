@@ -1,0 +1,199 @@
+"""The CA as its manifest has it run: made by kubectl at a double of the API server, its containers played with their
+own arguments, files, user and rights, asked by a pod for the certificate of its service account."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+
+from k8s.manifests.identity import make
+from tests.support import peers
+from tests.support.meshed import MESHD
+from tests.support.pods import Manifest, Pod, Surroundings
+from tests.support.processes import running
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and becomes other users: needs root"),
+    pytest.mark.peer("kubectl", "unshare", "nsenter", "setpriv", "ip", "curl"),
+]
+
+API = ("127.98.0.1", 443)
+CA = "https://meshd-ca.meshd.svc:4180"
+CLIENT = Path(__file__).parents[1] / "support" / "programs" / "pod_certificate.py"
+
+
+SHOP = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: shop}
+"""
+
+
+class World:
+    """One network for a cluster's API server and its pods."""
+
+    def __init__(self, directory: Path, pid: int) -> None:
+        self.directory = directory
+        self.enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
+        self.manifests: list[Manifest] = []
+
+    def says(self, *argv: str, given: str = "", status: int = 0) -> str:
+        environment = {**os.environ, "HOME": str(self.directory), "KUBECONFIG": str(self.directory / "kubeconfig")}
+        done = subprocess.run(
+            [*self.enter, *argv], input=given, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == status, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stderr if status else done.stdout
+
+    def kubectl(self, *arguments: str, given: str = "") -> str:
+        return self.says(peers.path("kubectl"), *arguments, given=given)
+
+    def install(self, *options: str, by: str = "install") -> None:
+        printed = self.says(*MESHD, by, *options)
+        self.kubectl("apply", "--validate=false", "-f", "-", given=printed)
+        self.manifests = [*yaml.safe_load_all(printed)]
+
+    def find(self, kind: str, namespace: str, name: str) -> Manifest:
+        found: Manifest = json.loads(self.kubectl("get", kind, "-n", namespace, name, "-o", "json"))
+        return found
+
+    def token(self, namespace: str, name: str, audience: str) -> str:
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        spec = {"audiences": [audience]} if audience else {}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        made = json.loads(self.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(body)))
+        return str(made["status"]["token"])
+
+    def pod(self, manifest: Manifest, namespace: str, name: str) -> Pod:
+        around = Surroundings(
+            self.find,
+            self.token,
+            (self.directory / "api-ca.pem").read_text(),
+            API,
+            {"kubernetes.default.svc": API[0], "meshd-ca.meshd.svc": "127.0.0.1"},
+        )
+        claims = self.directory / "claims"
+        return Pod(manifest, namespace, name, around, self.directory / f"pod-{name}", self.enter, claims=claims)
+
+    def ca(self) -> Pod:
+        template = self.find("StatefulSet", "meshd", "meshd-ca")["spec"]["template"]
+        return self.pod(template, "meshd", "meshd-ca-0")
+
+    def execute(self, pod: Pod, *argv: str) -> str:
+        """As `kubectl exec`."""
+        (container,) = pod.containers()
+        return self.says(*pod.prepared(container, argv)[len(self.enter) :])
+
+    def anchors(self) -> str:
+        return str(self.find("ConfigMap", "meshd", "meshd-config")["data"]["trust-anchors.pem"])
+
+    def asks(self, identity: str) -> Pod:
+        """A pod of the service account shop/web, as an injector would have it, that asks for a certificate."""
+        token = {"serviceAccountToken": {"audience": "identity.meshd.io", "path": "token", "expirationSeconds": 86400}}
+        env = {"IDENTITY": identity, "MESHD_PROXY_TRUST_ANCHORS": self.anchors(), "PYTHONPATH": str(CLIENT.parents[3])}
+        container: dict[str, Any] = {
+            "name": "asks",
+            "command": [sys.executable, str(CLIENT), CA],
+            "env": [{"name": name, "value": value} for name, value in env.items()],
+            "volumeMounts": [{"name": "identity", "mountPath": "/var/run/secrets/meshd.io/token", "readOnly": True}],
+            "securityContext": {"runAsUser": 2102, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        }
+        volume = {"name": "identity", "projected": {"sources": [token]}}
+        spec = {"serviceAccountName": "web", "containers": [container], "volumes": [volume]}
+        return self.pod({"spec": spec}, "shop", "web-0")
+
+    def refused(self, identity: str) -> str:
+        pod = self.asks(identity)
+        (container,) = pod.containers()
+        return self.says(*pod.prepared(container)[len(self.enter) :], status=1)
+
+    def signed(self, identity: str) -> x509.Certificate:
+        pod = self.asks(identity)
+        (container,) = pod.containers()
+        return x509.load_pem_x509_certificate(self.says(*pod.prepared(container)[len(self.enter) :]).encode())
+
+
+@contextmanager
+def network() -> Iterator[int]:
+    """A network namespace with a loopback of its own: the process that holds it."""
+    argv = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec sleep 3600"]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: "UP" in _links(process.pid), "there is a network", 30.0)
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _links(pid: int) -> str:
+    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "link", "show", "up"]
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout if _is_apart(pid) else ""
+
+
+def _is_apart(pid: int) -> bool:
+    return os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    directory = tmp_path_factory.mktemp("cluster")
+    for each in (directory, directory.parent):
+        each.chmod(0o755)
+    with network() as pid:
+        made = World(directory, pid)
+        argv = [*made.enter, sys.executable, "-m", "tests.support.kubernetes", str(directory), f"{API[0]}:{API[1]}"]
+        with running(argv, directory / "api.log", (directory / "kubeconfig").exists):
+            made.install()
+            made.kubectl("apply", "--validate=false", "-f", "-", given=SHOP)
+            yield made
+
+
+STATE = ("--state-dir", "/var/lib/meshd-ca/state")
+
+
+def test_the_ca_of_a_cluster_from_its_manifest(world: World) -> None:
+    """One story, since a start of the CA takes seconds: it signs for pods, keeps what it was told over its restart,
+    takes up other trust anchors with that, and says what it lacks."""
+    pod = world.ca()
+    with pod.runs() as processes:
+        issued = world.signed("spiffe://cluster.local/ns/shop/sa/web")
+        (uri,) = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert uri.value == "spiffe://cluster.local/ns/shop/sa/web"
+        assert "is not the service account shop/web's" in world.refused("spiffe://cluster.local/ns/shop/sa/api")
+        status = Path(f"/proc/{processes['ca'].pid}/status").read_text()
+        assert "Uid:\t2102\t2102\t2102\t2102" in status
+        assert "CapEff:\t0000000000000000" in status
+        assert "CapBnd:\t0000000000000000" in status
+        world.execute(pod, "meshd", "ca", "issued", "revoke", "--workload", "shop/gone", *STATE)
+    keys = world.directory / "claims" / "meshd-ca" / "state"
+    assert not any(file.stat().st_mode & 0o007 for file in keys.iterdir() if file.suffix == ".key")
+
+    before, other = world.anchors(), make("cluster.local", 1_800_000_000.0)[0].anchors
+    patch = {"data": {"trust-anchors.pem": before + other}}
+    world.kubectl("patch", "configmap", "-n", "meshd", "meshd-config", "-p", json.dumps(patch))
+    pod = world.ca()
+    with pod.runs():
+        world.signed("spiffe://cluster.local/ns/shop/sa/web")
+        assert "/ns/shop/sa/gone" in world.execute(pod, "meshd", "ca", "issued", "denied", *STATE)
+        bundle = world.execute(pod, "meshd", "ca", "bundle", *STATE)
+        assert set(x509.load_pem_x509_certificates(bundle.encode())) == set(
+            x509.load_pem_x509_certificates((before + other).encode())
+        )
+        world.kubectl("delete", "clusterrolebinding", "meshd-ca")
+        world.refused("spiffe://cluster.local/ns/shop/sa/web")
+    said = pod.log("ca").read_text()
+    assert "bind its service account to the role system:auth-delegator (status 403)" in said
