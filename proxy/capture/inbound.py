@@ -51,7 +51,10 @@ class CapturedInbound:
     def expects(self, where: Address) -> bool:
         """See `proxy.capture.sorting.Captured`: what is for no workload's port, somebody else has redirected, and has
         to be a peer of the mesh like any other."""
-        return any(port == where.port for _, port in self._inbound.ports)
+        inbound = self._inbound
+        return any(port == where.port for _, port in inbound.ports) or any(
+            each.takes(where.port) for each in inbound.any_port.values()
+        )
 
     async def take(self, accepted: socket.socket, where: Address) -> None:
         """See `proxy.capture.sorting.Captured`."""

@@ -7,8 +7,10 @@ from meshd.api.endpoints import Endpoint
 from meshd.api.names import Address, WorkloadName
 from meshd.api.tasks import Tasks
 from proxy import ports
-from proxy.capture.diag import Undecided
+from proxy.capture.diag import SocketDiag, Undecided
+from proxy.capture.inbound import CapturedInbound
 from proxy.connect import Dialer
+from proxy.inbound import Inbound
 from proxy.mesh.denied import Denials
 from proxy.ports import AnyPort
 from proxy.stats import Stats
@@ -146,3 +148,16 @@ def test_what_a_port_speaks_may_change() -> None:
     kernel = Kernel(8080, 3306)
     with_ports(kernel, test)
     assert kernel.closed
+
+
+def test_plain_text_for_any_port_is_the_workloads_but_for_the_proxys_own() -> None:
+    def test(every: AnyPort, stats: Stats) -> None:
+        inbound = Inbound("mesh.example", stats, Sweep(), Tasks("test"))
+        captured = CapturedInbound(inbound, SocketDiag(), 0)
+        assert not captured.expects(Address(POD, 8080))
+        inbound.any_port[WEB] = every
+        assert captured.expects(Address(POD, 8080))
+        assert not captured.expects(Address(POD, 4143))  # which is for peers, whose mutual TLS begins
+        captured.close()
+
+    with_ports(Kernel(8080), test)
