@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from meshd.api.problems import Problem
@@ -55,7 +55,7 @@ def files(kubeconfig: str, environ: Mapping[str, str]) -> list[Path]:
 
 class Cluster:
     """The cluster of a kubeconfig's context; the current one when that is empty. Every method raises Unanswered or
-    Refused."""
+    Refused. A context manager, which closes its connections."""
 
     def __init__(self, kubeconfig: str = "", context: str = "", environ: Mapping[str, str] = os.environ) -> None:
         """NoCluster when nothing says where one is; Problem when what does cannot be used."""
@@ -84,6 +84,12 @@ class Cluster:
         configuration.retries = 1
         self.url = str(configuration.host)
         self._api: Any = library.client.ApiClient(configuration)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._api.rest_client.pool_manager.clear()
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Body | None:
         """The object or list at path; None when there is none."""

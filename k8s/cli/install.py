@@ -68,7 +68,8 @@ def command(
     """
     settings = settings_of(values, given, ha)
     if not ignore_cluster and reaching.is_configured(kubeconfig):
-        _check_none(Cluster(kubeconfig, context), settings)
+        with Cluster(kubeconfig, context) as cluster:
+            _check_none(cluster, settings)
     click.echo(as_yaml(objects(settings, _keys(settings, anchors, chain, key, external, root_key))), nl=False)
 
 

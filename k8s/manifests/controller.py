@@ -68,6 +68,9 @@ TOKEN_LIFE_S: Final = 86400
 """The kubelet renews it when four fifths are over. The cluster may make it shorter, and the certificate that it is
 shown for is renewed with the token of then."""
 
+STATE_DIRECTORY: Final = "/run/meshd"
+"""Its socket, and what discovery and the CA said last: nothing that would have to outlive the pod."""
+
 RESOURCES: Final = Resources(
     limits={"memory": "512Mi"},
     requests={"cpu": "100m", "memory": "128Mi"},
@@ -157,6 +160,7 @@ def _pod(settings: Installation) -> PodSpec:
                     ],
                 ),
             ),
+            Volume(name="run", empty_dir=EmptyDir()),
             Volume(name="tmp", empty_dir=EmptyDir()),
         ],
     )
@@ -192,6 +196,7 @@ def _container(settings: Installation) -> Container:
         volume_mounts=[
             Mount(name=SETTINGS_VOLUME, mount_path=SETTINGS_DIRECTORY, read_only=True),
             Mount(name=TOKEN_VOLUME, mount_path=TOKEN_DIRECTORY, read_only=True),
+            Mount(name="run", mount_path=STATE_DIRECTORY),
             Mount(name="tmp", mount_path="/tmp"),  # noqa: S108 - the container's own
         ],
     )

@@ -56,9 +56,14 @@ def issue(trust_domain: str, root: KeyPair, now: float) -> KeyMaterial:
 def from_files(trust_domain: str, anchors: Path, issuer: IssuerFiles, now: float) -> KeyMaterial:
     """What is in the files, as it is there. Problem when one of them cannot be read or is not good now, or they do not
     fit each other."""
-    external.read(trust_domain, anchors, issuer, now)
-    texts = (files.read(each).decode("ascii", "replace") for each in (anchors, issuer.chain, issuer.key))
-    return KeyMaterial(*texts)
+    return below(trust_domain, files.read(anchors).decode("ascii", "replace"), str(anchors), issuer, now)
+
+
+def below(trust_domain: str, anchors: str, what: str, issuer: IssuerFiles, now: float) -> KeyMaterial:
+    """The issuer in the files, below one of the anchors (PEM; messages call them `what`). Problem as there."""
+    external.read(trust_domain, anchors.encode(), what, issuer, now)
+    chain, key = (files.read(each).decode("ascii", "replace") for each in (issuer.chain, issuer.key))
+    return KeyMaterial(anchors, chain, key)
 
 
 def anchors_alone(file: Path, trust_domain: str) -> KeyMaterial:

@@ -86,16 +86,18 @@ def load(paths: CaFiles, where: IssuerFiles, now: float) -> Material:
             f"{where.chain}: is missing: have {paths.issuer_request} signed where the root is "
             f"(`meshd ca sign-intermediate`), and put the certificate there"
         )
-    made = read(trust_domain, paths.bundle, where, now, paths.passphrase)
+    made = read(trust_domain, files.read(paths.bundle), str(paths.bundle), where, now, paths.passphrase)
     if files.read(paths.bundle).decode("ascii", "replace") != made.bundle_pem:
         files.write(paths.bundle, made.bundle_pem.encode(), mode=0o644)
     return made
 
 
-def read(trust_domain: str, bundle: Path, where: IssuerFiles, now: float, passphrase: bytes | None = None) -> Material:
-    """An issuer of trust_domain in the files at `where`, below a root in `bundle`, as `load` has it, and with the same
-    Problems."""
-    roots = _certificates(files.read(bundle), str(bundle))
+def read(
+    trust_domain: str, bundle_pem: bytes, bundle: str, where: IssuerFiles, now: float, passphrase: bytes | None = None
+) -> Material:
+    """An issuer of trust_domain in the files at `where`, below a root in a bundle, as `load` has it, and with the same
+    Problems; `bundle` is what messages call that."""
+    roots = _certificates(bundle_pem, bundle)
     chain = _certificates(files.read(where.chain), str(where.chain))
     key = _key(where.key, passphrase)
     if chain[0].public_key() != key.public_key():
@@ -106,8 +108,8 @@ def read(trust_domain: str, bundle: Path, where: IssuerFiles, now: float, passph
     if (other := certificates.trust_domain_in(chain[0])) not in {"", trust_domain}:
         raise Problem(f"{where.chain}: the issuer is of {other}, and this CA of {trust_domain}")
     roots.sort(key=lambda each: each != root)  # stable: the one in use goes first, by which join tokens name the CA
-    bundle_pem = b"".join(map(certificates.pem, roots)).decode()
-    return Material(trust_domain, root, Issuer(chain[0], key, above), bundle_pem)
+    ordered = b"".join(map(certificates.pem, roots)).decode()
+    return Material(trust_domain, root, Issuer(chain[0], key, above), ordered)
 
 
 def certify(root: KeyPair, trust_domain: str, csr: x509.CertificateSigningRequest, life: Life) -> x509.Certificate:
@@ -123,7 +125,7 @@ def certify(root: KeyPair, trust_domain: str, csr: x509.CertificateSigningReques
 
 
 def _path(
-    chain: list[x509.Certificate], roots: list[x509.Certificate], file: Path, bundle: Path
+    chain: list[x509.Certificate], roots: list[x509.Certificate], file: Path, bundle: str
 ) -> tuple[tuple[x509.Certificate, ...], x509.Certificate]:
     """What is between the chain's first certificate and a root, and that root."""
     for index, certificate in enumerate(chain):

@@ -28,6 +28,8 @@ VERBS = {
     "services": "meshd.cli.services",
     "status": "meshd.cli.status",
     "uninject": "meshd.cli.uninject",
+    "uninstall": "k8s.cli.uninstall",
+    "upgrade": "k8s.cli.upgrade",
     "version": "meshd.cli.version",
 }
 """Verb → the module whose `command` it is."""

@@ -3,15 +3,21 @@
 import asyncio
 import base64
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from k8s.manifests.identity import make
+from meshd.api.loading import ConfigurationError
+from meshd.api.problems import Misuse, Problem
+from meshd.cli import cli
 from tests.support import aio, installs, peers
 from tests.support.kubernetes import POWERLESS, Cluster, models
-from tests.support.meshed import MESHD
 
 NAMESPACE = "/api/v1/namespaces/meshd"
 
@@ -22,22 +28,32 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.cluster = Cluster(directory)
-        self.environment = {"HOME": str(directory), "PATH": "/usr/bin:/bin"}
+        kubeconfig = str(directory / "kubeconfig")
+        self._environment = {"HOME": str(directory), "PATH": "/usr/bin:/bin", "KUBECONFIG": kubeconfig}
 
     def meshd(self, *arguments: str, status: int = 0) -> str:
-        """What the command says: on standard output, or on standard error where it is to end with that status."""
-        return self._said([*MESHD, *arguments], "", status)
+        """What the command says on standard output, or what is wrong where it is to end with that status. In this
+        process: each of its own would load the library anew."""
+        result = CliRunner(env=self._environment).invoke(cli, arguments, prog_name="meshd")
+        match result.exception:
+            case Problem() as problem:
+                ended, said = problem.exit_status, str(problem)
+            case ConfigurationError() as error:
+                ended, said = Misuse.exit_status, str(error)
+            case SystemExit() | None:
+                ended, said = result.exit_code, result.stdout
+            case other:
+                raise other
+        assert ended == status, f"{arguments}: {ended}: {said}"
+        return said
 
-    def kubectl(self, *arguments: str, given: str = "", status: int = 0) -> str:
-        return self._said([peers.path("kubectl"), *arguments], given, status)
-
-    def _said(self, argv: list[str], given: str, status: int) -> str:
-        environment = self.environment | {"KUBECONFIG": str(self.directory / "kubeconfig")}
+    def kubectl(self, *arguments: str, given: str = "") -> str:
+        argv = [peers.path("kubectl"), *arguments]
         done = subprocess.run(
-            argv, input=given, env=environment, capture_output=True, text=True, timeout=120, check=False
+            argv, input=given, env=self._environment, capture_output=True, text=True, timeout=120, check=False
         )
-        assert done.returncode == status, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stderr if status else done.stdout
+        assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
 
 
 async def at(world: World, scene: Callable[[], None]) -> None:
@@ -142,3 +158,142 @@ def test_a_cluster_that_does_not_answer_is_no_empty_one(world: World) -> None:
     )
     (world.directory / "kubeconfig").unlink()
     assert "kind: Deployment" in world.meshd("install")
+
+
+# --- an installation that is there
+
+
+def applied(world: World, *options: str) -> str:
+    """An installation; what was printed."""
+    printed = world.meshd("install", *options)
+    world.kubectl("apply", "--validate=false", "-f", "-", given=printed)
+    return printed
+
+
+@pytest.mark.peer("kubectl")
+def test_an_upgrade_keeps_settings_and_keys(world: World) -> None:
+    def scene() -> None:
+        assert "has no installation in the namespace meshd" in world.meshd("upgrade", status=1)
+        options = ("--ha", "--set", "proxy.cpuRequest=100m", "--set", "image=registry.example/meshd:1")
+        printed = applied(world, *options, "--root-key-file", str(world.directory / "root.key"))
+        assert world.meshd("upgrade") == printed
+        changed = world.meshd("upgrade", "--set", "image=registry.example/meshd:2", "--set", "replicas=5")
+        wanted = printed.replace("meshd:1", "meshd:2").replace("replicas: 3", "replicas: 5")
+        assert changed == wanted.replace(configuration(printed), configuration(changed))
+        for given, what in (
+            ("trustDomain=b.example", "trustDomain: an installation keeps what it was made with ('cluster.local')"),
+            ("namespace=other", "--set namespace"),
+            ("ca.storage=ephemeral", "--set ca.storage"),
+        ):
+            assert what in world.meshd("upgrade", "--set", given, status=2)
+        renewed = world.meshd("upgrade", "--root-key-file", str(world.directory / "root.key"))
+        assert (chain(renewed) != chain(printed), anchors(renewed)) == (True, anchors(printed))
+        world.kubectl("delete", "-n", "meshd", "secret/meshd-identity-issuer")
+        assert "Secret meshd/meshd-identity-issuer: is missing" in world.meshd("upgrade", status=1)
+        again = world.meshd("upgrade", "--root-key-file", str(world.directory / "root.key"))
+        assert chain(again) not in (chain(renewed), chain(printed))
+
+    aio.run(at(world, scene))
+
+
+@pytest.mark.peer("kubectl")
+def test_an_upgrade_does_not_lose_the_trust_anchors(world: World) -> None:
+    def scene() -> None:
+        first = applied(world)
+        other, _ = make("cluster.local", time.time())
+        both = world.directory / "both"
+        both.write_text(anchors(first) + other.anchors)
+        alone = world.directory / "alone"
+        alone.write_text(other.anchors)
+        issuer = []
+        for option, text in (("certificate", other.chain), ("key", other.key)):
+            file = world.directory / f"issuer-{option}"
+            file.touch(mode=0o600)
+            file.write_text(text)
+            issuer += [f"--identity-issuer-{option}-file", str(file)]
+
+        def to(file: Path, *more: str, status: int = 0) -> str:
+            return world.meshd("upgrade", "--identity-trust-anchors-file", str(file), *more, status=status)
+
+        assert "lack the root of the issuer that is in use" in to(alone, status=1)
+        assert "lack the root of the issuer that is in use" in to(alone, *issuer, status=1)
+        assert "does not trust yet" in to(both, *issuer, status=1)
+        assert "does not lead to a root" in world.meshd("upgrade", *issuer, status=1)
+        assert chain(to(alone, *issuer, "--force")) == other.chain
+        for file, more in ((both, []), (both, issuer), (alone, [])):  # as the page has it
+            made = to(file, *more)
+            world.kubectl("apply", "--validate=false", "-f", "-", given=made)
+        assert (anchors(made), chain(made)) == (other.anchors, other.chain)
+        cut = '{"data": {"settings.yaml": "namespace: meshd\\n"}}'
+        world.kubectl("patch", "-n", "meshd", "configmap/meshd-config", "-p", cut)
+        assert "has no trust anchors" in world.meshd("upgrade", status=1)
+
+    aio.run(at(world, scene))
+
+
+@pytest.mark.peer("kubectl")
+def test_what_is_uninstalled_is_all_that_was_installed(world: World) -> None:
+    def scene() -> None:
+        assert "has no installation" in world.meshd("uninstall", status=1)
+        applied(world)
+        printed = world.meshd("uninstall")
+        kinds = [each["kind"] for each in yaml.safe_load_all(printed)]
+        assert (kinds[0], kinds[-1]) == ("MutatingWebhookConfiguration", "Namespace")
+        world.kubectl("apply", "--validate=false", "-f", "-", given=MESHED)
+        refused = world.meshd("uninstall", status=1)
+        assert "1 pods have sidecars: shop/web-0" in refused
+        left = world.meshd("uninstall", "--force")
+        assert "CustomResourceDefinition" in left
+        world.kubectl("delete", "-n", "shop", "pod/web-0")
+        spared = world.meshd("uninstall")
+        assert "services.meshd.io" not in spared
+        assert "workloads.meshd.io" in spared
+        world.kubectl("delete", "-f", "-", given=left)
+        assert "has no installation" in world.meshd("uninstall", status=1)
+        for kind in (
+            "clusterroles",
+            "clusterrolebindings",
+            "mutatingwebhookconfigurations",
+            "customresourcedefinitions",
+        ):
+            assert world.kubectl("get", kind, "-o", "name") == ""
+
+    aio.run(at(world, scene))
+
+
+MESHED = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, labels: {meshd.io/control-plane-ns: meshd}}
+spec: {containers: [{name: web, image: web}]}
+---
+apiVersion: meshd.io/v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {port: 80}
+"""
+
+
+def of_kind(printed: str, kind: str, name: str) -> Any:
+    (found,) = [
+        each for each in yaml.safe_load_all(printed) if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    ]
+    return found
+
+
+def configuration(printed: str) -> str:
+    """What the controllers' pods are replaced for."""
+    template = of_kind(printed, "Deployment", "meshd-controller")["spec"]["template"]
+    return str(template["metadata"]["annotations"]["meshd.io/configuration"])
+
+
+def anchors(printed: str) -> str:
+    return str(of_kind(printed, "ConfigMap", "meshd-config")["data"]["trust-anchors.pem"])
+
+
+def chain(printed: str) -> str:
+    return base64.b64decode(of_kind(printed, "Secret", "meshd-identity-issuer")["data"]["tls.crt"]).decode()
