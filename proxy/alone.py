@@ -13,6 +13,7 @@ from proxy.handover import INSTANCE, Inheritance, Succession, again, received
 from proxy.kept import let_go
 from proxy.orders import Condition, Orders
 from proxy.sockets import Sockets
+from proxy.starting import Starting
 
 log = logging.getLogger("proxy")
 
@@ -39,6 +40,8 @@ class Alone:
         self._tasks = Tasks("process")
         self._succession = Succession(self._tasks, instance, self._passed_on, self._succeeded)
         self._was_ready = False
+        self._waiting_for: tuple[str, ...] = ("configuration",)
+        self._starting = Starting(lambda: self._waiting_for)
         self._told_to_drain = False
         self._orders: Orders
 
@@ -62,6 +65,8 @@ class Alone:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
         loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
         self._tasks.start(keep_watchdog(), "watchdog")
+        if self._inheritance.predecessor < 0:
+            self._starting.begin()
 
     def _terminate(self) -> None:
         if self._told_to_drain:
@@ -82,6 +87,7 @@ class Alone:
 
     def changed(self, condition: Condition, addresses: tuple[str, ...]) -> None:
         """When it is ready for the first time, whoever waits for that is told."""
+        self._waiting_for = condition.waiting_for
         if self._was_ready or condition.waiting_for:
             return
         self._was_ready = True
@@ -90,11 +96,12 @@ class Alone:
         if self._inheritance.predecessor >= 0:
             self._inheritance.tell_ready()  # it tells the service manager
         else:
-            notify("READY=1")
+            self._starting.ready()
 
     def draining(self) -> None:
         """Accept no more: of the sockets nothing is kept, not even those that no listener has yet."""
         self._succession.preclude()
+        self._starting.end()
         if not self._succession.succeeded:
             notify("STOPPING=1")
             leave_manager()  # what it keeps is for the process that it starts next

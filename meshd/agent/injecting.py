@@ -7,6 +7,7 @@ somebody changed since is theirs: it is not overwritten, and not removed without
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -17,7 +18,7 @@ from discovery.file import FileSource
 from meshd.agent.documents import Documents
 from meshd.agent.health.probes import SYSTEMD
 from meshd.agent.host import sources
-from meshd.agent.settings import Settings
+from meshd.agent.settings import SETTINGS_FILE, Settings
 from meshd.api.documents import Workload
 from meshd.api.names import WorkloadName
 from meshd.api.problems import Problem
@@ -180,6 +181,12 @@ def _changed_since(record: Record | None) -> Iterator[str]:
 
 
 # --- putting in, and taking out -------------------------------------------------------------------------------------
+
+
+def waiting(config: Path) -> tuple[str, ...]:
+    """The command with which a unit waits for the mesh (`meshd.agent.awaiting`), of this very installation."""
+    option = () if config == Path(SETTINGS_FILE) else ("--config", str(config.absolute()))
+    return (str(Path(sys.prefix, "bin", "meshd")), "capture", "wait", *option)
 
 
 def wanted(wish: Wish, places: Places) -> list[tuple[Path, bytes]]:

@@ -11,7 +11,7 @@ Every field has a type, a default, a unit where it is a quantity, and a sentence
 import math
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -216,6 +216,9 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
         return Detection(self.opaque_ports, parse_detect_timeout(self.detect_timeout))
 
 
+MAX_START_TIMEOUT_S: Final = 600.0
+
+
 class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Connections of this host's processes that the kernel leads to its proxy."""
 
@@ -258,6 +261,14 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="c
             "they go where they were going, in plain text; `false`: they wait or are refused."
         ),
     ] = False
+    start_timeout: Annotated[
+        str,
+        Meta(
+            description="How long a unit that `meshd inject` put into the mesh waits, before it starts, for capture "
+            "and for its certificate: 0s to 10m, and less than its own `TimeoutStartSec=`. After it the unit fails, "
+            "and its journal says what is missing; with `failOpen` it starts all the same."
+        ),
+    ] = "30s"
     unknown: Annotated[
         Literal["refuse", "pass"],
         Meta(
@@ -286,6 +297,12 @@ class CaptureSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="c
         except ValueError as error:
             raise ValueError(f"slice: {error}") from error
         self.skip_networks  # noqa: B018 - that they can be read is all that is asked
+        try:
+            is_sane = parse_duration(self.start_timeout) <= MAX_START_TIMEOUT_S
+        except ValueError as error:
+            raise ValueError(f"startTimeout: {error}") from error
+        if not is_sane:
+            raise ValueError(f"startTimeout: {self.start_timeout} is more than {MAX_START_TIMEOUT_S / 60:g}m")
         if self.enabled and not self.exempt_users:
             raise ValueError("exemptUsers: there is nobody in it, and the proxy's user must be: as in [meshd-proxy]")
 

@@ -22,8 +22,8 @@ DROP_IN: Final = "50-meshd.conf"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A unit, and how it is to be meshed. `has_document`: somebody wrote its `Workload` already. `must_capture`: it is
-    not to start while nothing captures it."""
+    """A unit, and how it is to be meshed. `has_document`: somebody wrote its `Workload` already. `waiting`: the command
+    with which it waits for the mesh before it starts; the workload's name is added."""
 
     unit: str
     workload: WorkloadName
@@ -32,7 +32,7 @@ class Wish:
     skip_networks: tuple[str, ...] = ()
     slice: str = "meshed.slice"
     has_document: bool = False
-    must_capture: bool = True
+    waiting: tuple[str, ...] = ("/usr/bin/meshd", "capture", "wait")
 
     @property
     def own_slice(self) -> str:
@@ -79,19 +79,16 @@ def drop_in(wish: Wish) -> str:
         "[Service]",
         "# What runs in this slice is captured.",
         f"Slice={wish.own_slice}",
+        "# Not captured it would speak in plain text: it waits, and its journal says for what (capture.startTimeout).",
+        f"ExecStartPre=+{' '.join(_word(each) for each in (*wish.waiting, str(wish.workload)))}",
     ]
-    if wish.must_capture:
-        lines += ["# Without capture it would speak in plain text: then it does not start.", _guard()]
     return "\n".join([*lines, ""])
 
 
-def _guard() -> str:
-    """The chain is in the table when, and only when, the slice is (`meshd.capture.table`)."""
-    complaint = "meshd: nothing captures this unit: see meshd check, and systemctl status meshd"
-    return (
-        "ExecStartPre=+/bin/sh -c 'PATH=$PATH:/usr/sbin:/sbin nft list chain inet meshd from_slice >/dev/null"
-        f' || {{ echo "{complaint}" >&2; exit 1; }}\''
-    ).replace("$", "$$")
+def _word(text: str) -> str:
+    """A word of a command line in a unit file (systemd.service(5))."""
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{text}"' if re.search(r"[^\w./:@%$-]", text) else text
 
 
 def document(wish: Wish) -> str:

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from meshd.api.problems import Problem
 from meshd.capture import generation as numbering
-from meshd.capture.table import COUNTERS, MARK, TABLE, removal
+from meshd.capture.plan import Group
+from meshd.capture.table import COUNTERS, FROM_SLICE, MARK, TABLE, removal, slice_mark
 
 TIMEOUT_S: Final = 30.0
 """The kernel answers in milliseconds; another transaction may be in its way."""
@@ -59,6 +60,12 @@ def in_force() -> InForce | None:
         return None
     marked = _MARKED.search(listing)
     return InForce(listing, marked[1] if marked else "")
+
+
+def captures(group: Group) -> bool:
+    """Whether processes of the slice that has this control group are captured."""
+    listing = _listed("--stateless", "list", "chain", *TABLE.split(), FROM_SLICE)
+    return listing is not None and f'comment "{slice_mark(group)}"' in listing
 
 
 def generation() -> int:

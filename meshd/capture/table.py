@@ -1,8 +1,9 @@
 """A plan as the text of the nftables table `inet meshd`, which `nft -f` puts in force in one transaction.
 
     chain output       what processes of this host begin: those captured go on to `captured`, directly or, from the
-                       slice, by `from_slice`, whose presence says that the slice is in the table; what others of this
-                       host begin for a meshed port, at an address that is not loopback, goes to the inbound listener
+                       slice, by `from_slice`, whose only rule says in its comment which control group that is: a slice
+                       that is made anew is another; what others of this host begin for a meshed port, at an address
+                       that is not loopback, goes to the inbound listener
     chain prerouting   what comes from elsewhere for a meshed port
     chain captured     loopback and what is skipped goes on as it is, the rest to the outbound listener
 
@@ -34,6 +35,9 @@ COUNTERS: Final = {
 }
 """Name → what it counts."""
 
+FROM_SLICE: Final = "from_slice"
+"""The chain that is in the table when, and only when, the slice is."""
+
 PRIORITY: Final = -100
 """NF_IP_PRI_NAT_DST, where address translation of destinations is done."""
 
@@ -50,6 +54,11 @@ def render(plan: Plan) -> str:
 def removal() -> str:
     """The same, for it not to be there; right also where it is not."""
     return f"table {TABLE}\ndelete table {TABLE}\n"
+
+
+def slice_mark(group: Group) -> str:
+    """The comment by which it is known that this very group is captured."""
+    return f"{MARK} slice {group.id}"
 
 
 def digest(plan: Plan) -> str:
@@ -73,7 +82,7 @@ def _body(plan: Plan) -> list[str]:
     lines = [f"counter {name} {{ }}" for name in COUNTERS]
     lines += _block("chain captured", _captured(plan))
     if plan.group is not None:
-        lines += _block("chain from_slice", ["goto captured"])
+        lines += _block(f"chain {FROM_SLICE}", [f'goto captured comment "{slice_mark(plan.group)}"'])
     lines += _block("chain prerouting", _prerouting(plan))
     lines += _block("chain output", _output(plan))
     return lines
@@ -92,7 +101,7 @@ def _output(plan: Plan) -> Iterator[str]:
     if plan.exempt:
         yield f"meta skuid {_set(plan.exempt)} return"
     if plan.group is not None:
-        yield f"{_socket(plan.group)} goto from_slice"
+        yield f"{_socket(plan.group)} goto {FROM_SLICE}"
     if plan.uids:
         yield f"meta skuid {_set(plan.uids)} goto captured"
     if plan.ports:

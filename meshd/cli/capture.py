@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import uvloop
 
 from meshd.agent.settings import SETTINGS_FILE, Settings
 from meshd.agent.settings_file import load_settings
-from meshd.api.problems import Problem
+from meshd.api.problems import Misuse, Problem
+from meshd.cli.durations import Duration
 
 if TYPE_CHECKING:
     from meshd.agent.capturing import Planned
@@ -100,6 +102,44 @@ def remove(config: Path) -> None:
                 f"`capture: {{enabled: false}}` in {config}"
             )
     click.echo(f"{table.TABLE} is removed" if nft.remove() else f"there is no {table.TABLE}")
+
+
+@command.command()
+@click.argument("workload")
+@config_option
+@click.option(
+    "--timeout",
+    type=Duration(),
+    help="How long to wait at most. Default: `capture.startTimeout` in the settings.",
+)
+def wait(workload: str, config: Path, timeout: float | None) -> None:
+    """Wait until WORKLOAD (NAMESPACE/NAME) is captured, and the proxy has its certificate.
+
+    Units that `meshd inject` has put into the mesh run this before they start. It tells on standard error what it waits
+    for.
+
+    Exit status: 0 when nothing is missing; when the time is over 1, or 0 with `capture.failOpen`.
+    """
+    from meshd.agent import awaiting  # noqa: PLC0415
+    from meshd.api.durations import parse_duration  # noqa: PLC0415
+    from meshd.api.names import InvalidName, WorkloadName  # noqa: PLC0415
+
+    try:
+        name = WorkloadName.parse(workload)
+    except InvalidName as error:
+        raise Misuse(str(error)) from error
+    settings = load_settings(config)
+    within_s = parse_duration(settings.capture.start_timeout) if timeout is None else timeout
+
+    def say(text: str) -> None:
+        click.echo(f"meshd: {name}: {text}", err=True)
+
+    missing = uvloop.run(awaiting.wait(settings, name, within_s, say))
+    if not missing:
+        return
+    if not settings.capture.fail_open:
+        raise Problem(f"{name}: not started: the mesh is not ready after {within_s:g} s: {missing}")
+    say(f"the mesh is not ready after {within_s:g} s, and it starts all the same (capture.failOpen): {missing}")
 
 
 def _planned(config: Path, settings: Settings) -> "Planned":

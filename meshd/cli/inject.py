@@ -129,7 +129,10 @@ def _inject_unit(
     settings = load_settings(config)
     places = injecting.Places.of(config.absolute(), settings)
     documents = injecting.declared(injecting.documents_of(config, settings))
-    wish = _wish(unit, ports, name, namespace, skip_outbound_ports, skip_outbound_cidrs, settings, documents, places)
+    wish = _wish(
+        unit, ports, name, namespace, skip_outbound_ports, skip_outbound_cidrs, settings, documents, places,
+        injecting.waiting(config),
+    )  # fmt: skip
     reasons = list(injecting.host_refusals(settings))
     manager = injecting.Systemctl()
     if not reasons:
@@ -157,6 +160,7 @@ def _inject_unit(
 def _wish(
     unit: str, ports: tuple[int, ...], name: str | None, namespace: str, skip_ports: tuple[int, ...],
     skip_networks: tuple[str, ...], settings: Settings, documents: "injecting.Declarations", places: "injecting.Places",
+    waiting: tuple[str, ...],
 ) -> "Wish":  # fmt: skip
     """What is asked for; Misuse when that cannot be meant."""
     from meshd.capture.injection import Wish, default_name  # noqa: PLC0415
@@ -167,7 +171,7 @@ def _wish(
         for found, (workload, origin) in documents.items()
         if any(each.unit == unit for each in workload.spec.selectors) and not places.wrote(unit, origin)
     ]
-    wish = partial(Wish, unit, slice=settings.capture.slice, must_capture=not settings.capture.fail_open)
+    wish = partial(Wish, unit, slice=settings.capture.slice, waiting=waiting)
     if written and not ports and name is None:
         (found, workload), *more = written
         if more or workload.spec.capture is None:

@@ -23,6 +23,7 @@ from proxy import measured
 from proxy.admin import Admin
 from proxy.handover import Succession, received
 from proxy.listeners import Listeners
+from proxy.starting import Starting
 from proxy.sweep import Sweep
 from proxy.workers.hired import STARTING, Hired
 from proxy.workers.link import Told
@@ -73,6 +74,7 @@ class Master:
         self._admin_at = ""
         self._all_started = False
         self._was_ready = False
+        self._starting = Starting(self._waiting_for)
         self._stopping = False
         self._failure: Problem | None = None
         self._all_ended = asyncio.Event()
@@ -88,6 +90,8 @@ class Master:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
         loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
         self._tasks.start(keep_watchdog(), "watchdog")
+        if self._inheritance.predecessor < 0:
+            self._starting.begin()
         self._tick()
         await self._hire(1)  # the others follow when it has found the configuration good
         await self._all_ended.wait()
@@ -197,7 +201,7 @@ class Master:
         if self._inheritance.predecessor >= 0:
             self._inheritance.tell_ready()  # it tells the service manager
         else:
-            notify("READY=1")
+            self._starting.ready()
 
     def _page(self, take: Callable[[bytes], None]) -> None:
         """Hand the page to take, when the workers have answered. Scrapes that come meanwhile share it."""
@@ -270,6 +274,7 @@ class Master:
     def _stop(self) -> None:
         """Accept nothing more, let all workers drain."""
         self._stopping = True
+        self._starting.end()
         self._succession.preclude()
         self._listeners.close_all()
         self._places.close()

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +131,21 @@ def test_what_the_proxy_bound_is_kept_for_the_next_and_let_go_when_it_is_not_nee
             first.terminate()
             manager.hears("STOPPING=1")
         assert stored(manager, "FDSTOREREMOVE=1", since=told) == [], "the rest is for the process that comes next"
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_proxy_that_waits_for_its_agent_says_so_and_lets_units_that_wait_for_it_start(
+    tmp_path: Path, manager: Manager, flags: tuple[str, ...]
+) -> None:
+    host = Host(tmp_path)
+    argv = [sys.executable, "-P", "-m", "proxy.main", "--control", str(host.socket), *flags]
+    with running(argv, tmp_path / "proxy.log", lambda: True, {**os.environ, "NOTIFY_SOCKET": manager.path}) as process:
+        ready, status = manager.hears("READY=1")
+        assert ready == "READY=1"
+        assert status.startswith("STATUS=not ready yet: waiting for ")
+        assert "configuration" in status
+        process.terminate()
+        manager.hears("STOPPING=1")
 
 
 def stored(manager: Manager, verb: str, since: int = 0) -> list[str]:

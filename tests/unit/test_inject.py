@@ -1,5 +1,6 @@
 """A unit into the mesh and out of it, in directories of the test's own, with a systemd that notes what it is told."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from meshd.agent.injecting import (
     recalled,
     uninject,
     unit_refusals,
+    waiting,
 )
 from meshd.api.documents import Workload
 from meshd.api.loading import convert
@@ -69,12 +71,15 @@ def test_the_drop_in_puts_it_into_the_slice_after_the_mesh() -> None:
     lines = drop_in(WEB).splitlines()
     assert "Slice=meshed.slice" in lines
     assert "After=meshd.service meshd-proxy.service" in lines
-    assert sum(line.startswith("ExecStartPre=+") for line in lines) == 1
+    assert "ExecStartPre=+/usr/bin/meshd capture wait shop/web" in lines
     assert "Slice=meshed-shop-web.slice" in drop_in(SKIPPING)
 
 
-def test_what_may_fail_open_starts_without_capture() -> None:
-    assert "ExecStartPre" not in drop_in(Wish("web.service", WEB.workload, (8080,), must_capture=False))
+def test_it_waits_with_the_settings_that_it_was_put_in_with() -> None:
+    assert waiting(Path("/etc/meshd/meshd.yaml")) == (f"{sys.prefix}/bin/meshd", "capture", "wait")
+    settings = ("/opt/meshd", "capture", "wait", "--config", "/etc/50%/a b$.yaml")
+    line = 'ExecStartPre=+/opt/meshd capture wait --config "/etc/50%%/a b$$.yaml" shop/web'
+    assert line in drop_in(Wish("web.service", WEB.workload, (8080,), waiting=settings)).splitlines()
 
 
 def test_it_is_put_in_once_and_taken_out_without_a_trace(places: Places) -> None:
