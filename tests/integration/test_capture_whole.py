@@ -1,19 +1,31 @@
 """Capture end to end: a CA, an agent, its name server, a proxy and applications, on a host of the test's own."""
 
+import json
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.support.captured import Captured, captured
+from tests.support.captured import HTTP_PORT, OPAQUE_PORT, Captured, captured
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.peer("nft", "ip", "nsenter", "unshare", "setpriv")
+
+WEB = "spiffe://prod.example/ns/default/sa/web"
 
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Captured]:
     with captured() as made:
         yield made
+
+
+def fields(answer: str) -> dict[str, str]:
+    """What the application got of a request."""
+    status, _, body = answer.partition(" ")
+    assert status == "200", answer
+    found: dict[str, str] = json.loads(body)
+    return found
 
 
 def waited(here: Captured, timeout: str) -> tuple[int, str]:
@@ -57,3 +69,21 @@ def test_a_slice_that_was_made_anew_is_not_taken_for_the_one_that_is_captured(he
     status, said = waited(here, "0s")
     assert status == 1
     assert "nothing captures" in said
+
+
+def test_a_name_is_an_address_and_that_is_the_service(here: Captured) -> None:
+    with here.all():
+        v4, v6 = here.addresses("api.mesh")
+        assert ip_address(v4) in ip_network("240.0.0.0/4")
+        assert ip_address(v6) in ip_network("fc00::/7")
+        for address in (v4, v6):
+            assert fields(here.as_web("ask", address, str(HTTP_PORT)))["l5d-client-id"] == WEB
+            assert here.as_web("talk", address, str(OPAQUE_PORT)) == "welcome heard \0me\n"
+            assert here.as_web("ask", address, str(HTTP_PORT), group="stranger.service") == "ECONNRESET\n"
+        nowhere = here.addresses("nowhere.mesh")
+        assert len(nowhere) == 2
+        for address in nowhere:
+            assert here.as_web("ask", address, str(HTTP_PORT)).startswith("503 ")
+            assert here.as_web("talk", address, str(HTTP_PORT)) == "ECONNRESET\n"
+        assert here.addresses("no-such.mesh") == []
+        assert here.as_web("talk", "250.1.2.3", str(OPAQUE_PORT)) == "ECONNRESET\n"  # of no service
