@@ -59,6 +59,13 @@ class ControlPlane:
         self.own_token.write_text(self.token("meshd", CONTROLLER))
         self.kubeconfig = cluster.kubeconfig(ADMIN)
 
+    def lay(self) -> None:
+        """The definitions of the mesh's documents, and the namespaces `meshd` and `shop`."""
+        for text in crds.manifests().values():
+            self.cluster.api.create(ApiPlace(DEFINITIONS), yaml.safe_load(text), "test")
+        for name in ("meshd", "shop"):
+            self.namespace(name)
+
     def token(self, namespace: str, account: str) -> str:
         """A token for the mesh of a service account."""
         return self.cluster.add(f"system:serviceaccount:{namespace}:{account}", AUDIENCE)
@@ -89,6 +96,9 @@ class ControlPlane:
 
     def slice(self, namespace: str, body: Body) -> None:
         self.cluster.api.create(ApiPlace(SLICES, namespace), body, "test")
+
+    def replace_slice(self, namespace: str, body: Body) -> None:
+        self.cluster.api.update(ApiPlace(SLICES, namespace, body["metadata"]["name"]), body, "test")
 
     def issue(self, identity: str) -> Held:
         """A certificate of this CA for anybody, past all that it asks for."""
@@ -176,15 +186,12 @@ PROXY = ProxySettings()
 async def control_plane(directory: Path) -> AsyncIterator[ControlPlane]:
     """A cluster with the namespaces `meshd` and `shop`, and a CA that reviews tokens there."""
     cluster = Cluster(directory)
-    for text in crds.manifests().values():
-        cluster.api.create(ApiPlace(DEFINITIONS), yaml.safe_load(text), "test")
-    for name in ("meshd", "shop"):
-        cluster.api.create(ApiPlace(NAMESPACES), {"metadata": {"name": name}}, "test")
     authority = Authority.create(directory / "ca", DOMAIN, time.time(), "a token of a test", audited=False)
     async with AsyncExitStack() as stack:
         stack.callback(authority.close)
         await stack.enter_async_context(cluster.serves())
         plane = ControlPlane(directory, cluster, authority)
+        plane.lay()
         plane.ca = CaServer(authority, ANYWHERE, settings=CaDaemonSettings(kubernetes=cluster.settings()))
         await plane.ca.start()
         stack.push_async_callback(plane.ca.stop)
