@@ -40,7 +40,9 @@ IDENTITY: Final = "MESHD_PROXY_CONTROLLER_IDENTITY"
 """The environment of a sidecar, which the injector writes."""
 
 DEFAULT_TOKEN_FILE: Final = "/var/run/secrets/meshd.io/token/token"  # noqa: S105 - a path
-DEFAULT_WORKLOAD: Final = WorkloadName("meshd", "meshd-controller")
+DEFAULT_NAMESPACE: Final = "meshd"
+ACCOUNT: Final = "meshd-controller"
+"""Of the controller."""
 
 RESOLVE_WITHIN_S: Final = 5.0
 CONNECT_WITHIN_S: Final = 5.0
@@ -90,7 +92,7 @@ def place(address: str, environ: Mapping[str, str]) -> Place:
     pod = environ.get(POD, "")
     if pod.count("/") != 1 or not all(pod.split("/")):
         troubles.append(f"{POD}: {pod!r} is not NAMESPACE/NAME")
-    uri = environ.get(IDENTITY) or str(Identity.of(trust_domain, DEFAULT_WORKLOAD))
+    uri = environ.get(IDENTITY) or str(Identity.of(trust_domain, _workload(address)))
     try:
         identity = Identity.parse(uri)
     except InvalidName as error:
@@ -99,6 +101,12 @@ def place(address: str, environ: Mapping[str, str]) -> Place:
     if troubles:
         raise Misuse("\n".join(troubles))
     return Place(where, identity, anchors, Path(environ.get(TOKEN_FILE) or DEFAULT_TOKEN_FILE), pod)
+
+
+def _workload(address: str) -> WorkloadName:
+    """The controller's, which is in the namespace of the Service that it is reached by."""
+    labels = address.rpartition(":")[0].split(".")
+    return WorkloadName(labels[1] if labels[2:3] == ["svc"] else DEFAULT_NAMESPACE, ACCOUNT)
 
 
 class ControllerWay:
