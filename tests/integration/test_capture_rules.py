@@ -1,5 +1,6 @@
 """The table in the kernel: real nftables, control groups and processes, on a host of the test's own."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +20,14 @@ VIRTUAL = networks(("240.0.0.0/4",), "")
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The host, and servers outside it on two ports."""
-    directory = tmp_path_factory.mktemp("capture")
-    directory.parent.parent.chmod(0o755)
-    directory.parent.chmod(0o755)
+def here() -> Iterator[Host]:
+    """The host, and servers outside it on two ports. Its directory is for all users: not below pytest's own."""
     places = [(address, port) for address in (THERE, THERE6) for port in (9000, 9001)]
-    with host(directory) as made, made.serving("outside", *places, outside=True):
+    with (
+        tempfile.TemporaryDirectory(prefix="meshd-capture-") as directory,
+        host(Path(directory)) as made,
+        made.serving("outside", *places, outside=True),
+    ):
         yield made
 
 
