@@ -9,7 +9,9 @@ import importlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -84,6 +86,8 @@ class Cluster:
         configuration.retries = 1
         self.url = str(configuration.host)
         self._api: Any = library.client.ApiClient(configuration)
+        self.ahead_s: float | None = None
+        """How far the API server's clock is ahead of this one, by its last answer; None where it did not say."""
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +121,18 @@ class Cluster:
     def create(self, path: str, body: Body, query: Mapping[str, str] | None = None) -> Body:
         return self._asked("POST", path, query or {}, body)
 
+    def may(self, verb: str, group: str, resource: str, namespace: str = "") -> bool:
+        """Whether who asks may do that (SelfSubjectAccessReview)."""
+        resource, _, subresource = resource.partition("/")
+        asked = {"verb": verb, "group": group, "resource": resource, "subresource": subresource, "namespace": namespace}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
+        }
+        answer = self.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        return bool((answer.get("status") or {}).get("allowed"))
+
     def version(self) -> tuple[int, int]:
         """(major, minor) of the API server."""
         said = self._asked("GET", "/version", {}, None)
@@ -141,6 +157,7 @@ class Cluster:
             )
             answer = self._api.call_api(*parts, _request_timeout=ANSWER_S)
             content = answer.read()
+            self.ahead_s = _ahead(answer.getheader("Date"))
         except (exceptions.OpenApiException, HTTPError, OSError) as error:
             raise Unanswered(f"{self.url}: {_reason(error)}") from error
         if not 200 <= answer.status < 300:
@@ -152,6 +169,14 @@ class Cluster:
         if not isinstance(found, dict):
             raise Refused(answer.status, f"{self.url}: answers {path} with what is no object")
         return found
+
+
+def _ahead(date: str | None) -> float | None:
+    """By a Date header (RFC 9110, section 6.6.1), which has whole seconds."""
+    try:
+        return parsedate_to_datetime(date or "").timestamp() - time.time()
+    except ValueError:
+        return None
 
 
 def _said(content: bytes) -> str:

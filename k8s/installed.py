@@ -29,6 +29,10 @@ _CLUSTER_WIDE: Final = (
 DEFINITION: Final = "CustomResourceDefinition"
 
 
+class NotWhole(Problem):
+    """An installation lacks something without which it cannot be."""
+
+
 class Found(NamedTuple):
     """An installation's settings, as text and read, and what its CA signs with, as far as that is known: not where
     something else makes the issuer, nor where its Secret is missing."""
@@ -42,7 +46,7 @@ class Found(NamedTuple):
 
 
 def installation(cluster: Cluster, namespace: str) -> Found | None:
-    """The one in that namespace; None when there is none. Problem when it cannot be read, or is not whole."""
+    """The one in that namespace; None when there is none. NotWhole, or ConfigurationError."""
     where = f"/api/v1/namespaces/{namespace}"
     found = cluster.get(f"{where}/configmaps/{CONFIG_MAP}")
     if found is None:
@@ -50,7 +54,7 @@ def installation(cluster: Cluster, namespace: str) -> Found | None:
     text = str((found.get("data") or {}).get(CONFIG_KEY, ""))
     settings = loaded(text, f"ConfigMap {namespace}/{CONFIG_MAP}: {CONFIG_KEY}")
     if not settings.trust_anchors:
-        raise Problem(
+        raise NotWhole(
             f"ConfigMap {namespace}/{CONFIG_MAP}: has no trust anchors: put them back (trustAnchors), from a pod's "
             "environment (MESHD_PROXY_TRUST_ANCHORS) if need be"
         )
@@ -66,7 +70,7 @@ def _keys(namespace: str, settings: Installation, secret: Body | None) -> KeyMat
     try:
         chain, key = (base64.b64decode(data[name], validate=True).decode("ascii") for name in (CHAIN_KEY, PRIVATE_KEY))
     except (KeyError, binascii.Error, UnicodeDecodeError) as error:
-        raise Problem(f"Secret {namespace}/{ISSUER_SECRET}: {CHAIN_KEY} or {PRIVATE_KEY} cannot be read") from error
+        raise NotWhole(f"Secret {namespace}/{ISSUER_SECRET}: {CHAIN_KEY} or {PRIVATE_KEY} cannot be read") from error
     return KeyMaterial(settings.trust_anchors, chain, key)
 
 

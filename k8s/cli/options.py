@@ -27,10 +27,10 @@ def cluster_options(function: F) -> F:
 
 
 def namespace_option(function: F) -> F:
-    """--namespace NAME of the control plane, as `namespace`."""
-    return click.option("--namespace", "-n", default="meshd", show_default=True, help="Where the control plane is.")(
-        function
-    )
+    """--control-plane-namespace NAME, as `namespace`."""
+    return click.option(
+        "--control-plane-namespace", "namespace", default="meshd", show_default=True, help="Where the installation is."
+    )(function)
 
 
 def settings_options(function: F) -> F:

@@ -1,65 +1,17 @@
 """What `meshd install` prints, against the API's own types, the real kubectl, and a cluster."""
 
-import asyncio
 import base64
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from k8s.manifests.identity import make
-from meshd.api.loading import ConfigurationError
-from meshd.api.problems import Misuse, Problem
-from meshd.cli import cli
-from tests.support import aio, installs, peers
-from tests.support.kubernetes import POWERLESS, Cluster, models
-
-NAMESPACE = "/api/v1/namespaces/meshd"
-
-
-class World:
-    """A cluster, and the commands of who administers it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.cluster = Cluster(directory)
-        kubeconfig = str(directory / "kubeconfig")
-        self._environment = {"HOME": str(directory), "PATH": "/usr/bin:/bin", "KUBECONFIG": kubeconfig}
-
-    def meshd(self, *arguments: str, status: int = 0) -> str:
-        """What the command says on standard output, or what is wrong where it is to end with that status. In this
-        process: each of its own would load the library anew."""
-        result = CliRunner(env=self._environment).invoke(cli, arguments, prog_name="meshd")
-        match result.exception:
-            case Problem() as problem:
-                ended, said = problem.exit_status, str(problem)
-            case ConfigurationError() as error:
-                ended, said = Misuse.exit_status, str(error)
-            case SystemExit() | None:
-                ended, said = result.exit_code, result.stdout
-            case other:
-                raise other
-        assert ended == status, f"{arguments}: {ended}: {said}"
-        return said
-
-    def kubectl(self, *arguments: str, given: str = "") -> str:
-        argv = [peers.path("kubectl"), *arguments]
-        done = subprocess.run(
-            argv, input=given, env=self._environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-
-async def at(world: World, scene: Callable[[], None]) -> None:
-    async with world.cluster.serves():
-        world.cluster.kubeconfig()
-        await asyncio.to_thread(scene)
+from tests.support import aio, installs
+from tests.support.installs import World, at
+from tests.support.kubernetes import POWERLESS, models
 
 
 @pytest.fixture

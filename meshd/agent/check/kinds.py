@@ -21,11 +21,12 @@ class Check(NamedTuple):
     result: Result = "success"
     message: str = ""
     hint: str = ""
+    page: str = PAGE
 
     @property
     def see(self) -> str:
         """Where it says more; empty where nothing is wrong."""
-        return "" if self.result == "success" else f"{PAGE}#{self.category}"
+        return "" if self.result == "success" else f"{self.page}#{self.category}"
 
 
 class Kind(NamedTuple):
