@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
+from discovery.kubernetes.externals import External
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.objects import EndpointSlice, Reference, Service, ServicePort, SliceEndpoint
 from discovery.kubernetes.pods import PodFacts, opaque_ports, within
@@ -115,7 +116,12 @@ class Assembly:
         self._made: dict[tuple[str, str], tuple[EndpointSlice, Wanted, tuple[Candidate, ...]]] = {}
 
     def of(
-        self, service: Service, hostname: str, slices: Sequence[EndpointSlice], pods: Mapping[str, PodFacts | None]
+        self,
+        service: Service,
+        hostname: str,
+        slices: Sequence[EndpointSlice],
+        pods: Mapping[str, PodFacts | None],
+        externals: Sequence[External] = (),
     ) -> EndpointSet | None:
         """What is said of the Service that was found for the key; None when it has no such port. Away for garbage."""
         wanted = wanted_port(service, self._key.port)
@@ -134,6 +140,8 @@ class Assembly:
                 known = candidates.get(place)
                 if known is None or (candidate.ready and not known.ready):
                     candidates[place] = candidate  # it may be in two slices while it moves from one to the other
+        for candidate in self._outside(service, wanted, externals):
+            candidates.setdefault((candidate.endpoint.address, candidate.endpoint.port), candidate)
         if len(candidates) > MAX_ENDPOINTS:
             raise Away(f"{len(candidates)} endpoints of {self._key.name}, more than {MAX_ENDPOINTS}")
         chosen = self._chosen(service, [each for each in candidates.values() if hostname in ("", each.hostname)])
@@ -190,6 +198,31 @@ class Assembly:
                 None if pod is None else pod.is_opaque(port),
             )
 
+    def _outside(self, service: Service, wanted: Wanted, externals: Sequence[External]) -> Iterable[Candidate]:
+        """Workloads outside the cluster that the Service selects; they are ready for as long as they are declared."""
+        if not externals:
+            return
+        ports = service.spec.ports or ()
+        number = next((number_of(port) for port in ports if port.port == wanted.number), wanted.number)
+        if not number:
+            self._complain("its targetPort is a name, which workloads outside the cluster have none of")
+            return
+        for each in externals:
+            if each.serves(number):
+                identity = str(Identity.of(self._trust_domain, each.workload))
+                for address in each.addresses:
+                    endpoint = Endpoint(
+                        address,
+                        number,
+                        identity,
+                        each.inbound_port,
+                        wanted.protocol,
+                        zone=each.zone,
+                        labels={"workload": str(each.workload)},
+                    )
+                    family = f"IPv{ip_address(address).version}"
+                    yield Candidate(endpoint, True, False, (), "", family, None)
+
     def _checked(self, address: str, slice_: EndpointSlice) -> str:
         """The address as it is used; empty, with a complaint, where it is not to be used. Away where it is none."""
         if slice_.address_type == "FQDN":
@@ -214,6 +247,14 @@ class Assembly:
             self._complain(f"pods of {namespace}/{pod.account[:260]} are passed over: {error}")
             return None
         return str(Identity.of(self._trust_domain, workload))
+
+
+def number_of(port: ServicePort) -> int:
+    """Where a port of a Service leads, by number; 0 where it leads to a port by its name."""
+    target = port.target_port
+    if isinstance(target, int):
+        return target or port.port
+    return 0 if target else port.port
 
 
 def _port_in(slice_: EndpointSlice, wanted: Wanted) -> int:

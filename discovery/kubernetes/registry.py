@@ -13,7 +13,8 @@ from typing import Any, Final
 from discovery.backends import Place
 from discovery.kubernetes import names
 from discovery.kubernetes.access import Access, Gone
-from discovery.kubernetes.assemble import Assembly, external, references
+from discovery.kubernetes.assemble import Assembly, external, number_of, references
+from discovery.kubernetes.externals import Externals
 from discovery.kubernetes.feed import Part
 from discovery.kubernetes.feeds import Feeds
 from discovery.kubernetes.lists import PODS, SERVICE_NAME, SERVICES, SLICES, Content, Query, Resource, decoded, pages
@@ -51,6 +52,7 @@ class KubernetesRegistry:
         self._access = access or Access(settings.kubeconfig, settings.context)
         self._feeds = Feeds(self._access)
         self._complained: set[str] = set()
+        self._externals = Externals(self._access, self._complain, wanted=settings.external_workloads)
 
     def claim(self, authority: Authority) -> ServiceKey | None:
         return names.claim(authority, self._domain)
@@ -59,6 +61,7 @@ class KubernetesRegistry:
         await self._whole("/version")
 
     async def close(self) -> None:
+        await self._externals.close()
         await self._feeds.close()
         await self._access.close()
 
@@ -78,7 +81,10 @@ class KubernetesRegistry:
     # --- what a service is ----------------------------------------------------------------------------------------
 
     async def follow(self, key: ServiceKey) -> AsyncGenerator[EndpointSet | None, None]:
-        followed = _Followed(self._feeds, Pods(self._access), key, self._place, self._domain, self._complain)
+        self._externals.begin()
+        followed = _Followed(
+            self._feeds, Pods(self._access), self._externals, key, self._place, self._domain, self._complain
+        )
         try:
             while True:
                 await followed.news.wait()
@@ -106,6 +112,7 @@ class KubernetesRegistry:
             if any(each.port == port and each.protocol == "TCP" for each in service.spec.ports or ()):
                 return Located(ServiceKey(meta.namespace, meta.name, port), whole=True)
         found = await self._by_pod(address, port) or await self._by_slice(address, port)
+        found = found or await self._by_external(address, port)
         return None if found is None else Located(found)
 
     async def _by_pod(self, address: str, port: int) -> ServiceKey | None:
@@ -134,6 +141,17 @@ class KubernetesRegistry:
                     return ServiceKey(slice_.metadata.namespace, name, each.port)
         return None
 
+    async def _by_external(self, address: str, port: int) -> ServiceKey | None:
+        await self._externals.wait()
+        for outside in self._externals.at(address, port):
+            for service in await self._listed(SERVICES, Query(outside.workload.namespace)):
+                if outside not in self._externals.behind(service):
+                    continue
+                for each in service.spec.ports or ():
+                    if each.protocol == "TCP" and number_of(each) == port:
+                        return ServiceKey(service.metadata.namespace, service.metadata.name, each.port)
+        return None
+
     async def _listed(self, resource: Resource[Content], query: Query) -> list[Content]:
         try:
             return [each async for page in pages(self._access, resource, query) for each in page.items or ()]
@@ -156,18 +174,20 @@ class _Followed:
         self,
         feeds: Feeds,
         pods: Pods,
+        externals: Externals,
         key: ServiceKey,
         place: Place,
         domain: str,
         complain: Callable[[str], None],
     ) -> None:
-        self._feeds, self._pods, self._key, self._domain = feeds, pods, key, domain
+        self._feeds, self._pods, self._externals, self._key, self._domain = feeds, pods, externals, key, domain
         self._complain: Callable[[str], None] = lambda text: complain(f"{key.name}.{key.namespace}: {text}")
         self._assembly = Assembly(key, place.trust_domain, place.zone, self._complain)
         self._used: dict[_Use, tuple[Resource[Any], Part[Any]]] = {}
         self._needed: set[_Use] = set()
         self.news = asyncio.Event()
         self.news.set()
+        externals.listeners.add(self.news.set)
 
     async def read(self) -> EndpointSet | None:
         """What is said of it now; None: there is no such service. _NotYet and Away."""
@@ -181,12 +201,13 @@ class _Followed:
             self._keep_needed()
             return external(self._key, service, self._complain)
         part = self._part(SLICES, key)
-        if not part.synced:
+        if not part.synced or not self._externals.settled:
             raise _NotYet
         self._keep_needed()
         slices = tuple(part.objects.values())
         await self._pods.learn(references(slices), service)
-        return self._assembly.of(service, key.hostname, slices, self._pods.known)
+        externals = self._externals.behind(service)
+        return self._assembly.of(service, key.hostname, slices, self._pods.known, externals)
 
     def _found(self) -> tuple[ServiceKey, Service] | None:
         """The Service that is meant, by way of those that are only other names for it."""
@@ -226,6 +247,7 @@ class _Followed:
         self._feeds.let_go(resource, use[1], use[2], part, self.news.set)
 
     def close(self) -> None:
+        self._externals.listeners.discard(self.news.set)
         for use in [*self._used]:
             self._let_go(use)
 

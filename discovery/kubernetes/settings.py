@@ -40,6 +40,13 @@ class KubernetesDiscovery(Struct, frozen=True, forbid_unknown_fields=True, renam
         str, Meta(description="What names of the cluster end with, besides `cluster.local`, as in `k8s.example`.")
     ] = CLUSTER_DOMAIN
 
+    external_workloads: Annotated[
+        bool,
+        Meta(
+            description="Whether `Workload` objects of that cluster with `external` are endpoints of its Services: "
+            "hosts outside it. It takes the right to list and watch `workloads.meshd.io`."
+        ),
+    ] = False
     config: Annotated[
         KubernetesDocuments | None,
         Meta(

@@ -7,6 +7,7 @@ kept on disk, and what it never said is told as soon as it does.
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -76,6 +77,7 @@ class Controller:
         urls = place.ca or (f"https://{CA}.{installation.namespace}.svc.{installation.cluster_domain}:{CA_PORT}",)
         anchors = installation.trust_anchors
         source = AccountSource(Failover([CaClient(url, anchors) for url in urls]), place.token_file)
+        _make(place.state_dir)
         signer = Signer(source, anchors, ", ".join(urls), memory=TrustFile(place.state_dir / FILE_NAME))
         sources = _sources(installation, place)
         self._registries = tuple(each.source for each in sources if isinstance(each.source, Following))
@@ -169,11 +171,20 @@ class Controller:
         return (*own, *self.core.signer.troubles(), *beside, *map(str, self.core.documents.findings))
 
 
+def _make(directory: Path) -> None:
+    """Where it cannot be made, nothing is kept, which is said when something is to be."""
+    with suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+
+
 def _sources(installation: Installation, place: Place) -> list[Named]:
     """Where services are learned from: the cluster, with the mesh's documents in it before its Services."""
     documents = KubernetesDocuments(kinds=("Service",))
     cluster = KubernetesDiscovery(
-        kubeconfig=place.kubeconfig, cluster_domain=installation.cluster_domain, config=documents
+        kubeconfig=place.kubeconfig,
+        cluster_domain=installation.cluster_domain,
+        external_workloads=True,
+        config=documents,
     )
     return list(
         sources_of(

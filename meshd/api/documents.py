@@ -17,10 +17,13 @@ from msgspec import Meta, Struct, field
 
 from meshd.api.detection import OpaquePorts
 from meshd.api.health import PortHealth, UnitHealth
-from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label
+from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label, is_another_hosts
 from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 
 API_VERSION = "meshd.io/v1"
+
+MAX_EXTERNAL_ADDRESSES = 256
+"""Of one workload; of hosts that are more, each has a document of its own."""
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
@@ -136,11 +139,27 @@ class WorkloadCapture(Struct, frozen=True, forbid_unknown_fields=True, rename="c
                 raise ValueError(f"`skipOutboundCidrs[{index}]`: {text!r} is not a network: {error}") from error
 
 
+class WorkloadExternal(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Where pods of a cluster reach the workload, which is on hosts outside: at these IP addresses, through the proxy
+    at `inboundPort` there. It is an endpoint of the Services of its namespace that select its labels."""
+
+    addresses: tuple[str, ...]
+    inbound_port: Port = 4143
+    zone: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.addresses) <= MAX_EXTERNAL_ADDRESSES:
+            raise ValueError(f"`addresses`: found {len(self.addresses)}; expected 1 to {MAX_EXTERNAL_ADDRESSES}")
+        for index, text in enumerate(self.addresses):
+            if not is_another_hosts(text):
+                raise ValueError(f"`addresses[{index}]`: {text!r} is not the IP address of a host that others reach")
+
+
 class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """`opaquePorts`: those of its ports of protocol `auto` that are opaque, whatever the proxies' own lists say.
     `selectors`: a process for which one of them holds gets this identity from the Workload API. `health`: how the agent
     finds out whether the process is well, beside what its ports say. `capture`: its connections are led to the proxy
-    without its knowing."""
+    without its knowing. `external`: how a cluster's pods reach it."""
 
     ports: tuple[CheckedPort, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
@@ -148,6 +167,7 @@ class WorkloadSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="came
     selectors: tuple[Selector, ...] = ()
     health: UnitHealth | None = None
     capture: WorkloadCapture | None = None
+    external: WorkloadExternal | None = None
 
 
 class ServiceEndpoint(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

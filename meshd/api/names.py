@@ -126,6 +126,22 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def is_another_hosts(text: str) -> bool:
+    """Whether text is an IP address that can be another host's: not loopback, link-local and the like."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return not (
+        plain.is_loopback
+        or plain.is_unspecified
+        or plain.is_link_local
+        or plain.is_multicast
+        or getattr(address, "scope_id", None)
+    )
+
+
 def canonical_address(text: str) -> str:
     """The one spelling of an IP address, empty when text is none."""
     try:

@@ -15,6 +15,7 @@ from k8s import crds
 from k8s.controller.controller import Controller, Place
 from k8s.settings import CONTROLLER, Installation, ProxySettings
 from meshd.api.control import CONTROL_ALPN
+from meshd.api.documents import API_VERSION
 from meshd.api.names import Address, Identity
 from meshd.ca.authority import Authority
 from meshd.ca.kubernetes import AUDIENCE
@@ -96,6 +97,12 @@ class ControlPlane:
 
     def slice(self, namespace: str, body: Body) -> None:
         self.cluster.api.create(ApiPlace(SLICES, namespace), body, "test")
+
+    def custom(self, namespace: str, plural: str, body: Body) -> None:
+        """One of the mesh's documents, as an object."""
+        group, _, version = API_VERSION.partition("/")
+        kind = self.cluster.api.kinds[group, version, plural]
+        self.cluster.api.create(ApiPlace(kind, namespace), {"apiVersion": API_VERSION, **body}, "test")
 
     def replace_slice(self, namespace: str, body: Body) -> None:
         self.cluster.api.update(ApiPlace(SLICES, namespace, body["metadata"]["name"]), body, "test")
