@@ -10,7 +10,6 @@ is for another to do.
 """
 
 import argparse
-import logging
 import os
 import resource
 import sys
@@ -18,8 +17,10 @@ from pathlib import Path
 
 from meshd import __version__
 from meshd.api.control import MAX_WORKERS
-from meshd.api.logs import Lines
+from meshd.api.logs import log_to_stderr
 from meshd.api.problems import Problem
+
+NAME = "meshd-proxy"
 
 WORKER = "MESHD_WORKER"
 """What a master tells its workers in the environment; see `proxy.workers.link`."""
@@ -41,7 +42,7 @@ WORKERS = "MESHD_WORKERS"
 def parser() -> argparse.ArgumentParser:
     """What the command line may be."""
     made = argparse.ArgumentParser(
-        prog="meshd-proxy",
+        prog=NAME,
         description="The data plane of meshd.",
         epilog="Signals: TERM and INT drain, a second one ends at once; HUP reads the file again; USR2 starts a new "
         "generation of the program, which takes the listening sockets over.",
@@ -107,28 +108,27 @@ def _workers(text: str) -> int:
 def main() -> None:
     """The console script."""
     arguments = _arguments()
-    handler = logging.StreamHandler(sys.stderr)
-    logging.basicConfig(level=arguments.log_level.upper(), handlers=[handler])
     try:
-        _run(arguments, handler)
+        _run(arguments)
     except Problem as problem:
         for line in str(problem).splitlines():
             print(f"meshd-proxy: {line}", file=sys.stderr)
         sys.exit(problem.exit_status)
 
 
-def _run(arguments: argparse.Namespace, handler: logging.Handler) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     # ruff: noqa: PLC0415 - no process is to hold what is for another to do
-    handler.setFormatter(Lines())
+    if WORKER in os.environ:
+        _run_worker(arguments)
+        return
+    log_to_stderr(arguments.log_level, NAME)
     if arguments.check:
         from proxy import program
 
         program.check(arguments.config)
         return
     _raise_descriptor_limit()
-    if WORKER in os.environ:
-        _run_worker(arguments, handler)
-    elif (workers := arguments.workers or int(os.environ.pop(WORKERS, "1"))) > 1:
+    if (workers := arguments.workers or int(os.environ.pop(WORKERS, "1"))) > 1:
         from proxy.workers import master
 
         from_file, drain_s = arguments.config is not None, arguments.drain_timeout
@@ -140,12 +140,13 @@ def _run(arguments: argparse.Namespace, handler: logging.Handler) -> None:
         program.run(arguments, alone.Alone(instance), instance)
 
 
-def _run_worker(arguments: argparse.Namespace, handler: logging.Handler) -> None:
+def _run_worker(arguments: argparse.Namespace) -> None:
     from proxy import program
     from proxy.workers import link, worker
 
     ends = link.received()
-    handler.setFormatter(Lines(f"worker {ends.number}"))
+    log_to_stderr(arguments.log_level, NAME, f"worker {ends.number}")
+    _raise_descriptor_limit()
     program.run(arguments, worker.Worker(ends), os.environ.pop("MESHD_INSTANCE", ""))
 
 

@@ -7,9 +7,10 @@ import click
 import uvloop
 
 from meshd.agent.settings import SETTINGS_FILE
+from meshd.api.logs import log_to_stderr
 from meshd.api.problems import Misuse
 from meshd.cli.durations import Duration
-from meshd.cli.logs import log_level_option, log_to_stderr
+from meshd.cli.logs import log_level_option
 
 
 @click.command()
@@ -54,7 +55,7 @@ def command(
 def _run_embedded(directory: Path, linger_s: float, log_level: str) -> None:
     from meshd.agent.embedded import run_embedded  # noqa: PLC0415
 
-    log_to_stderr(log_level)
+    log_to_stderr(log_level, "meshd")
     uvloop.run(run_embedded(directory, linger_s))
 
 
@@ -66,5 +67,5 @@ def _run_host(config: Path, only_check: bool, log_level: str) -> None:
         checked = check(config)
         click.echo(f"{config}: good: {checked.documents} documents, trust domain {checked.settings.trust_domain}")
     else:
-        log_to_stderr(log_level)
+        log_to_stderr(log_level, "meshd")
         uvloop.run(run_host(config))

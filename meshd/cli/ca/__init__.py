@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import uvloop
 
+from meshd.api.logs import log_to_stderr
 from meshd.api.names import Address, InvalidName
 from meshd.api.problems import Misuse
 from meshd.ca import passphrase
@@ -22,7 +23,7 @@ from meshd.cli.ca.node import node
 from meshd.cli.ca.rotate import rotate
 from meshd.cli.ca.status import bundle, status
 from meshd.cli.ca.token import token
-from meshd.cli.logs import log_level_option, log_to_stderr
+from meshd.cli.logs import log_level_option
 
 
 @click.group()
@@ -57,7 +58,7 @@ def serve_command(
     from meshd.admin.server import AdminServer  # noqa: PLC0415
     from meshd.ca.server import CaServer, serve  # noqa: PLC0415
 
-    log_to_stderr(log_level)
+    log_to_stderr(log_level, "meshd-ca")
     try:
         address = Address.parse(listen)
     except InvalidName as error:
