@@ -14,7 +14,7 @@ from meshd.api.endpoints import Endpoint
 from meshd.api.names import Identity
 from meshd.api.tasks import Tasks
 from proxy.accrual import Reason, State
-from proxy.destination import Destination
+from proxy.destination import Destination, where
 from proxy.endpoint import LiveEndpoint
 from proxy.errors import Failure
 from proxy.exchange import Exchange
@@ -142,22 +142,26 @@ class Dialer:
     ) -> Failure | None:
         """Open a connection to live with the protocol that `make` makes, and tell destination how it went. `opaque`: of
         a meshed endpoint the protocol tells that itself, later."""
+        endpoint = live.endpoint
         try:
-            await self._open(live.endpoint, destination.rules.connect_s, make)
+            await self._open(endpoint, destination.rules.connect_s, make)
         except OwnAddress:
-            log.warning("%s: %s:%d is this proxy itself", destination.name, live.endpoint.address, live.endpoint.port)
+            about = destination.about(endpoint)
+            log.warning("%s: %s is this proxy itself", destination.name, where(endpoint), extra=about)
             return Failure.LOOP
         except (NoCertificate, OSError, TimeoutError, IdentityMismatch, ValueError) as error:
             # ssl.SSLError is an OSError; a host that cannot be a name (a..b) is a ValueError.
             if live.accrual.state is State.IN:
-                log.warning("%s: %s", destination.name, _describe(live.endpoint, error))
+                about = destination.about(endpoint)
+                log.warning("%s: %s", destination.name, _describe(endpoint, error), extra=about)
             destination.failed(live)
             return Failure.IDENTITY if isinstance(error, NoCertificate) else Failure.NOT_CONNECTED
-        if opaque and live.endpoint.identity:
+        if opaque and endpoint.identity:
             destination.inconclusive(live)  # whether there is an application, the first bytes will tell
             return None
         if live.accrual.reason is Reason.CONNECTION:
-            log.info("%s: %s:%d accepts connections again", destination.name, live.endpoint.address, live.endpoint.port)
+            about = destination.about(endpoint)
+            log.info("%s: %s accepts connections again", destination.name, where(endpoint), extra=about)
         destination.succeeded(live)
         return None
 

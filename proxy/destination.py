@@ -17,6 +17,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final, Protocol
 
+from meshd.api import logs
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol as PortProtocol
 from meshd.api.endpoints import Endpoint, EndpointSet
@@ -60,8 +61,11 @@ class Destination:
         clock: Callable[[], float] = monotonic,
         bench_max_s: float = BENCH_MAX_S,
         zone: str = "",
+        workload: str = "",
     ) -> None:
         self.name = name
+        self.service = ""
+        self._workload = workload
         self.known: bool | None = None
         self.protocol: PortProtocol = "auto"
         self._port = 0
@@ -208,7 +212,8 @@ class Destination:
             again = accrual.state is State.PROBING
             if again or (self._is_failing(live) and self._may_eject()):
                 if not again:
-                    log.warning("%s: %s is taken out: it fails", self.name, _where(live))
+                    about = self.about(live.endpoint)
+                    log.warning("%s: %s is taken out: it fails", self.name, where(live.endpoint), extra=about)
                 self._take_out(live, Reason.ANSWERS, rules.min_penalty_s, rules.max_penalty_s, rules.jitter)
 
     def inconclusive(self, live: LiveEndpoint) -> None:
@@ -239,7 +244,7 @@ class Destination:
 
     def _bring_in(self, live: LiveEndpoint) -> None:
         if live.accrual.reason is Reason.ANSWERS:
-            log.info("%s: %s is well again", self.name, _where(live))
+            log.info("%s: %s is well again", self.name, where(live.endpoint), extra=self.about(live.endpoint))
         live.accrual.bring_in()
         self._shut = False
         self._refresh()
@@ -293,6 +298,10 @@ class Destination:
     def endpoints(self) -> tuple[LiveEndpoint, ...]:
         return tuple(self._live.values())
 
+    def about(self, endpoint: Endpoint) -> dict[str, str]:
+        """Whose calls these are, and to where: for the log."""
+        return logs.about(workload=self._workload, service=self.service, endpoint=where(endpoint))
+
     def close(self) -> None:
         """Nobody asks for it any more."""
         for live in self._live.values():
@@ -308,5 +317,6 @@ def _typical_s(known: Iterable[LiveEndpoint], now: float) -> float:
     return max(sum(estimates) / len(estimates), LEAST_ESTIMATE_S)
 
 
-def _where(live: LiveEndpoint) -> str:
-    return f"{live.endpoint.address}:{live.endpoint.port}"
+def where(endpoint: Endpoint) -> str:
+    """Its address, for people."""
+    return f"{endpoint.address}:{endpoint.port}"

@@ -11,6 +11,7 @@ import logging
 from time import monotonic
 from typing import Final, TypeVar, cast
 
+from meshd.api.logs import about
 from meshd.api.names import Address, WorkloadName
 from meshd.api.tasks import Tasks
 from proxy.caller import Again, CallerEnd, CallerTraffic, Turned
@@ -132,6 +133,7 @@ class _Opening(asyncio.Protocol):
         self._data = b""
         self._deadline = 0.0
         self._transport: asyncio.Transport
+        self._peer = ""  # and no workload, until both are known
         if waits is not None:
             self._workload, self._peer = waits
 
@@ -234,7 +236,8 @@ class _Opening(asyncio.Protocol):
                 connection.drain()
 
     def _refuse(self, reason: str) -> None:
-        log.warning("refused a connection: %s", reason)
+        known = about(workload=self._workload, peer=self._peer) if self._peer else None
+        log.warning("refused a connection: %s", reason, extra=known)
         self._inbound.stats.count_error("inbound", "tcp", "unexpected")
         self._transport.abort()
 
@@ -284,6 +287,7 @@ class Watched(CallerEnd):
             self._traffic.plain.labels.peer or "somebody outside the mesh",
             local.port.port,
             local.workload,
+            extra=about(workload=local.workload, peer=self._traffic.plain.labels.peer),
         )
         local.stats.count_error("inbound", "tcp", Bound.DISGUISED)
         self.abort(ConnectionError("HTTP as opaque bytes"))

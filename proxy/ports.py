@@ -53,7 +53,9 @@ class LocalPort:
         self.names = ServerNames()
         loop = asyncio.get_running_loop()
         name = f"{workload}:{port.port}"
-        self.destination = Destination(name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S)
+        self.destination = Destination(
+            name, self._live, loop.call_later, bench_max_s=LOCAL_BENCH_MAX_S, workload=self.workload
+        )
         service = ServiceName(workload.name, workload.namespace, port.port)
         self.destination.update(
             EndpointSet(service, (Endpoint(port.address, port.port, protocol=port.protocol),), policy=_LOCAL)

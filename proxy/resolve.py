@@ -71,12 +71,16 @@ class Destinations:
         """The route to authority, followed until its `end`. `passthrough`: where it is no service of the mesh, it is a
         host and port outside."""
         destination = Destination(
-            authority, lambda endpoint: self._live(destination.name, endpoint), self._call_later, zone=self._zone
+            authority,
+            lambda endpoint: self._live(destination.name, endpoint),
+            self._call_later,
+            zone=self._zone,
+            workload=str(self._workload),
         )
 
         def found(endpoints: EndpointSet | None) -> None:
             if endpoints is not None:
-                destination.name = str(endpoints.service)
+                destination.name = destination.service = str(endpoints.service)
             elif passthrough:
                 endpoints = self._outside(authority)
             destination.update(endpoints)

@@ -24,6 +24,7 @@ from discovery.dns.resolver import MAX_TTL_S, MIN_TTL_S, UNKNOWN_TTL_S, Found, R
 from discovery.names import Authority
 from discovery.registry import Away, Located
 from meshd.api.endpoints import Endpoint, EndpointSet
+from meshd.api.logs import about
 from meshd.api.names import canonical_address
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,8 @@ class DnsRegistry:
 
     def _complain(self, key: Key, trouble: str) -> None:
         if trouble and trouble != self._complained.get(key):
-            log.warning("%s: part of it cannot be looked up, and is as it was: %s", key.service, trouble)
+            known = about(service=key.service)
+            log.warning("%s: part of it cannot be looked up, and is as it was: %s", key.service, trouble, extra=known)
         self._complained[key] = trouble
 
     async def probe(self) -> None:

@@ -15,6 +15,7 @@ from meshd.agent.clock import TrustPeriod, clocks_apart
 from meshd.agent.trust import Trust, TrustFile
 from meshd.api.backoff import Backoff
 from meshd.api.control import Certificate, Health
+from meshd.api.logs import about
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse, Problem
 from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
@@ -111,7 +112,7 @@ class Signer:
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
         """A certificate of identity for the CSR's key; NotSigned when there is none."""
-        with self._calling(f"a certificate of {identity}", self.signed.failed):
+        with self._calling("certificate", identity, self.signed.failed):
             certificate = await self._source.sign(csr_pem, identity)
         self.signed.issued += 1
         self._compare_clocks(certificate)
@@ -119,14 +120,15 @@ class Signer:
 
     async def jwt(self, identity: Identity, audiences: tuple[str, ...]) -> Token:
         """A JWT-SVID of identity for these audiences; NotSigned when there is none."""
-        with self._calling(f"a token of {identity}", self.signed.tokens_failed):
+        with self._calling("token", identity, self.signed.tokens_failed):
             token = await self._source.jwt(identity, audiences)
         self.signed.tokens += 1
         return token
 
     @contextmanager
-    def _calling(self, what: str, failed: dict[str, int]) -> Iterator[None]:
+    def _calling(self, kind: str, identity: Identity, failed: dict[str, int]) -> Iterator[None]:
         """Around a call to the CA: what of it shows how the CA is, what its errors mean, and how many there were."""
+        what, known = f"a {kind} of {identity}", about(workload=identity.workload)
         try:
             yield
         except NotAuthenticated as error:
@@ -136,11 +138,11 @@ class Signer:
             raise NotSigned(f"the CA does not know this host: {error}", retry=True) from error
         except Forbidden as error:  # of this identity, for now: others may be signed, and an entry can be added
             failed["forbidden"] += 1
-            log.warning("CA %s does not sign %s for this host: %s", self._health.name, what, error)
+            log.warning("CA %s does not sign %s for this host: %s", self._health.name, what, error, extra=known)
             raise NotSigned(f"the CA does not sign this for this host: {error}", retry=True) from error
         except Refusal as error:
             failed["refused"] += 1
-            log.warning("CA %s refused %s: %s", self._health.name, what, error)
+            log.warning("CA %s refused %s: %s", self._health.name, what, error, extra=known)
             raise NotSigned(f"the CA refused: {error}", retry=False) from error
         except Unreachable as error:
             failed["unreachable"] += 1

@@ -16,6 +16,7 @@ from meshd.api.control import Destination, DestinationChange
 from meshd.api.differences import told
 from meshd.api.endpoints import EndpointSet
 from meshd.api.frames import MAX_LINE_BYTES
+from meshd.api.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Saying:
         if left_out and not self._left_out:
             log.error(
                 "%s: proxies are not told of %d of its %d endpoints: they are too many for one message",
-                found.service, left_out, len(found.endpoints),
+                found.service, left_out, len(found.endpoints), extra=about(service=found.service),
             )  # fmt: skip
         self._left_out = left_out
         return replace(found, endpoints=tuple(fitting))

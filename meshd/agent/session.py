@@ -44,6 +44,7 @@ from meshd.api.control import (
     WithdrawWorkload,
 )
 from meshd.api.endpoints import EndpointSet
+from meshd.api.logs import about
 from meshd.api.names import InvalidName, WorkloadName
 from meshd.api.tasks import Tasks
 
@@ -77,7 +78,8 @@ class ControlSession:
             self._check_access(call.body)
             self._handle(call.id, call.body)
         except Unacceptable as error:
-            complaints.warning("refused %s to %s: %s", type(call.body).__name__, self._peer, error)
+            asked = type(call.body).__name__
+            complaints.warning("refused %s to %s: %s", asked, self._peer, error, extra=self._about())
             self._outbox.answer(call.id, Refused(str(error), error.retry))
 
     def closed(self) -> None:
@@ -89,7 +91,7 @@ class ControlSession:
             account.leave(self._counted)
         self._core.registry.gone(self)
         if self._registered is not None:
-            log.info("workload %s is gone (%s)", self._registered, self._peer)
+            log.info("workload %s is gone (%s)", self._registered, self._peer, extra=self._about())
 
     def _check_access(self, body: Request) -> None:
         access, peer = self._core.access, self._peer
@@ -131,6 +133,9 @@ class ControlSession:
             )
         self._telling.tell(call_id, body)
 
+    def _about(self) -> dict[str, str]:
+        return about(workload=self._registered, peer=self._peer)
+
     # --- workloads ----------------------------------------------------------------------------------------------
 
     def _register(self, call_id: int, asked: RegisterWorkload) -> None:
@@ -138,15 +143,18 @@ class ControlSession:
             raise Unacceptable(f"uid {self._peer.uid} may not declare workloads: add the user to control.users")
         name = check_registration(asked)
         self._core.registry.register(asked, self._peer.uid, self)
-        if self._registered != name:
-            log.info("workload %s registered by %s, inbound at %s", name, self._peer, asked.inbound)
-        self._registered = name
+        before, self._registered = self._registered, name
+        if before != name:
+            log.info(
+                "workload %s registered by %s, inbound at %s", name, self._peer, asked.inbound, extra=self._about()
+            )
         self._outbox.answer(call_id, Registered(str(self._core.identity(name))))
 
     def _withdraw(self, call_id: int) -> None:
         if not self._core.registry.withdraw(self):
             raise Unacceptable("nothing is registered over this connection")
-        log.info("workload %s withdrew: no more callers are sent to it", self._registered)
+        known = self._about()
+        log.info("workload %s withdrew: no more callers are sent to it", self._registered, extra=known)
         self._outbox.answer(call_id, Done())
 
     # --- proxies ------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from cryptography import x509
 
 from meshd.api.control import Certificate
-from meshd.api.names import Identity
+from meshd.api.logs import about
+from meshd.api.names import Identity, InvalidName
 from meshd.ca import certificates
 from meshd.ca.audit import AuditLog, Line
 from meshd.ca.certificates import Life
@@ -80,7 +81,8 @@ class Issuing:
         """The log and the audit log; Unreachable when the latter cannot be told."""
         for each in lines:
             who = f"{each.actor} at {each.peer}" if each.peer else each.actor
-            log.info("issued %s to %s: serial %s, until %s", each.identity, who, each.serial, each.until)
+            known = about(workload=_workload(each.identity), peer=each.actor)
+            log.info("issued %s to %s: serial %s, until %s", each.identity, who, each.serial, each.until, extra=known)
         if self._audit is not None and lines:
             self._audit.append(lines)
 
@@ -170,6 +172,15 @@ def line(action: str, sequence: int, issued: Issued, requester: Requester) -> Li
         serial=issued.serial,
         until=when(issued.not_after),
     )
+
+
+def _workload(identity: str) -> str:
+    """Whose it is, where it is a workload's: hosts have some, and the CA's own server has names."""
+    try:
+        found = Identity.parse(identity)
+    except InvalidName:
+        return ""
+    return "" if found.host else str(found.workload)
 
 
 def chain_pem(leaf: x509.Certificate, own: Material) -> str:

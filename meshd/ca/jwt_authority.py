@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
+from meshd.api.logs import about
 from meshd.api.names import Identity
 from meshd.ca import jwt
 from meshd.ca.audit import AuditLog
@@ -76,6 +77,7 @@ class JwtAuthority:
             requester,
             claims.id,
             when(claims.expires_at),
+            extra=about(workload=claims.subject.workload, peer=requester),
         )
         if self._audit is not None:
             self._audit.write(

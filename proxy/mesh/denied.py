@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Final, Literal, NamedTuple
 
 from meshd.api.complaints import Dam
+from meshd.api.logs import about
 from meshd.api.names import Identity
 from proxy.errors import Bound
 from proxy.mesh.tls import IdentityMismatch, Peer, peer_of
@@ -52,7 +53,7 @@ class Denials:
         peer = peer_of(transport.get_extra_info("ssl_object"))
         if why := self._why(peer):
             self._stats.count_error(direction, "tcp", Bound.DENIED)
-            complaints.warning("refused a connection: %s", why)
+            complaints.warning("refused a connection: %s", why, extra=about(peer=peer.identity))
             raise DeniedPeer(why)
         self._open.append(_Open(direction, transport, peer))
         return peer.identity
@@ -66,7 +67,7 @@ class Denials:
         for each in self._open:
             if (why := self._why(each.peer)) and not each.transport.is_closing():
                 self._stats.count_error(each.direction, "tcp", Bound.DENIED)
-                log.warning("cut an open connection: %s", why)
+                log.warning("cut an open connection: %s", why, extra=about(peer=each.peer.identity))
                 each.transport.abort()
         self.sweep(0.0)
 

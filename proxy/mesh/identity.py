@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from meshd.api.control import Certificate, CertificateState
+from meshd.api.logs import about
 from meshd.api.names import Identity, WorkloadName
 from proxy.connect import NoCertificate
 from proxy.mesh.tls import ServerContexts, context
@@ -138,9 +139,8 @@ class WorkloadIdentity:
             pause = RETRY_MIN_S
             self.refreshed_at = time.time()
             self.refreshes["ok"] += 1
-            log.info(
-                "%s: certificate until %s", self.identity, time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
-            )
+            until = time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
+            log.info("%s: certificate until %s", self.identity, until, extra=about(workload=self.identity.workload))
             due = renewal_at(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
             await asyncio.sleep(RETRY_MIN_S)
             await self._wait_until(due, certificate)
@@ -162,7 +162,8 @@ class WorkloadIdentity:
         message = str(error) or type(error).__name__
         if message != self._error:
             self._error = message
-            log.warning("%s: no new certificate: %s; trying again", self.identity, message)
+            known = about(workload=self.identity.workload)
+            log.warning("%s: no new certificate: %s; trying again", self.identity, message, extra=known)
             self._changed()
 
 

@@ -121,9 +121,18 @@ def to_the_first_request(ca: Machine, web: Machine, api: Machine, package: Path,
         key for key in inbound if key.startswith("request_total")
     )
     assert counted(inbound, "request_total", 'direction="inbound"', 'tls="false"') == 0
+    what_the_journal_has(web, "meshd-proxy", SYSLOG_IDENTIFIER="meshd-proxy", PRIORITY="6")
+    what_the_journal_has(ca, "meshd-ca", SYSLOG_IDENTIFIER="meshd-ca", MESHD_PEER=f"node {web.name}")
     for host in (web, api):
         checked = host.run("meshd", "check")
         assert "Status check results are √" in checked, checked
+
+
+def what_the_journal_has(host: Machine, unit: str, **fields: str) -> None:
+    """Of the workload web: that it got its certificate, by fields and not only in words."""
+    found = host.run("journalctl", "--output=json", f"--unit={unit}", "MESHD_WORKLOAD=default/web")
+    entries = [json.loads(line) for line in found.splitlines()]
+    assert [each for each in entries if fields.items() <= each.items()], entries
 
 
 def what_the_units_may(web: Machine, ca: Machine, say: Said) -> None:

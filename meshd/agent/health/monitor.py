@@ -16,6 +16,7 @@ from meshd.agent.health.probes import accepts, answers, is_active
 from meshd.agent.registry import Registry, reachable_at
 from meshd.api.documents import Workload
 from meshd.api.health import PortHealth, UnitHealth
+from meshd.api.logs import about
 from meshd.api.names import Address, WorkloadName
 from meshd.api.tasks import Tasks
 
@@ -121,10 +122,11 @@ class Monitor:
         while True:
             before = judge.healthy
             if judge.heard(await self._look(check)):
+                name, known = check.workload, about(workload=check.workload)
                 if not judge.healthy and before is not False:
-                    log.warning("%s is not announced: %s: %s", check.workload, check.what, judge.failure)
+                    log.warning("%s is not announced: %s: %s", name, check.what, judge.failure, extra=known)
                 elif judge.healthy and before is False:
-                    log.info("%s: %s is well again", check.workload, check.what)
+                    log.info("%s: %s is well again", name, check.what, extra=known)
                 self._tell()
             await asyncio.sleep(check.health.interval_s * random.uniform(1.0 - JITTER, 1.0 + JITTER))  # noqa: S311
 
@@ -136,7 +138,7 @@ class Monitor:
             except TimeoutError:
                 return f"no answer within {check.health.timeout}"
             except Exception:
-                log.exception("%s: %s", check.workload, check.what)
+                log.exception("%s: %s", check.workload, check.what, extra=about(workload=check.workload))
                 return "an error within: see the agent's log"
 
     def _tell(self) -> None:

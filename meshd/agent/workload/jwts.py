@@ -24,6 +24,7 @@ from meshd.agent.certificates import NotSigned
 from meshd.agent.core import Core
 from meshd.agent.node import JITTER
 from meshd.api.backoff import Backoff
+from meshd.api.logs import about
 from meshd.api.names import WorkloadName
 from meshd.ca import jwt
 from meshd.ca.jwt import BadToken, Point, Verified
@@ -139,7 +140,8 @@ class Jwts:
         kept.ends_at = asked_at + life_s
         kept.due_at = asked_at + life_s * (0.5 + self._draw(-JITTER, JITTER))
         kept.backoff.reset()
-        log.info("%s: token for %s, until %s", workload, " ".join(audiences)[:200], when(signed.expires_at))
+        listed, until = " ".join(audiences)[:200], when(signed.expires_at)
+        log.info("%s: token for %s, until %s", workload, listed, until, extra=about(workload=workload))
 
 
 @lru_cache(maxsize=2)

@@ -24,6 +24,7 @@ from meshd.agent.workload.grpc import Code, Method, Refused
 from meshd.agent.workload.jwts import Jwts
 from meshd.agent.workload.process import LocalProcess
 from meshd.agent.workload.svids import Svid, Svids, ders
+from meshd.api.logs import about
 from meshd.api.names import WorkloadName
 from meshd.ca.jwt import BadToken
 from meshd.ca.rates import TooOften
@@ -54,7 +55,10 @@ class WorkloadApi:
                 svid = await self._svid(workload)
                 answer = _svid_response(svid, self._bundle()).SerializeToString(deterministic=True)
                 if answer != sent:
-                    complaints.info("workload API: %s has the SVID %s of %s", process.peer, svid.serial, svid.identity)
+                    who, known = process.peer, about(workload=workload, peer=process.peer)
+                    complaints.info(
+                        "workload API: %s has the SVID %s of %s", who, svid.serial, svid.identity, extra=known
+                    )
                     yield answer
                     sent = answer
                 await changes.wait(self._svids.due_in_s(workload))
@@ -77,7 +81,8 @@ class WorkloadApi:
         workload = await self._attest(process)
         identity = str(self._core.identity(workload))
         if asked.spiffe_id not in ("", identity):
-            complaints.warning("workload API: %s asks for a token of %.200a", process.peer, asked.spiffe_id)
+            who, known = process.peer, about(workload=workload, peer=process.peer)
+            complaints.warning("workload API: %s asks for a token of %.200a", who, asked.spiffe_id, extra=known)
             raise Refused(Code.PERMISSION_DENIED, f"this process has one identity, {identity}, and no other")
         token = await self._token(workload, asked.audience)
         svid = messages.JWTSVID(spiffe_id=identity, svid=token)
@@ -128,14 +133,14 @@ class WorkloadApi:
         try:
             return attest(await asyncio.to_thread(process.facts), self._core.selectors)
         except NotAttested as refused:
-            complaints.warning("workload API: no identity: %s", refused.detail)
+            complaints.warning("workload API: no identity: %s", refused.detail, extra=about(peer=process.peer))
             raise Refused(Code.PERMISSION_DENIED, str(refused)) from refused
 
     async def _svid(self, workload: WorkloadName) -> Svid:
         try:
             return await self._svids.get(workload)
         except NotSigned as error:
-            complaints.warning("workload API: no SVID for %s: %s", workload, error)
+            complaints.warning("workload API: no SVID for %s: %s", workload, error, extra=about(workload=workload))
             raise Refused(Code.UNAVAILABLE if error.retry else Code.PERMISSION_DENIED, str(error)) from error
 
     async def _token(self, workload: WorkloadName, audiences: Sequence[str]) -> str:
@@ -144,10 +149,10 @@ class WorkloadApi:
         except ValueError as error:
             raise Refused(Code.INVALID_ARGUMENT, str(error)) from error
         except TooOften as error:
-            complaints.warning("workload API: no token for %s: %s", workload, error)
+            complaints.warning("workload API: no token for %s: %s", workload, error, extra=about(workload=workload))
             raise Refused(Code.RESOURCE_EXHAUSTED, str(error)) from error
         except NotSigned as error:
-            complaints.warning("workload API: no token for %s: %s", workload, error)
+            complaints.warning("workload API: no token for %s: %s", workload, error, extra=about(workload=workload))
             raise Refused(Code.UNAVAILABLE if error.retry else Code.PERMISSION_DENIED, str(error)) from error
 
     @contextmanager

@@ -22,6 +22,7 @@ from meshd.agent.certificates import NotSigned
 from meshd.agent.core import Core
 from meshd.agent.node import JITTER, request
 from meshd.api.backoff import Backoff
+from meshd.api.logs import about
 from meshd.api.names import Identity, WorkloadName
 from meshd.ca import certificates
 from meshd.ca.material import when
@@ -69,7 +70,8 @@ class Svids:
         held = self._held[workload]
         async with held.lock:  # of many processes that ask at once, one has the CA sign
             if held.svid is not None and self._is_denied(held.svid):
-                log.warning("the CA denies the SVID %s of %s", held.svid.serial, held.svid.identity)
+                serial, identity = held.svid.serial, held.svid.identity
+                log.warning("the CA denies the SVID %s of %s", serial, identity, extra=about(workload=workload))
                 held.svid, held.due_at = None, 0.0
             self._heed_renewal(held)
             if self._clock() >= held.due_at:
@@ -118,7 +120,8 @@ class Svids:
         life_s = held.svid.not_after - held.svid.not_before
         held.due_at = held.svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
         self._core.signer.renewed()
-        log.info("%s: SVID for its processes, until %s", identity, when(held.svid.not_after))
+        until = when(held.svid.not_after)
+        log.info("%s: SVID for its processes, until %s", identity, until, extra=about(workload=workload))
 
     async def _sign(self, identity: Identity) -> Svid:
         key = certificates.new_key()
