@@ -10,11 +10,12 @@ import click
 from k8s.settings import CONTROLLER_ADMIN_PORT, CONTROLLER_PORT, Installation
 from meshd.agent.daemon import heed_signals
 from meshd.api.loading import read_text
+from meshd.api.logs import log_to_stderr
 from meshd.api.names import Address, InvalidName
 from meshd.api.problems import Misuse
 from meshd.api.tasks import Tasks
 from meshd.ca.server import allow_connections
-from meshd.cli.logs import log_level_option, log_to_stderr
+from meshd.cli.logs import log_level_option
 from meshd.client.sockets import HOST_SOCKET
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def command(
         kubeconfig=str(kubeconfig.absolute()) if kubeconfig is not None else "",
     )
     installation = loaded(read_text(config), str(config))
-    log_to_stderr(log_level)
+    log_to_stderr(log_level, "meshd-controller")
     uvloop.run(_run(installation, place))
 
 
