@@ -34,9 +34,9 @@ test-k8s: $(DEV) ## the tests of discovery at the cluster that KUBECONFIG names,
 test-fast: $(DEV) ## the tests that open no socket to speak of: seconds
 	$(BIN)/python -m pytest -q tests/unit $(ARGS)
 
-e2e: $(DEV) ## the tests on hosts that systemd booted, which are among `make test`; as root
+e2e: $(DEV) ## the tests on booted hosts, which are among `make test`; as root (SUITE=trixie: on such ones, too)
 	@scripts/setup-system test
-	$(BIN)/python -m pytest tests/e2e $(ARGS)
+	MESHD_TEST_SUITE=$(SUITE) $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 lint: $(DEV) ## style, types and the import arrows
 	$(BIN)/ruff check .
@@ -68,11 +68,11 @@ lock: $(DEV) ## write the locks anew from pyproject.toml (ARGS=--upgrade for the
 	$(COMPILE) --group fuzz -c requirements-dev.lock -o requirements-fuzz.lock $(ARGS)
 	$(COMPILE) --group build -c requirements-dev.lock -o requirements-build.lock $(ARGS)
 
-deb: $(DEV) ## the Debian package, into dist/, for the Python of this machine's release (ARGS='-o DIRECTORY')
-	@packaging/deb/build $(ARGS)
+deb: $(DEV) ## the Debian package, into dist/, for this machine's release, or into dist/SUITE (SUITE=trixie)
+	@packaging/deb/build $(if $(SUITE),-s $(SUITE) -o dist/$(SUITE)) $(ARGS)
 
-apt-repo: ## an apt repository with the packages in dist/, signed: KEY=FINGERPRINT (ARGS='-o DIRECTORY')
-	@packaging/deb/apt-repo -k "$(KEY)" $(ARGS)
+apt-repo: ## an apt repository with the packages in dist/, signed: KEY=FINGERPRINT (SUITE=trixie)
+	@packaging/deb/apt-repo -k "$(KEY)" $(if $(SUITE),-s $(SUITE)) $(ARGS)
 
 clean: ## remove everything that was made here, the environment too
 	rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.guide import Guide
 from tests.e2e.steps import HERE, Said, at_once, counted, listing, main_pid, page
 from tests.support import packages
-from tests.support.machines import NEEDS, Machine, machines
+from tests.support.machines import NEEDS, Machine, base_root, machines
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -41,10 +41,11 @@ WantedBy=multi-user.target
 
 
 @pytest.fixture(scope="module")
-def upgrade(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def upgrade(package: Path, suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a version that follows."""
     own = tmp_path_factory.mktemp("upgrade")
-    return packages.next_version(Path(shutil.copy(package, own)), "0.1.0+next")
+    root = base_root(suite) if suite else None
+    return packages.next_version(Path(shutil.copy(package, own)), "0.1.0+next", root)
 
 
 @contextmanager
@@ -67,8 +68,8 @@ def load(host: Machine, say: Said) -> Iterator[None]:
     say(f"{sum(json.loads(text.splitlines()[-1])['good'] for text in said)} requests, 0 failed")
 
 
-def test_from_bare_hosts_to_a_mesh_and_back(package: Path, upgrade: Path, say: Said) -> None:
-    with machines("ca", "vm1", "vm2") as hosts:
+def test_from_bare_hosts_to_a_mesh_and_back(package: Path, upgrade: Path, suite: str, say: Said) -> None:
+    with machines("ca", "vm1", "vm2", suite=suite) as hosts:
         ca, web, api = hosts
         for host in hosts:
             for script in ("load.py", "listing.py"):

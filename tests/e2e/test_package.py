@@ -28,14 +28,14 @@ def test_lintian_finds_nothing(package: Path) -> None:
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_two_builds_are_the_same_bytes(package: Path, tmp_path: Path) -> None:
-    again = packages.built(tmp_path)
+def test_two_builds_are_the_same_bytes(package: Path, suite: str, tmp_path: Path) -> None:
+    again = packages.built(tmp_path, suite)
     assert again.name == package.name
     assert again.read_bytes() == package.read_bytes()
 
 
 @pytest.mark.peer("reprepro", "gpg")
-def test_a_repository_that_apt_takes_for_good(package: Path, tmp_path: Path) -> None:
+def test_a_repository_that_apt_takes_for_good(package: Path, suite: str, tmp_path: Path) -> None:
     home, repository = tmp_path / "gnupg", tmp_path / "apt"
     home.mkdir(0o700)
     environment = {**os.environ, "GNUPGHOME": str(home)}
@@ -44,7 +44,8 @@ def test_a_repository_that_apt_takes_for_good(package: Path, tmp_path: Path) -> 
     listed = subprocess.run([*gpg, "--list-keys", "--with-colons"], env=environment, check=True, capture_output=True)
     (key,) = [line.split(":")[9] for line in listed.stdout.decode().splitlines() if line.startswith("fpr:")]
     try:
-        argv = [str(packages.ROOT / "packaging/deb/apt-repo"), "-k", key, "-o", str(repository), str(package)]
+        argv = [str(packages.ROOT / "packaging/deb/apt-repo"), "-k", key, "-o", str(repository)]
+        argv += [*(["-s", suite] if suite else []), str(package)]
         subprocess.run(argv, env=environment, check=True, timeout=120)
     finally:
         subprocess.run(["gpgconf", "--kill", "all"], env=environment, check=False, timeout=30)

@@ -57,8 +57,8 @@ class Walk:
         return [host.types(f"cd /root\n{each}", timeout_s=240) for each in self.guide.commands(section, words)]
 
 
-def test_what_an_operator_does(package: Path, guide: Guide, say: Said) -> None:
-    with machines("ca", "vm1", "vm2", programs={path("consul"): "/usr/bin/consul"}) as hosts:
+def test_what_an_operator_does(package: Path, suite: str, guide: Guide, say: Said) -> None:
+    with machines("ca", "vm1", "vm2", programs={path("consul"): "/usr/bin/consul"}, suite=suite) as hosts:
         walk = Walk(hosts, package, guide, say)
         has_services(walk)
         before = listing(hosts)

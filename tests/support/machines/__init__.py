@@ -14,19 +14,20 @@ from tests.support.machines.machine import Machine
 from tests.support.machines.network import network
 from tests.support.machines.roots import base_root
 
-__all__ = ["NEEDS", "Machine", "machines"]
+__all__ = ["NEEDS", "Machine", "base_root", "machines"]
 
 NEEDS = ("mmdebstrap", "systemd-nspawn", "ip", "nsenter", "setpriv")
 """Programs, for the mark `peer`; and the test is to be root's."""
 
 
 @contextmanager
-def machines(*names: str, programs: Mapping[str, str] | None = None) -> Iterator[list[Machine]]:
+def machines(*names: str, programs: Mapping[str, str] | None = None, suite: str = "") -> Iterator[list[Machine]]:
     """Booted hosts of those names; each knows the others by name, and nobody else. `programs`: files of this machine,
-    and where they are on the hosts."""
+    and where they are on the hosts. `suite` is the release of Debian that they have, this machine's unless told
+    otherwise."""
     with ExitStack() as stack:
         net = stack.enter_context(network())
-        root = base_root()
+        root = base_root(suite)
         made = [Machine(name, f"10.77.0.{number}", net, root, programs or {}) for number, name in enumerate(names, 1)]
         for machine in made:
             stack.callback(machine.end)

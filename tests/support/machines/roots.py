@@ -1,6 +1,6 @@
-"""The root file system that hosts begin from: this machine's own release of Debian, with systemd, what meshd's package
-depends on, and programs that tests put into the mesh, none of which runs unasked. It is made by mmdebstrap from where
-this machine's apt has its packages, and kept in the user's cache."""
+"""The root file system that hosts begin from: this machine's release of Debian or another, with systemd, what meshd's
+package depends on, and programs that tests put into the mesh, none of which runs unasked. It is made by mmdebstrap from
+where this machine's apt has its packages, and kept in the user's cache."""
 
 import hashlib
 import os
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.support.packages import ROOT
 from tests.support.peers import path
 
 PACKAGES: Final = (
@@ -19,13 +20,12 @@ PACKAGES: Final = (
 )  # fmt: skip
 DAEMONS: Final = ("nginx", "redis-server", "systemd-resolved")
 """Of these packages, which would be started at boot."""
-KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshd" / "roots"
 
 
-def base_root() -> Path:
+def base_root(suite: str = "") -> Path:
     """Its directory, for nobody to write to."""
-    release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    release = suite or platform.freedesktop_os_release()["VERSION_CODENAME"]
     name = hashlib.sha256(" ".join((release, *PACKAGES, *DAEMONS)).encode()).hexdigest()[:16]
     root = CACHE / f"{release}-{name}"
     if not root.exists():
@@ -55,10 +55,8 @@ def _make(directory: Path, release: str) -> None:
 
 
 def _sources(release: str) -> str:
-    """Where this machine has its own packages from, as lines of sources.list(5)."""
-    argv = ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
-    found = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
-    uris = {uri for suite, component, uri in map(str.split, found) if (suite, component) == (release, "main")}
-    assert uris, f"apt knows no source of {release} main: apt-get update"
-    signed = f"[signed-by={KEYRING}] " if Path(KEYRING).exists() else ""
-    return "".join(f"deb {signed}{uri} {release} main\n" for uri in sorted(uris))
+    """Where this machine's apt has its packages, for that release, as lines of sources.list(5)."""
+    argv = [str(ROOT / "packaging" / "deb" / "sources"), release]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
