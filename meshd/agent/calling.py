@@ -33,17 +33,16 @@ MAX_IDENTIFYING: Final = 256
 """Callers that one proxy may have identified at a time."""
 
 
-def capture_of(settings: CaptureSettings, proxy: ProxySettings, *, idle: bool = False) -> Capture | None:
-    """What the host's proxy is told of it; None where nothing is ever redirected. `idle`: nothing is at present."""
-    if not settings.enabled:
-        return None
+def capture_of(settings: CaptureSettings, proxy: ProxySettings, *, idle: bool = False) -> Capture:
+    """What the host's proxy is told of it. `idle`: nothing is redirected at present. Without capture nothing ever is,
+    and the proxy listens by IPv6 all the same: systemd has sockets for it that somebody must accept at."""
     v6 = has_ipv6()
     return Capture(
         settings.unknown,
         settings.unmeshed,
         outbound6=beside(proxy.outbound) if v6 else "",
         inbound6=beside(proxy.inbound) if v6 else "",
-        idle=idle,
+        idle=idle or not settings.enabled,
     )
 
 
@@ -66,9 +65,9 @@ def beside(listen: str) -> str:
 
 
 def has_ipv6(interfaces: Path = Path("/proc/net/if_inet6")) -> bool:
-    """Whether this host has an IPv6 address of its own, of which ::1 is the first."""
+    """Whether ::1 is an address of this host: where IPv6 is off it is not, and nobody can listen there."""
     try:
-        return bool(interfaces.read_text())
+        return any(line.startswith(f"{1:032x} ") for line in interfaces.read_text().splitlines())
     except OSError:
         return False
 

@@ -94,10 +94,11 @@ def test_where_ipv6_comes(listen: str, other: str) -> None:
 
 
 def test_the_proxy_is_told_of_capture_where_there_is_any(tmp_path: Path) -> None:
-    assert capture_of(CaptureSettings(enabled=False), ProxySettings()) is None
+    assert capture_of(CaptureSettings(enabled=False), ProxySettings()).idle
     told = capture_of(CaptureSettings(enabled=True, unknown="pass", unmeshed="deny"), ProxySettings())
-    assert told is not None
     assert (told.unknown, told.unmeshed, told.idle) == ("pass", "deny", False)
     (tmp_path / "if_inet6").write_text("00000000000000000000000000000001 01 80 10 80       lo\n")
     assert has_ipv6(tmp_path / "if_inet6")
+    (tmp_path / "if_inet6").write_text("fe800000000000000000000000000002 02 40 20 80     eth0\n")
+    assert not has_ipv6(tmp_path / "if_inet6")
     assert not has_ipv6(tmp_path / "none")
