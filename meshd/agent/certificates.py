@@ -6,6 +6,7 @@ jittered pause. What proxies hold stays good meanwhile; their requests are refus
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from meshd.api.control import Certificate, Health
 from meshd.api.logs import about
 from meshd.api.names import Identity
 from meshd.api.problems import Misuse, Problem
-from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.source import CertificateSource, Forbidden, NotAuthenticated, Refusal, Unable, Unreachable
 from meshd.ca.wire import Bundle, Token
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 20.0
 """Between looks at a CA that is well: certificates last hours, so this is for the status alone. It is also the longest
 pause between looks at one that is away."""
+
+UNABLE_S = 60.0
+"""A CA that answers, and that could not sign a moment ago, is not well for its answering; who waits for a certificate
+asks again within this time."""
 
 LOOK_AGAIN_S = 1.0
 """The first pause before looking again at a CA that is away."""
@@ -93,6 +98,7 @@ class Signer:
         if trust.bundle_pem:
             source.trust(bundle_pem, trust.renewal)
         self.trust, self._source, self.trust_bundle_pem = trust, source, bundle_pem
+        self._unable_at = -math.inf
         self._unknown = ""  # who asks may be another now
 
     def health(self) -> Health:
@@ -147,9 +153,11 @@ class Signer:
         except Unreachable as error:
             failed["unreachable"] += 1
             self._away = str(error)
+            self._unable_at = self._clock() if isinstance(error, Unable) else -math.inf
             self._judge()
             raise NotSigned(f"the CA is away: {error}", retry=True) from error
         self._away = self._unknown = ""
+        self._unable_at = -math.inf
         self._judge()
 
     async def watch(self) -> None:
@@ -255,7 +263,8 @@ class Signer:
         except (Unreachable, Refusal) as error:
             self._away = str(error)
         else:
-            self._away = ""
+            if abs(self._clock() - self._unable_at) >= UNABLE_S:
+                self._away = ""
         self._judge()
 
     def _judge(self) -> None:

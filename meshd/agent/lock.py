@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from meshd.api.problems import Problem
+from meshd.api.problems import Problem, remedy
 
 
 class AlreadyRunning(Problem):
@@ -23,7 +23,7 @@ class StateLock:
         except OSError as error:
             raise Problem(
                 f"{directory}: the state directory cannot be written by uid {os.geteuid()}: {error.strerror}: "
-                "correct its owner or mode, or choose another"
+                + remedy(error, "correct its owner or mode, or choose another")
             ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

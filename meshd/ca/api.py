@@ -21,17 +21,20 @@ from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
+from cryptography import x509
 
 from meshd.api.complaints import BURST, Dam
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, InvalidName, check_label
+from meshd.ca import certificates
 from meshd.ca.attest import Attestor, Attestors, ByJoinToken, ByNodeCertificate, BySharedToken, Evidence
 from meshd.ca.authority import Authority
 from meshd.ca.counts import Counts
 from meshd.ca.desk import Desk
 from meshd.ca.following import Following
+from meshd.ca.material import when
 from meshd.ca.rates import Rate, Rates, TooOften
-from meshd.ca.records import Held
+from meshd.ca.records import Held, Node
 from meshd.ca.requester import Requester
 from meshd.ca.settings import LimitSettings
 from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, TooLarge, Unreachable
@@ -47,6 +50,10 @@ MAX_REQUESTS: Final = 256
 """At once: bodies on their way, and what waits for the store."""
 
 MAX_LOGGED: Final = 400
+
+COMPLAIN_EVERY_S: Final = 60.0
+MAX_COMPLAINTS: Final = 100
+"""Reasons that are remembered; there are a handful."""
 
 AGAIN_S: Final = "5"
 """When to come again to a CA that cannot sign now. Who knows another asks that at once."""
@@ -100,6 +107,7 @@ class Api:
         self.following = Following(store, limits.waiting)
         self._heard: dict[str, tuple[int, float]] = {}  # of those with a node's certificate: as many as there are nodes
         self._requests = 0
+        self._complained: dict[str, float] = {}
         self._desk = Desk(authority, clock)
         self.counts = Counts()
         self.application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
@@ -117,6 +125,16 @@ class Api:
     async def close(self) -> None:
         """Once the server is closed, and asks no more."""
         await self._desk.close()
+
+    def _complain(self, request: web.Request, error: Unreachable) -> None:
+        """Of what goes wrong with all requests alike, one line is enough for a while."""
+        now, reason = time.monotonic(), str(error)
+        if now - self._complained.get(reason, -COMPLAIN_EVERY_S) < COMPLAIN_EVERY_S:
+            return
+        if len(self._complained) >= MAX_COMPLAINTS:
+            self._complained.clear()
+        self._complained[reason] = now
+        log.error("%s %s of %s failed: %s", request.method, request.path, request.remote, reason)
 
     async def _sign(self, call: _Call) -> web.Response:
         requester = await self._attest(call)
@@ -151,7 +169,10 @@ class Api:
             identity = Identity.of_host(authority.trust_domain, check_label(asked.node, "node"))
         except InvalidName as error:
             raise Refusal(f"the body is not a request to join: {error}") from error
+        before = await asyncio.to_thread(authority.store.node, asked.node)
         signed = await self._issue(call, requester, asked.csr_pem, identity)
+        if before is not None and before.not_after > self._clock():
+            _compare(before, signed, call.address)
         return _answer(
             Joined(authority.trust_domain, authority.bundle_pem, signed.chain_pem, signed.not_before, signed.not_after)
         )
@@ -185,10 +206,17 @@ class Api:
             await asyncio.to_thread(self._authority.store.hear, Held(node, sequence, oldest, self._clock()))
             self._heard[node] = (sequence, oldest)
 
-    async def _health(self, _: web.Request) -> web.Response:
+    async def _health(self, request: web.Request) -> web.Response:
         now = self._clock()
         self._authority.check(now)
-        return _answer(Health(self._authority.trust_domain, now))
+        requester = await self._member(request) if _number(request, "node") else None
+        other_since = 0.0
+        if requester is not None and requester.node:
+            known = await asyncio.to_thread(self._authority.store.node, requester.node)
+            shown = x509.load_der_x509_certificate(_certificate(request)).public_key()
+            if known is not None and known.key_hash != certificates.key_hash(shown).hex():
+                other_since = max(known.joined_at, known.renewed_at)
+        return _answer(Health(self._authority.trust_domain, now, other_since))
 
     async def _attest(self, call: _Call) -> Requester:
         """Who asks; before the body is read (RFC 6750, section 2.1, for the bearer's token)."""
@@ -257,7 +285,7 @@ class Api:
         except Refusal as refusal:
             return _refused(refusal)
         except Unreachable as error:
-            log.error("%s %s of %s failed: %s", request.method, request.path, request.remote, error)
+            self._complain(request, error)
             what = "its store is away" if self._authority.store.trouble else "it is not ready"
             return _failed(503, f"the CA cannot sign now: {what}, and its log says why", {"Retry-After": AGAIN_S})
         except web.HTTPException as error:
@@ -278,6 +306,17 @@ async def _body(request: web.Request, kind: type[T], what: str) -> T:
         raise TooLarge(f"the body is larger than {MAX_BODY_BYTES >> 10} KiB, and {what} is not") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"the body is not {what}: {error}") from error
+
+
+def _compare(before: Node, signed: Certificate, address: str) -> None:
+    """Two hosts may have been given one name, and each would be believed to be the other."""
+    now = x509.load_pem_x509_certificate(signed.chain_pem.encode())
+    if certificates.key_hash(now.public_key()).hex() != before.key_hash:
+        log.warning(
+            "the node %s joined from %s with another key, and the certificate of the one before is good until %s: if "
+            "that is another host, join one of them under another name; `meshd ca issued list --node %s` has both",
+            before.name, address, when(before.not_after), before.name,
+        )  # fmt: skip
 
 
 def _evidence(request: web.Request) -> Evidence:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import aiohttp
 import msgspec
 
-from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unable, Unreachable
 from meshd.ca.wire import MAX_ANSWER_BYTES, Error
 
 T = TypeVar("T")
@@ -24,6 +24,11 @@ class BrokenOff(Unreachable):
 
 
 CONNECT_WITHIN_S: Final = 5.0
+
+
+class Untimely(Unreachable):
+    """The server's certificate is one that would be believed at another time."""
+
 
 _REFUSALS: Final = {400: Refusal, 401: NotAuthenticated, 403: Forbidden, 404: Refusal, 405: Refusal, 413: Refusal}
 """Any other status but 200 may be another the next time."""
@@ -51,13 +56,15 @@ async def call(
         ):
             status, content = response.status, await bounded(response.content)
     except aiohttp.ClientConnectorCertificateError as error:
-        raise Unreachable(f"{url}: {_doubt(error.certificate_error)}") from error
+        doubt = error.certificate_error
+        raise (Untimely if _is_of_another_time(doubt) else Unreachable)(f"{url}: {_doubt(doubt)}") from error
     except TimeoutError as error:  # before OSError, which it is
         raise Unreachable(f"{url}: no answer within {within_s:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise BrokenOff(f"{url}: {reason_of(error)}") from error
     if status != 200:
-        raise _REFUSALS.get(status, Unreachable)(f"{_error(content)} (status {status})")
+        otherwise = Unable if status >= 500 else Unreachable
+        raise _REFUSALS.get(status, otherwise)(f"{_error(content)} (status {status})")
     try:
         return msgspec.json.decode(content, type=answer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -81,6 +88,11 @@ def _error(content: bytes) -> str:
         return "not the answer of a CA"
 
 
+def _is_of_another_time(error: Exception) -> bool:
+    """CERT_NOT_YET_VALID, CERT_HAS_EXPIRED (X509_V_ERR_…)."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in (9, 10)
+
+
 def _doubt(error: Exception) -> str:
     """Why the server's certificate is not believed, and what to look at (the codes are OpenSSL's X509_V_ERR_…)."""
     if not isinstance(error, ssl.SSLCertVerificationError):
@@ -88,7 +100,7 @@ def _doubt(error: Exception) -> str:
     match error.verify_code:
         case 62 | 64:  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
             advice = "give that name to `meshd ca serve` with --name"
-        case 9 | 10:  # CERT_NOT_YET_VALID, CERT_HAS_EXPIRED
+        case _ if _is_of_another_time(error):
             advice = "compare this host's clock with that of the CA's"
         case _:
             advice = "it is not the CA that the trust bundle is of: copy bundle.pem of the CA anew"

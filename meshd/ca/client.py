@@ -7,7 +7,7 @@ else vouches for it, and neither proxies nor redirects lead anywhere else.
 import math
 import ssl
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -21,6 +21,9 @@ from meshd.ca.source import NotAuthenticated, Refusal, Unreachable
 from meshd.ca.wire import Bundle, Health, Joined, JoinRequest, JwtRequest, Renewal, SignRequest, Token
 
 T = TypeVar("T")
+
+_NO_CHECK_TIME: Final = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, for which `ssl` has no name."""
 
 
 class CaClient:
@@ -81,6 +84,11 @@ class CaClient:
         """What the CA says of itself: its trust domain, its clock; errors as of `health`."""
         return await self._call("GET", "/v1/health", Health)
 
+    async def other_since(self) -> float:
+        """Since when another key than ours is that of the node of our name, in seconds since the epoch; 0: it is ours.
+        Errors as of `sign`."""
+        return (await self._call("GET", "/v1/health?node=1", Health)).other_since
+
     async def _call(
         self,
         method: str,
@@ -120,6 +128,16 @@ class CaClient:
         except (Unreachable, Refusal):
             return False
         return True
+
+
+async def clock_of(url: str, bundle_pem: str) -> float:
+    """What the clock of the CA at url says, in seconds since the epoch, where its certificate is not good by ours: it
+    has to chain to the bundle and be of that host all the same. To be told to a person who has two clocks to compare;
+    nothing is to be done by it. Errors as of `health`."""
+    tls = _trusting(bundle_pem)
+    tls.verify_flags |= _NO_CHECK_TIME
+    health = await call(tls, "GET", url.rstrip("/"), "/v1/health", Health, {})
+    return health.now
 
 
 def _trusting(bundle_pem: str) -> ssl.SSLContext:

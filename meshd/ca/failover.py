@@ -12,7 +12,7 @@ from typing import TypeVar
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.ca.client import CaClient
-from meshd.ca.source import Unreachable
+from meshd.ca.source import Unable, Unreachable
 from meshd.ca.wire import Bundle, Renewal, Token
 
 T = TypeVar("T")
@@ -50,13 +50,14 @@ class Failover:
             client.present(certificate)
 
     async def _any(self, ask: Callable[[CaClient], Awaitable[T]]) -> T:
-        troubles: dict[CaClient, str] = {}
+        troubles: dict[CaClient, Unreachable] = {}
         for client in list(self._clients):
             try:
                 answer = await ask(client)
             except Unreachable as error:
-                troubles[client] = str(error)
+                troubles[client] = error
             else:
                 self._clients.sort(key=lambda each: each in troubles)  # stable: those that are away go last
                 return answer
-        raise Unreachable("; ".join(troubles.values()))
+        kind = Unable if all(isinstance(each, Unable) for each in troubles.values()) else Unreachable
+        raise kind("; ".join(map(str, troubles.values())))

@@ -33,7 +33,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from meshd.api.problems import Problem
+from meshd.api.problems import Problem, remedy
 
 
 class CaFiles:
@@ -212,8 +212,8 @@ def _problems(what: Path) -> Iterator[None]:
         raise Problem(f"{what}: another process is making a CA there") from error
     except OSError as error:
         raise Problem(
-            f"{what}: cannot be written by uid {os.geteuid()}: {error.strerror}: correct its owner or mode, or choose "
-            "another with --state-dir"
+            f"{what}: cannot be written by uid {os.geteuid()}: {error.strerror}: "
+            + remedy(error, "correct its owner or mode, or choose another with --state-dir")
         ) from error
 
 

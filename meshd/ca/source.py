@@ -35,6 +35,10 @@ class Unreachable(Exception):
     """The CA cannot be asked, or cannot sign now; the message says what is the matter. Asking later may succeed."""
 
 
+class Unable(Unreachable):
+    """The CA answers, and cannot do this now."""
+
+
 class CertificateSource(Protocol):
     """Signs for the identities of one trust domain."""
 

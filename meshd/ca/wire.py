@@ -112,10 +112,12 @@ class Bundle(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """The CA is well; `now` is its clock, in seconds since the epoch."""
+    """The CA is well; `now` is its clock, in seconds since the epoch. `other_since`, for a node that asks (`?node=1`,
+    and its certificate): since when the node of that name has another key than it shows; 0 where it has not."""
 
     trust_domain: str
     now: float
+    other_since: float = 0.0
 
 
 class Error(Struct, frozen=True):

@@ -37,6 +37,7 @@ ALL = [
     "the issuer is within its validity period",
     "the issuer is valid for at least 60 days",
     "the CA denies nothing of what this host is",
+    "no other host has this one's name",
     "the CA at https://127.0.0.1:{port} answers",
     "the CA at https://127.0.0.1:{port} is of this host's trust domain",
     "this host has the trust bundle of the CA at https://127.0.0.1:{port}",

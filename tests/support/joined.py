@@ -31,9 +31,7 @@ class Joined:
         self.conf.mkdir()
         self.does("ca", "init", "--trust-domain", "prod.example", "--state-dir", self.ca)
         with self.serves():
-            token = self.does("ca", "token", "create", "--state-dir", self.ca, "--workload", "default/web").strip()
-            where = ("--config", self.settings, "--state-dir", self.state)
-            self.does("join", f"127.0.0.1:{self.ca_port}", "--node", "vm1", "--token", token, *where)
+            self.join(self.settings, self.state)
         self._begun = self.settings.read_text()
         self.set()
         self.write("web", f"metadata: {{name: web}}\nspec: {{ports: [{{port: {self.port}}}]}}")
@@ -49,17 +47,28 @@ class Joined:
             f"workloadApi: {{enabled: false}}\nproxy: {{{listeners}}}\n{more}\n"
         )
 
+    def join(self, settings: Path, state: Path, *token_for: str) -> None:
+        """Have a host with that file and directory join as vm1. AssertionError where the CA does not let it."""
+        made = self.does("ca", "token", "create", "--state-dir", self.ca, "--workload", "default/web", *token_for)
+        token = made.strip()
+        where = ("--config", settings, "--state-dir", state)
+        self.does("join", f"127.0.0.1:{self.ca_port}", "--node", "vm1", "--token", token, *where)
+
     def write(self, name: str, text: str, kind: str = "Workload") -> None:
         """A document."""
         (self.conf / f"{name}.yaml").write_text(f"apiVersion: meshd.io/v1\nkind: {kind}\n{text}\n")
 
     # --- what runs
 
+    @property
+    def serving(self) -> list[str]:
+        """The command line of its CA."""
+        return [*MESHD, "ca", "serve", "--state-dir", str(self.ca), "--listen", f"127.0.0.1:{self.ca_port}"]
+
     @contextmanager
     def serves(self, *within: str) -> Iterator[None]:
         """Its CA. `within` begins the command line of what runs."""
-        argv = [*within, *MESHD, "ca", "serve", "--state-dir", str(self.ca), "--listen", f"127.0.0.1:{self.ca_port}"]
-        with running(argv, self.directory / "ca.log", lambda: accepts(self.ca_port)):
+        with running([*within, *self.serving], self.directory / "ca.log", lambda: accepts(self.ca_port)):
             yield
 
     @contextmanager
@@ -86,7 +95,7 @@ class Joined:
         with ExitStack() as held:
             for each in (self.serves(), self.application(), self.agent(), self.proxy()):
                 held.enter_context(each)
-            wait_until(lambda: "is ready" in self.log("proxy") or self.waits() == [], "the proxy is ready")
+            wait_until(lambda: self.workload().get("waiting_for") == [], "the proxy is ready")
             yield
 
     # --- what is to be seen
@@ -95,17 +104,17 @@ class Joined:
         file = self.directory / f"{name}.log"
         return file.read_text(errors="replace") if file.exists() else ""
 
-    def waits(self) -> list[str]:
-        """What its workload waits for."""
+    def workload(self) -> dict[str, Any]:
+        """Its workload, as the status has it; nothing while there is no agent."""
         done = subprocess.run(
             [*MESHD, "status", "--socket", str(self.socket), "-o", "json"],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         if done.returncode:
-            return ["the agent"]
+            return {}
+        found: dict[str, Any]
         (found,) = json.loads(done.stdout)["workloads"]
-        waits: list[str] = found["waiting_for"]
-        return waits
+        return found
 
     def does(self, *arguments: object) -> str:
         """What `meshd` prints that is run with these."""
@@ -115,12 +124,12 @@ class Joined:
 
     def check(self, *options: str, within: Sequence[str] = ()) -> tuple[int, Checks]:
         """The status of `meshd check`, and what it found."""
-        return checked(*within, *MESHD, "check", *(options or ("--config", str(self.settings))), "-o", "json")
+        return checked(*within, *MESHD, "check", *(options or ("--config", str(self.settings))))
 
 
 def checked(*argv: str) -> tuple[int, Checks]:
-    """The status of a `meshd check -o json`, and what it found."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=200, check=False)
+    """The status of a `meshd check` with that command line, and what it found."""
+    done = subprocess.run([*argv, "-o", "json"], capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout, done.stderr
     data: dict[str, Any] = json.loads(done.stdout)
     assert data["success"] is (done.returncode == 0)

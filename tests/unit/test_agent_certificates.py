@@ -12,7 +12,7 @@ from meshd.agent.trust import Trust, TrustFile
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
 from meshd.api.problems import Problem
-from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unreachable
+from meshd.ca.source import Forbidden, NotAuthenticated, Refusal, Unable, Unreachable
 from meshd.ca.wire import Bundle, Denial, Jwk, Renewal, Token
 from tests.support import aio
 from tests.support.bundles import root
@@ -104,6 +104,28 @@ def test_a_ca_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> Non
         mesh.source.is_away = False
         await mesh.signer.sign("csr", WEB)
         assert mesh.signer.health().since == NOW + 30
+
+    with caplog.at_level(logging.INFO):
+        run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_a_ca_that_answers_and_cannot_sign_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        mesh = Mesh()
+        watching = asyncio.get_running_loop().create_task(mesh.signer.watch())
+        mesh.source.fails = Unable("its store is away (status 503)")
+        for _ in range(3):
+            assert (await mesh.refusal()).retry
+            await asyncio.sleep(0)  # the watch looks, and the CA answers
+            assert mesh.signer.health().message == "its store is away (status 503)"
+            mesh.now += 59
+        watching.cancel()
+        mesh.now += 1
+        again = asyncio.get_running_loop().create_task(mesh.signer.watch())
+        await eventually(lambda: mesh.signer.health().healthy, "nobody was refused for a while")
+        again.cancel()
+        await asyncio.gather(watching, again, return_exceptions=True)
 
     with caplog.at_level(logging.INFO):
         run(main())

@@ -11,6 +11,9 @@ PAGE: Final = "docs/vm.md"
 """Says what to do, under a heading for each section. The package has it in /usr/share/doc/meshd."""
 
 
+SET_THE_CLOCK: Final = "set the clock that is wrong, and have NTP keep it right: `timedatectl`"
+
+
 class Check(NamedTuple):
     """One thing looked at: `description` says what is the case when all is well, `message` what is found instead, and
     `hint` what to do."""
@@ -84,6 +87,7 @@ NODE_KEY: Final = Kind("meshd-identity", "node-key", "the node's key can be read
 NODE_VALID: Final = Kind("meshd-identity", "node-valid", "the node's certificate is within its validity period")
 ISSUER_VALID: Final = Kind("meshd-identity", "issuer-valid", "the issuer is within its validity period")
 ISSUER_LASTS: Final = Kind("meshd-identity", "issuer-lasts", "the issuer is valid for at least 60 days")
+NODE_ALONE: Final = Kind("meshd-identity", "node-alone", "no other host has this one's name")
 NOT_DENIED: Final = Kind("meshd-identity", "not-denied", "the CA denies nothing of what this host is")
 CA_ANSWERS: Final = Kind("meshd-ca", "ca-answers", "the CA at {} answers")
 CA_DOMAIN: Final = Kind("meshd-ca", "ca-trust-domain", "the CA at {} is of this host's trust domain")

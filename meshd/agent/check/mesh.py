@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from meshd.agent import node
 from meshd.agent.check import kinds
-from meshd.agent.check.kinds import Check, Kind, Result
+from meshd.agent.check.kinds import SET_THE_CLOCK, Check, Kind, Result
 from meshd.agent.host import check
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import read_bundle
@@ -24,7 +24,8 @@ from meshd.api.control import Status, WorkloadStatus
 from meshd.api.loading import ConfigurationError
 from meshd.api.problems import Problem
 from meshd.ca import certificates
-from meshd.ca.client import CaClient
+from meshd.ca.calls import Untimely
+from meshd.ca.client import CaClient, clock_of
 from meshd.ca.source import Refusal, Unreachable
 from meshd.ca.wire import Denial
 
@@ -41,9 +42,9 @@ STALE_WARN_S: Final = 600.0
 
 MAX_NAMED: Final = 10
 
-LOOK_AT_IT: Final = "see that it is there, and that this host reaches it"
+REJOIN: Final = "join this host again with `meshd join`, if its clock is right (`meshd-time`)"
 
-SET_THE_CLOCK: Final = "set the clock that is wrong, and have NTP keep it right: `timedatectl`"
+LOOK_AT_IT: Final = "see that it is there, and that this host reaches it"
 
 
 def configuration(file: Path) -> Iterator[Check]:
@@ -77,7 +78,9 @@ def agent(status: Status | Problem, now: float) -> Iterator[Check]:
     without = [f"{each.namespace}/{each.name}: {each.certificate_error or _why_none(each)}" for each in bad]
     if without:
         lives = all(each.certificate_not_after > now for each in bad)
-        hint = "see the log of the agent, and `meshd ca entry list` on the CA"
+        is_unable = any("cannot sign now" in each for each in without)
+        hint = "on the CA's host, `journalctl -u meshd-ca` says why it cannot, and whether its disk is full"
+        hint = hint if is_unable else "see the log of the agent, and `meshd ca entry list` on the CA"
         yield kinds.CERTIFICATES.found("warning" if lives else "error", "\n".join(without), hint)
     else:
         yield kinds.CERTIFICATES.well()
@@ -148,7 +151,7 @@ def identity(settings: Settings, bundle_pem: str, now: float) -> Iterator[Check]
     if held is None or held.certificate is None:
         return
     chain = x509.load_pem_x509_certificates(file.read_bytes())
-    yield _good(kinds.NODE_VALID, chain[:1], now, "join this host again: `meshd join`")
+    yield _good(kinds.NODE_VALID, chain[:1], now, REJOIN)
     hint = "see the log of the CA: it renews its issuer by itself while it has its root's key"
     yield from _life(kinds.ISSUER_VALID, kinds.ISSUER_LASTS, chain[1:], now, hint)
 
@@ -187,6 +190,10 @@ async def authority(settings: Settings, bundle_pem: str) -> list[Check]:
             health = await client.hello()
             after = time.time()
             news = await client.news(0)
+        except Untimely as error:
+            found.append(kinds.CA_ANSWERS.error(str(error), SET_THE_CLOCK, url))
+            found += await _two_clocks(url, bundle_pem)
+            continue
         except (Refusal, Unreachable) as error:
             hint = "see that it runs, that this host reaches it, and that `ca.bundle` is its bundle"
             found.append(kinds.CA_ANSWERS.error(str(error), hint, url))
@@ -196,6 +203,41 @@ async def authority(settings: Settings, bundle_pem: str) -> list[Check]:
         found.append(clocks(health.now, before, after, url))
         found.append(_same(bundle_pem, news.bundle_pem, url))
     return found
+
+
+async def alone(settings: Settings, bundle_pem: str, now: float) -> list[Check]:
+    """Whether the CA knows the node of this name by this host's key: a host that joins under a name takes it over."""
+    file = Path(settings.state_dir, node.FILE_NAME)
+    try:
+        held = None if settings.ca.token_file else node.read(file)
+    except Problem:  # `identity` says so
+        return []
+    if held is None or held.certificate is None or held.certificate.not_valid_after_utc.timestamp() <= now:
+        return []
+    name = node.identity_of(held.certificate).host
+    for url in settings.ca.all_urls:
+        try:
+            since = await CaClient(url, bundle_pem, certificate=file).other_since()
+        except Unreachable:
+            continue
+        except Refusal as refusal:
+            return [kinds.NODE_ALONE.error(str(refusal), REJOIN)]
+        if not since:
+            return [kinds.NODE_ALONE.well()]
+        hint = "join one of the two under a name of its own: `meshd join --node`; the CA's log has both"
+        message = f"a host with another key is {name}, too, since {datetime.fromtimestamp(since, UTC):%F %TZ}"
+        return [kinds.NODE_ALONE.error(message, hint)]
+    return []
+
+
+async def _two_clocks(url: str, bundle_pem: str) -> list[Check]:
+    """Which of them is wrong, as far as the CA can be asked at all."""
+    before = time.time()
+    try:
+        ca_now = await clock_of(url, bundle_pem)
+    except (Refusal, Unreachable):
+        return []
+    return [clocks(ca_now, before, time.time(), url)]
 
 
 def clocks(ca_now: float, before: float, after: float, url: str) -> Check:

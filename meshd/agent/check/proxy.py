@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from meshd import __version__
 from meshd.agent.check import kinds, ports
 from meshd.agent.check.host import guarded
-from meshd.agent.check.kinds import Check
+from meshd.agent.check.kinds import SET_THE_CLOCK, Check
 from meshd.agent.registry import reachable_at
 from meshd.api.control import ProxyWorkload, Status, WorkloadStatus
 from meshd.api.names import Address, Identity, InvalidName
@@ -37,7 +37,11 @@ LOOPBACK: Final = frozenset(("127.0.0.1", "::1", "localhost"))
 
 
 class NotMeshed(Exception):
-    """The request was not answered as a proxy of the mesh does; the message says how far it came."""
+    """The request was not answered as a proxy of the mesh does; the message says how far it came, `hint` what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint or "`journalctl -u meshd-proxy` has its side of it; who has the port is above (meshd-ports)"
 
 
 class Asked(NamedTuple):
@@ -136,13 +140,12 @@ async def _look(gate: asyncio.Semaphore, asked: Asked, bundle_pem: str, shown: P
             async with asyncio.timeout(WITHIN_S):
                 await request(asked, bundle_pem, shown)
         except TimeoutError:
-            message = f"{asked.workload.inbound}: no answer within {WITHIN_S:.0f} s"
+            trouble = NotMeshed(f"no answer within {WITHIN_S:.0f} s")
         except NotMeshed as error:
-            message = f"{asked.workload.inbound}: {error}"
+            trouble = error
         else:
             return kind.well(asked)
-    hint = "`journalctl -u meshd-proxy` has its side of it; who has the port is above (meshd-ports)"
-    return kind.error(message, hint, asked)
+    return kind.error(f"{asked.workload.inbound}: {trouble}", trouble.hint, asked)
 
 
 async def request(asked: Asked, bundle_pem: str, shown: Path | None) -> None:
@@ -159,7 +162,8 @@ async def request(asked: Asked, bundle_pem: str, shown: Path | None) -> None:
             tls.load_cert_chain(shown)
         reader, writer = await _connected(address, tls, Identity.parse(asked.workload.identity).server_name)
     except ssl.SSLCertVerificationError as error:
-        raise NotMeshed(f"what it presents is not good: {error.verify_message}") from error
+        hint = SET_THE_CLOCK if error.verify_code in (9, 10) else ""  # X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED
+        raise NotMeshed(f"what it presents is not good: {error.verify_message}", hint) from error
     except ssl.SSLError as error:
         raise NotMeshed(f"no TLS of the mesh: {error.reason or error}") from error
     except (OSError, ValueError) as error:

@@ -21,6 +21,9 @@ from meshd.api.problems import Problem
 from meshd.client import sockets
 from meshd.client.connection import ControlConnection
 
+CA_STATE = Path("/var/lib/meshd-ca")
+"""Of a CA on this host, as it usually is."""
+
 
 async def whole(file: Path) -> list[Check]:
     """Of a host with these settings. What cannot be known because of what is wrong before it is left out."""
@@ -43,6 +46,7 @@ async def whole(file: Path) -> list[Check]:
     found += mesh.identity(settings, trust.bundle_pem, time.time())
     found += mesh.denials(settings, trust.denied, (each.identity for each in workloads))
     found += await mesh.authority(settings, trust.bundle_pem)
+    found += await mesh.alone(settings, trust.bundle_pem, time.time())
     if not isinstance(status, Problem):
         found += await proxy.meshed(status, trust.bundle_pem, _node_file(settings))
     return _ordered(found)
@@ -65,6 +69,7 @@ def _system(file: Path, settings: Settings, status: Status | Problem) -> list[Ch
     has_proxy = not isinstance(status, Problem) and status.proxy is not None and status.proxy.attached > 0
     documents = injecting.documents_of(file, settings)
     found = [host.room(Path(settings.state_dir))]
+    found += [host.room(CA_STATE)] if CA_STATE.is_dir() else []
     found += host.listening(settings, has_proxy=has_proxy)
     found += checking.checks(settings)
     found += _units(file, settings, documents)
