@@ -49,6 +49,8 @@ def plan_of(
     users = {name: _uid(name) for name in settings.users}
     troubles = [f"capture.users: there is no user {name}" for name, uid in users.items() if uid is None]
     captured = list(captured)
+    if captured and slices.top(mount) is None:
+        troubles.append(f"there are no control groups of version 2 at {mount}: no unit is captured")
     plan = Plan(
         outbound=listener(proxy.outbound),
         inbound=listener(proxy.inbound),

@@ -213,7 +213,11 @@ class Keeper:
 
     def _listen(self) -> None:
         """Hear of every change of rules; without it they are looked at each minute."""
-        news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
+        try:
+            news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, NETLINK_NETFILTER)
+        except OSError as error:  # a kernel without netfilter, which nft says too
+            log.debug("no news of rules: %s", error)
+            return
         try:
             news.bind((0, 0))
             news.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)

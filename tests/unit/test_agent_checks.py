@@ -6,17 +6,24 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from meshd import __version__
 from meshd.agent import node
-from meshd.agent.check import kinds
+from meshd.agent.check import capture, host, kinds, proxy
+from meshd.agent.check.capture import unit_in_mesh
 from meshd.agent.check.kinds import Check
 from meshd.agent.check.mesh import agent, clocks, denials, discovery, identity
 from meshd.agent.settings import Settings
-from meshd.api.control import Golden, Health, ServiceStatus, SourceStatus, Status, WorkloadStatus
+from meshd.api.control import Golden, Health, ProxyStatus, ServiceStatus, SourceStatus, Status, WorkloadStatus
+from meshd.api.documents import Selector
+from meshd.api.names import WorkloadName
 from meshd.api.problems import Problem
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.wire import Denial
+from meshd.capture.units import Unit
 from meshd.view.check import as_data, as_text, is_well
+from proxy.http2 import frames
+from proxy.mesh import header
 from tests.support.bundles import MADE, root
 
 NOW = MADE.timestamp() + 3600
@@ -244,3 +251,101 @@ def test_the_page_has_a_line_for_each_check_under_its_section() -> None:
         assert rows, each
         assert all(part in rows[0] for part in each.description.split("{}")), each
     assert len({each.id for each in every}) == len(every) > 40
+
+
+class Units:
+    """Units of systemd, by name: what is said of each."""
+
+    def __init__(self, **said: dict[str, str]) -> None:
+        self.said = {f"{name}.service": each for name, each in said.items()}
+
+    def show(self, unit: str) -> Unit:
+        found = {"Id": unit, "LoadState": "loaded"} | self.said.get(unit, {"LoadState": "not-found"})
+        return Unit(unit, {} if "*" in unit and unit not in self.said else found)
+
+    def do(self, *arguments: str) -> None:
+        raise AssertionError(arguments)
+
+
+IN_SLICE = {"ControlGroup": "/meshed.slice/web.service"}
+
+
+@pytest.mark.parametrize(
+    ("manager", "result", "message", "hint"),
+    [
+        (Units(web=IN_SLICE), "success", "", ""),
+        (Units(web={}), "success", "", ""),  # it does not run
+        (Units(), "warning", "there is no such unit any more (not-found)", "`meshd uninject web.service`, and"),
+        (
+            Units(web=IN_SLICE | {"Id": "site.service"}),
+            "warning",
+            "it is site.service now, which",
+            "`meshd uninject web.",
+        ),
+        (
+            Units(web={"ControlGroup": "/system.slice/web.service"}),
+            "error",
+            "it runs in /system.slice/web.service, and is not captured",
+            "`systemctl restart web.service`",
+        ),
+    ],
+)
+def test_a_unit_that_was_meshed(manager: Units, result: str, message: str, hint: str) -> None:
+    found = unit_in_mesh("web.service", "meshed.slice", manager)
+    assert (found.result, found.description) == (result, "web.service runs in the mesh")
+    assert found.message.startswith(message)
+    assert found.hint.startswith(hint)
+
+
+def test_units_that_documents_select_and_that_are_called_otherwise_now() -> None:
+    names = ("web.service", "old.service", "alias.service", "job-*.service", None)
+    selectors = {WorkloadName("default", f"w{at}"): (Selector(unit=each, user="x"),) for at, each in enumerate(names)}
+    units = capture.Units((), selectors)
+    (found,) = capture.selected(units, Units(web={}, alias={"Id": "site.service"}))
+    assert (found.result, found.message.splitlines()) == (
+        "warning",
+        [
+            "default/w1: there is no old.service (not-found)",
+            "default/w2: alias.service is site.service now",
+            "default/w3: no unit is called job-*.service",
+        ],
+    )
+    (found,) = capture.selected(units, Units(web={}, old={}, alias={}, **{"job-*": {}}))
+    assert found.result == "success"
+    assert list(capture.selected(capture.Units((), {}), Units())) == []
+
+
+def test_a_rule_of_the_host_is_named_where_it_can_be_seen(tmp_path: Path) -> None:
+    enforce = tmp_path / "enforce"
+    guards = (("SELinux", enforce, "1"), ("AppArmor", tmp_path / "none", "Y"))
+    assert "(SELinux, AppArmor, or noexec)" in host.guarded(guards)
+    enforce.write_text("1")
+    assert "(SELinux is on here)" in host.guarded(guards)
+    enforce.write_text("0")
+    assert "(SELinux, AppArmor, or noexec)" in host.guarded(guards)
+
+
+def proxies(version: str = __version__, *, attached: tuple[str, ...] = (__version__,), waits: str = "") -> Status:
+    standing = ProxyStatus(1, len(attached), tuple(sorted(set(attached))), (waits,) if waits else ())
+    return replace(status(), version=version, proxy=standing)
+
+
+@pytest.mark.parametrize(
+    ("seen", "wrong"),
+    [
+        (proxies(), {}),
+        (status(), {"agent-version"}),
+        (replace(proxies(), proxy=None), {}),
+        (proxies(attached=()), {"proxy-attached"}),
+        (proxies(waits="certificate of default/web"), {"proxy-ready"}),
+        (proxies(attached=("0.0.1", __version__)), {"proxy-version"}),
+        (proxies("0.0.1"), {"agent-version", "proxy-version"}),
+    ],
+)
+def test_the_proxy(seen: Status, wrong: set[str]) -> None:
+    assert {each.id for each in proxy.proxy(seen) if each.result != "success"} == set(wrong)
+
+
+def test_what_check_says_to_a_proxy_is_what_proxies_say() -> None:
+    assert proxy.ALPN == header.ALPN
+    assert frames.PREFACE + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)) == proxy.PREFACE

@@ -77,7 +77,7 @@ def capture(
         yield _strangers(settings.capture.slice, units.selectors, mount)
     for unit in units.injected if manager is not None else ():
         assert manager is not None
-        yield _unit(unit, settings.capture.slice, manager)
+        yield unit_in_mesh(unit, settings.capture.slice, manager)
 
 
 def _slice(settings: Settings, plan: Plan, units: Units) -> Check:
@@ -94,10 +94,15 @@ def _in_force(settings: Settings, plan: Plan) -> Check:
         found = nft.in_force()
     except NotFiltering as error:
         return not_filtering(kinds.RULES, error, plan.group)
-    if found is None:
-        return kinds.RULES.well() if plan.is_empty else kinds.RULES.error(f"there is no table {table.TABLE}", hint)
-    if found.digest not in table.digests(plan, or_open=settings.capture.fail_open):
-        return kinds.RULES.error(f"the table {table.TABLE} is another one", hint)
+    if found is None and plan.is_empty:
+        return kinds.RULES.well()
+    if found is None or found.digest not in table.digests(plan, or_open=settings.capture.fail_open):
+        message = f"there is no table {table.TABLE}" if found is None else f"the table {table.TABLE} is another one"
+        try:
+            nft.apply(table.render(plan), check=True)
+        except NotFiltering as error:  # nobody could put it in force here
+            return not_filtering(kinds.RULES, error, plan.group)
+        return kinds.RULES.error(message, hint)
     if found.digest != table.digest(plan):
         message = "the proxy is away, and connections go on in plain text (failOpen)"
         return kinds.RULES.warning(
@@ -109,7 +114,8 @@ def _in_force(settings: Settings, plan: Plan) -> Check:
 # --- units ------------------------------------------------------------------------------------------------------------
 
 
-def _unit(unit: str, slice_: str, manager: Manager) -> Check:
+def unit_in_mesh(unit: str, slice_: str, manager: Manager) -> Check:
+    """Whether a unit that was meshed is there, under that name, and runs in the slice."""
     anew = f"`meshd uninject {unit}`, and `meshd inject` under its new name"
     try:
         found = manager.show(unit)
