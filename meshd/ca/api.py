@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 import msgspec
 from aiohttp import web
 from cryptography import x509
+from msgspec.structs import replace
 
 from meshd.api.complaints import BURST, Dam
 from meshd.api.control import Certificate
@@ -210,13 +211,13 @@ class Api:
         now = self._clock()
         self._authority.check(now)
         requester = await self._member(request) if _number(request, "node") else None
-        other_since = 0.0
+        health = Health(self._authority.trust_domain, now)
         if requester is not None and requester.node:
             known = await asyncio.to_thread(self._authority.store.node, requester.node)
             shown = x509.load_der_x509_certificate(_certificate(request)).public_key()
             if known is not None and known.key_hash != certificates.key_hash(shown).hex():
-                other_since = max(known.joined_at, known.renewed_at)
-        return _answer(Health(self._authority.trust_domain, now, other_since))
+                health = replace(health, other_since=max(known.joined_at, known.renewed_at))
+        return _answer(health)
 
     async def _attest(self, call: _Call) -> Requester:
         """Who asks; before the body is read (RFC 6750, section 2.1, for the bearer's token)."""

@@ -111,7 +111,7 @@ class Bundle(Struct, frozen=True):
     again_s: float = 0.0
 
 
-class Health(Struct, frozen=True):
+class Health(Struct, frozen=True, omit_defaults=True):
     """The CA is well; `now` is its clock, in seconds since the epoch. `other_since`, for a node that asks (`?node=1`,
     and its certificate): since when the node of that name has another key than it shows; 0 where it has not."""
 
