@@ -27,6 +27,8 @@ pytestmark = [
 ]
 
 API = ("127.98.0.1", 443)
+HERE = "127.0.0.1"
+"""All pods are in one network here, and listen at ports of their own."""
 CA = "https://meshd-ca.meshd.svc:4180"
 CLIENT = Path(__file__).parents[1] / "support" / "programs" / "pod_certificate.py"
 
@@ -83,7 +85,7 @@ class World:
             self.token,
             (self.directory / "api-ca.pem").read_text(),
             API,
-            {"kubernetes.default.svc": API[0], "meshd-ca.meshd.svc": "127.0.0.1"},
+            {"kubernetes.default.svc": API[0], "meshd-ca.meshd.svc": HERE, "meshd-ca.meshd.svc.cluster.local": HERE},
         )
         claims = self.directory / "claims"
         return Pod(manifest, namespace, name, around, self.directory / f"pod-{name}", self.enter, claims=claims)
@@ -91,6 +93,10 @@ class World:
     def ca(self) -> Pod:
         template = self.find("StatefulSet", "meshd", "meshd-ca")["spec"]["template"]
         return self.pod(template, "meshd", "meshd-ca-0")
+
+    def controller(self) -> Pod:
+        template = self.find("Deployment", "meshd", "meshd-controller")["spec"]["template"]
+        return self.pod(template, "meshd", "meshd-controller-0")
 
     def execute(self, pod: Pod, *argv: str) -> str:
         """As `kubectl exec`."""
@@ -178,6 +184,9 @@ def test_the_ca_of_a_cluster_from_its_manifest(world: World) -> None:
         assert "Uid:\t2102\t2102\t2102\t2102" in status
         assert "CapEff:\t0000000000000000" in status
         assert "CapBnd:\t0000000000000000" in status
+        controller = world.controller()
+        with controller.runs():  # which is to be ready, and so to have a certificate
+            assert "meshd-controller" in world.execute(controller, "meshd", "status")
         world.execute(pod, "meshd", "ca", "issued", "revoke", "--workload", "shop/gone", *STATE)
     keys = world.directory / "claims" / "meshd-ca" / "state"
     assert not any(file.stat().st_mode & 0o007 for file in keys.iterdir() if file.suffix == ".key")

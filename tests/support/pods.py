@@ -124,6 +124,7 @@ class Pod:
         host, port = self._around.api
         env = {
             "PATH": f"{Path(sys.prefix) / 'bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/",  # as runc sets it for a user that has none
             "HOSTNAME": self.name,
             "KUBERNETES_SERVICE_HOST": host,
             "KUBERNETES_SERVICE_PORT": str(port),
