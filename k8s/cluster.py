@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -105,18 +105,21 @@ class Cluster:
             raise
 
     def list(self, path: str, query: Mapping[str, str] | None = None) -> "list[Body]":
-        """The objects at path, page by page; none where the resource is not served."""
-        found: list[Body] = []
+        """The objects at path; none where the resource is not served."""
+        return [*self.each(path, query)]
+
+    def each(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Body]:
+        """The same one after the other, read page by page: for what there may be very many of."""
         after = ""
         while True:
             asked = {**(query or {}), "limit": str(PAGE), **({"continue": after} if after else {})}
             page = self.get(path, asked)
             if page is None:
-                return found
-            found += page.get("items") or []
+                return
+            yield from page.get("items") or ()
             after = page.get("metadata", {}).get("continue") or ""
             if not after:
-                return found
+                return
 
     def create(self, path: str, body: Body, query: Mapping[str, str] | None = None) -> Body:
         return self._asked("POST", path, query or {}, body)

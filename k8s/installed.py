@@ -3,6 +3,7 @@ part of it. Only read here."""
 
 import base64
 import binascii
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -90,7 +91,7 @@ def cluster_wide(cluster: Cluster) -> list[Body]:
     ]
 
 
-def meshed(cluster: Cluster, namespace: str, of: str = "") -> list[Body]:
+def meshed(cluster: Cluster, namespace: str, of: str = "") -> Iterator[Body]:
     """The pods that have a sidecar of the installation in that namespace; `of`: in that one alone."""
     path = f"/api/v1/namespaces/{of}/pods" if of else "/api/v1/pods"
-    return cluster.list(path, {"labelSelector": f"{CONTROL_PLANE_NS}={namespace}"})
+    return cluster.each(path, {"labelSelector": f"{CONTROL_PLANE_NS}={namespace}"})

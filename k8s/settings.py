@@ -14,6 +14,7 @@ Annotations of a pod and of its namespace go before the settings in `proxy` (`k8
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -73,6 +74,16 @@ def _check_address(text: str) -> None:
     host, colon, port = text.rpartition(":")
     if not colon or not is_trust_domain(host) or not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
         raise ValueError(f"found {text[:128]!r}; expected HOST:PORT with a name, as in controller.example:8086")
+
+
+def _check_hosts(text: str) -> None:
+    for name in (each.strip() for each in text.split(",") if text):
+        try:
+            ip_address(name)
+        except ValueError as error:
+            if not is_trust_domain(name):
+                expected = "DNS names and addresses, with commas between"
+                raise ValueError(f"found {name[:128]!r}; expected {expected}") from error
 
 
 def _said(name: str, check: Callable[[str], object], value: str) -> None:
@@ -155,9 +166,17 @@ class AuthoritySettings(Struct, frozen=True, forbid_unknown_fields=True, rename=
         str, Meta(description="The class of the volume that stays; when empty, the cluster's default.")
     ] = ""
     storage_size: Annotated[Quantity, Meta(description="How large it is; not to be changed later.")] = "1Gi"
+    names: Annotated[
+        str,
+        Meta(
+            description="DNS names and addresses by which hosts outside the cluster reach it, with commas between; its "
+            "certificate is for them, too."
+        ),
+    ] = ""
     log_level: Annotated[Level, Meta(description="The least that it logs.")] = "info"
 
     def __post_init__(self) -> None:
+        _said("names", _check_hosts, self.names)
         _said("storageSize", quantity, self.storage_size)
 
 

@@ -1,7 +1,7 @@
 """`meshd check --proxy`: the pods that have sidecars, and those that should."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from k8s import installed
@@ -16,25 +16,52 @@ from meshd.agent.check.kinds import Check
 
 MAX_NAMED: Final = 10
 
+_RESTART: Final = "restart what they are of: `kubectl rollout restart`"
 _SPARED: Final = frozenset(("kube-system", "kube-node-lease"))
 
 
 def checks(cluster: Cluster, found: Found, namespace: str) -> Iterator[Check]:
     """Of the pods in that namespace; in all when it is empty."""
-    pods = [each for each in installed.meshed(cluster, found.settings.namespace, namespace) if _goes_on(each)]
-    restart = "restart what they are of: `kubectl rollout restart`"
-    not_ready = [(each, why) for each in pods if (why := _sidecar(each))]
-    yield _all(of.SIDECARS_READY, not_ready, "see the log of meshd-proxy in them", error=True)
     version = version_of(found.settings.image)
-    old = [(each, said) for each in pods if (said := _said(each, called.PROXY_VERSION)) != version]
-    yield _all(of.SIDECARS_VERSION, old, restart)
     root = hashlib.sha256(found.settings.trust_anchors.encode()).hexdigest()
-    other = [(each, "other trust anchors") for each in pods if _said(each, called.TRUST_ROOT) != root]
-    yield _all(of.SIDECARS_TRUST, other, restart)
-    without = [(each, "has none") for each in _unmeshed(cluster, found.settings.namespace, namespace)]
-    yield _all(
-        of.ALL_MESHED, without, f"{restart}. They started while no injector answered, or before they were to have one"
-    )
+    not_ready, old, other = Named(), Named(), Named()
+    for pod in installed.meshed(cluster, found.settings.namespace, namespace):
+        if not _goes_on(pod):
+            continue
+        if why := _sidecar(pod):
+            not_ready.add(pod, why)
+        if (said := _said(pod, called.PROXY_VERSION)) != version:
+            old.add(pod, said)
+        if _said(pod, called.TRUST_ROOT) != root:
+            other.add(pod, "other trust anchors")
+    without = Named()
+    for pod in _unmeshed(cluster, found.settings.namespace, namespace):
+        without.add(pod, "has none")
+    yield not_ready.check(of.SIDECARS_READY, "see the log of meshd-proxy in them", error=True)
+    yield old.check(of.SIDECARS_VERSION, _RESTART)
+    yield other.check(of.SIDECARS_TRUST, _RESTART)
+    late = "They started while no injector answered, or before they were to have one"
+    yield without.check(of.ALL_MESHED, f"{_RESTART}. {late}")
+
+
+class Named:
+    """Pods of which something is to be said: the first of them by name, the others by their number."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._more = 0
+
+    def add(self, pod: Body, said: str) -> None:
+        if len(self._lines) < MAX_NAMED:
+            self._lines.append(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}: {said}")
+        else:
+            self._more += 1
+
+    def check(self, kind: Kind, hint: str, *, error: bool = False) -> Check:
+        if not self._lines:
+            return kind.well()
+        said = "\n".join([*self._lines, *([f"and {self._more} more"] if self._more else [])])
+        return kind.error(said, hint) if error else kind.warning(said, hint)
 
 
 def _goes_on(pod: Body) -> bool:
@@ -61,7 +88,7 @@ def _unmeshed(cluster: Cluster, control_plane: str, namespace: str) -> Iterator[
         for each in cluster.list("/api/v1/namespaces")
     }
     path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
-    for pod in cluster.list(path):
+    for pod in cluster.each(path):
         meta = pod["metadata"]
         space = meta["namespace"]
         if space in _SPARED or space == control_plane or not _goes_on(pod) or pod["spec"].get("hostNetwork"):
@@ -69,12 +96,3 @@ def _unmeshed(cluster: Cluster, control_plane: str, namespace: str) -> Iterator[
         wanted, _ = reasons.asked(meta.get("annotations") or {}, spaces.get(space, {}))
         if wanted and called.CONTROL_PLANE_NS not in (meta.get("labels") or {}):
             yield pod
-
-
-def _all(kind: Kind, bad: Iterable[tuple[Body, str]], hint: str, *, error: bool = False) -> Check:
-    lines = [f"{each['metadata']['namespace']}/{each['metadata']['name']}: {said}" for each, said in bad]
-    if not lines:
-        return kind.well()
-    if len(lines) > MAX_NAMED:
-        lines[MAX_NAMED:] = [f"and {len(lines) - MAX_NAMED} more"]
-    return kind.error("\n".join(lines), hint) if error else kind.warning("\n".join(lines), hint)

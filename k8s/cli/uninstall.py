@@ -1,5 +1,7 @@
 """`meshd uninstall`: what an installation consists of in a cluster, for `kubectl delete -f -`."""
 
+from collections.abc import Iterable
+
 import click
 
 from k8s import installed
@@ -41,7 +43,7 @@ def _present(cluster: Cluster, namespace: str, force: bool) -> list[Body]:
     return found
 
 
-def _check_unused(pods: list[Body]) -> None:
+def _check_unused(pods: Iterable[Body]) -> None:
     """Problem when there are pods with sidecars."""
     names = [f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in pods]
     if names:

@@ -58,9 +58,9 @@ ANCHORS_KEY: Final = "trust-anchors.pem"
 ADMIN_PORT: Final = 4181
 
 ISSUER_DIRECTORY: Final = "/etc/meshd-issuer"
-VOLUME_DIRECTORY: Final = "/var/lib/meshd-ca"
-STATE_DIRECTORY: Final = f"{VOLUME_DIRECTORY}/state"
-"""Below the volume's own directory, which its group can write to; this one is the CA's alone."""
+VOLUME_DIRECTORY: Final = "/var/lib"
+"""Its group can write to it. The CA's directory, which is the CA's alone, is in it where commands look for it
+(`/var/lib/meshd-ca`), and so are its settings (`/etc/meshd/ca.yaml`): `kubectl exec` needs to name neither."""
 
 API_SERVER: Final = "https://kubernetes.default.svc"
 
@@ -105,6 +105,8 @@ def authority(settings: Installation, checksum: str) -> Iterator[Object]:
         metadata=of_namespace(settings, CA, labels),
         spec=StatefulSetSpec(
             replicas=1,
+            # with a pod that is not ready, `OrderedReady` would wait for it instead of replacing it by a better one
+            pod_management_policy="Parallel",
             service_name=CA,
             selector=Selector(match_labels=labels),
             template=PodTemplate(
@@ -115,9 +117,10 @@ def authority(settings: Installation, checksum: str) -> Iterator[Object]:
 
 
 def names(settings: Installation) -> list[str]:
-    """What the CA is reached by in the cluster, and its certificate is for."""
+    """What the CA is reached by, and its certificate is for."""
     within = f"{CA}.{settings.namespace}.svc"
-    return [within, f"{within}.{settings.cluster_domain}"]
+    elsewhere = (each.strip() for each in settings.ca.names.split(","))
+    return [within, f"{within}.{settings.cluster_domain}", *(each for each in elsewhere if each)]
 
 
 def _pod(settings: Installation) -> PodSpec:
@@ -187,7 +190,7 @@ def _container(settings: Installation, name: str, arguments: list[str]) -> Conta
         image=settings.image,
         image_pull_policy=settings.image_pull_policy,
         command=["meshd"],
-        args=[*arguments, "--state-dir", STATE_DIRECTORY, "--config", f"{SETTINGS_DIRECTORY}/{SETTINGS_KEY}"],
+        args=arguments,
         resources=RESOURCES,
         security_context=unprivileged(),
         volume_mounts=[

@@ -305,6 +305,7 @@ class Deployment(Object, frozen=True, kw_only=True):
 
 class StatefulSetSpec(_Part, frozen=True, kw_only=True):
     replicas: int
+    pod_management_policy: str
     service_name: str
     selector: Selector
     template: PodTemplate

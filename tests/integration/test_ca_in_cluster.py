@@ -168,9 +168,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             yield made
 
 
-STATE = ("--state-dir", "/var/lib/meshd-ca/state")
-
-
 def test_the_ca_of_a_cluster_from_its_manifest(world: World) -> None:
     """One story, since a start of the CA takes seconds: it signs for pods, keeps what it was told over its restart,
     takes up other trust anchors with that, and says what it lacks."""
@@ -187,8 +184,8 @@ def test_the_ca_of_a_cluster_from_its_manifest(world: World) -> None:
         controller = world.controller()
         with controller.runs():  # which is to be ready, and so to have a certificate
             assert "meshd-controller" in world.execute(controller, "meshd", "status")
-        world.execute(pod, "meshd", "ca", "issued", "revoke", "--workload", "shop/gone", *STATE)
-    keys = world.directory / "claims" / "meshd-ca" / "state"
+        world.execute(pod, "meshd", "ca", "issued", "revoke", "--workload", "shop/gone")
+    keys = world.directory / "claims" / "meshd-ca" / "meshd-ca"
     assert not any(file.stat().st_mode & 0o007 for file in keys.iterdir() if file.suffix == ".key")
 
     before, other = world.anchors(), make("cluster.local", 1_800_000_000.0)[0].anchors
@@ -197,8 +194,8 @@ def test_the_ca_of_a_cluster_from_its_manifest(world: World) -> None:
     pod = world.ca()
     with pod.runs():
         world.signed("spiffe://cluster.local/ns/shop/sa/web")
-        assert "/ns/shop/sa/gone" in world.execute(pod, "meshd", "ca", "issued", "denied", *STATE)
-        bundle = world.execute(pod, "meshd", "ca", "bundle", *STATE)
+        assert "/ns/shop/sa/gone" in world.execute(pod, "meshd", "ca", "issued", "denied")
+        bundle = world.execute(pod, "meshd", "ca", "bundle")
         assert set(x509.load_pem_x509_certificates(bundle.encode())) == set(
             x509.load_pem_x509_certificates((before + other).encode())
         )

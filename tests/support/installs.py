@@ -34,7 +34,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "ha": {
         "namespace": "mesh", "image": "registry.example/meshd:1", "trustDomain": "prod.example",
         "clusterDomain": "k8s.example", "highAvailability": "true", "replicas": "3", "failurePolicy": "Fail",
-        "ca.storageClass": "fast", "ca.storageSize": "5Gi", "proxy.cpuRequest": "100m",
+        "ca.storageClass": "fast", "ca.storageSize": "5Gi", "ca.names": "ca.example, 192.0.2.7",
+        "proxy.cpuRequest": "100m",
     },
     "external": {"ca.storage": "ephemeral", "ca.logLevel": "debug", "controllerLogLevel": "debug"},
 }  # fmt: skip

@@ -182,6 +182,7 @@ def test_what_ha_stands_for_is_said_otherwise_by_what_is_set(tmp_path: Path) -> 
         ("proxy=1", Misuse, "no such setting"),
         ("replicas=many", ConfigurationError, r"--set: replicas: expected `int`"),
         ("ca.storageSize=large", ConfigurationError, "storageSize: found 'large'; expected a quantity"),
+        ("ca.names=ca.example,a_b", ConfigurationError, "names: found 'a_b'; expected DNS names and addresses"),
         ("ca.storage=none", ConfigurationError, "ca.storage"),
     ],
 )
