@@ -141,14 +141,15 @@ class OwnCertificate:
                 self.trouble = str(error)
                 await asyncio.sleep(backoff.next_s())
                 continue
-            backoff.reset()
             self.trouble = ""
             self.pem = certificates.key_pem(key) + certificate.chain_pem.encode()
             self.not_before, self.not_after = certificate.not_before, certificate.not_after
             self._source.not_before = certificate.not_before
             self._changed()
             log.info("%s: certificate until %s", self._identity, time.strftime("%FT%TZ", time.gmtime(self.not_after)))
-            await asyncio.sleep(RETRY_MIN_S)
+            if self.not_before < self._clock() < self.not_after:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())  # one that is over at once, by this clock, is not renewed for ever
             await self._until_due()
 
     async def _until_due(self) -> None:

@@ -8,6 +8,7 @@ the CA does (`meshd.ca.door`), so that a thousand sidecars that come at once are
 import asyncio
 import logging
 import os
+import random
 import ssl
 import time
 from collections import Counter
@@ -38,6 +39,10 @@ MAX_STRANGERS_AT_AN_ADDRESS: Final = 128
 STRANGER_LIFE_S: Final = 60.0
 """For attaching and one certificate, with the CA's time limits."""
 
+LIFE_S: Final = (1800.0, 3600.0)
+"""A connection with a certificate lasts so long, by chance: its sidecar makes another at once, so that they come to
+spread over all controllers after one was away. Nothing of traffic waits for it."""
+
 MAX_CALL_BYTES: Final = 1 << 20
 MAX_STRANGERS_CALL_BYTES: Final = 64 << 10
 
@@ -52,7 +57,8 @@ class ControllerServer:
         self._core, self._listen, self._clock = core, listen, clock
         self._tasks = Tasks("control")
         self._attached = Attached()
-        self._open: set[Connection[Peer]] = set()
+        self._open: dict[Connection[Peer], asyncio.TimerHandle | None] = {}
+        """With the timer that ends it."""
         self._strangers: Counter[str] = Counter()
         self._workloads: Counter[str] = Counter()
         self._shown: ssl.SSLContext | None = None
@@ -115,7 +121,7 @@ class ControllerServer:
             connection.context = self._shown
 
     def _accept(self, connection: Connection[Peer], peer: Peer) -> SidecarSession | Refused:
-        self._open.add(connection)
+        self._open[connection] = None
         if peer.identity is None:
             self._strangers[peer.address] += 1
         else:
@@ -123,10 +129,9 @@ class ControllerServer:
         if (refused := self._turned_away(peer)) is not None:
             complaints.warning("control API: %s is turned away: %s", peer, refused.reason)
             return refused
-        connection.limit(MAX_CALL_BYTES)
-        if peer.identity is None:
-            connection.limit(MAX_STRANGERS_CALL_BYTES)
-            asyncio.get_running_loop().call_later(STRANGER_LIFE_S, self._end_stranger, connection)
+        connection.limit(MAX_STRANGERS_CALL_BYTES if peer.identity is None else MAX_CALL_BYTES)
+        life_s = STRANGER_LIFE_S if peer.identity is None else random.uniform(*LIFE_S)  # noqa: S311 - to spread
+        self._open[connection] = asyncio.get_running_loop().call_later(life_s, connection.close)
         return SidecarSession(self._core, self._attached, peer, connection, self._tasks)
 
     def _turned_away(self, peer: Peer) -> Refused | None:
@@ -156,12 +161,9 @@ class ControllerServer:
             return f"the certificate of {peer.identity} has expired: connect with its next one"
         return ""
 
-    def _end_stranger(self, connection: Connection[Peer]) -> None:
-        if connection in self._open:
-            connection.close()
-
     def _closed(self, connection: Connection[Peer]) -> None:
-        self._open.discard(connection)
+        if (timer := self._open.pop(connection, None)) is not None:
+            timer.cancel()
         peer = connection.peer
         counted, key = (
             (self._strangers, peer.address) if peer.identity is None else (self._workloads, str(peer.identity.workload))

@@ -29,7 +29,7 @@ def as_data(status: Status) -> dict[str, Any]:
 
 def as_text(status: Status, now: float, *, wide: bool = False) -> str:
     """The host, its workloads and, when `wide`, its edges; `now` in seconds since the epoch."""
-    parts = [_host(status, now), _workloads(status.workloads, now, wide)]
+    parts = [_host(status, now), _workloads(status, now, wide)]
     if wide:
         parts.append(_edges(status.edges))
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
@@ -102,7 +102,10 @@ def _waiting(workload: WorkloadStatus) -> str:
 # --- workloads and edges ------------------------------------------------------------------------------------------
 
 
-def _workloads(workloads: tuple[WorkloadStatus, ...], now: float, wide: bool) -> list[str]:
+def _workloads(status: Status, now: float, wide: bool) -> list[str]:
+    workloads, mode = status.workloads, status.mode
+    if not workloads and mode == "controller":
+        return ["No sidecar is connected to this controller."]
     if not workloads:
         return ["No workload runs here: start one with `meshd run --name web --port 8080 -- CMD`."]
     heading: tuple[str, ...] = ("NAMESPACE", "NAME", "READY", "PORTS", "CERTIFICATE", *GOLDEN, "IDENTITY")
