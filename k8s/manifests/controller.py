@@ -79,9 +79,6 @@ RESOURCES: Final = Resources(
 
 TERMINATION_S: Final = 30
 
-RUN_DIRECTORY: Final = "/run/meshd"
-"""The socket for `meshd status`, and what discovery said last, for a container that starts again."""
-
 HOSTNAME: Final = "kubernetes.io/hostname"
 ZONE: Final = "topology.kubernetes.io/zone"
 
@@ -165,7 +162,6 @@ def _pod(settings: Installation) -> PodSpec:
             ),
             Volume(name="run", empty_dir=EmptyDir()),
             Volume(name="tmp", empty_dir=EmptyDir()),
-            Volume(name="run", empty_dir=EmptyDir()),
         ],
     )
 
@@ -202,7 +198,6 @@ def _container(settings: Installation) -> Container:
             Mount(name=TOKEN_VOLUME, mount_path=TOKEN_DIRECTORY, read_only=True),
             Mount(name="run", mount_path=STATE_DIRECTORY),
             Mount(name="tmp", mount_path="/tmp"),  # noqa: S108 - the container's own
-            Mount(name="run", mount_path=RUN_DIRECTORY),
         ],
     )
 

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,21 @@ def test_containers_are_held_as_the_strictest_standard_asks(printed: list[Manife
         )
     labels = printed[0]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_no_name_place_or_number_is_there_twice(printed: list[Manifest]) -> None:
+    """An API server has lists by such keys, and takes no list that has one twice."""
+    for spec in pods(printed):
+        unique(spec["volumes"], "name")
+        unique([*spec.get("initContainers", ()), *spec["containers"]], "name")
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            for field, key in (("volumeMounts", "mountPath"), ("ports", "name"), ("env", "name")):
+                unique(container.get(field, ()), key)
+
+
+def unique(listed: Iterable[Manifest], key: str) -> None:
+    keys = [each[key] for each in listed]
+    assert len(keys) == len(set(keys)), keys
 
 
 def test_nobody_has_more_rights_than_are_looked_at_here(printed: list[Manifest]) -> None:
