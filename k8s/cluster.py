@@ -43,16 +43,17 @@ class Refused(Problem):
 
 
 def is_configured(kubeconfig: str = "", environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether anything here says where a cluster is."""
-    return any(file.exists() for file in files(kubeconfig, environ)) or SERVICE_ACCOUNT.exists()
+    """Whether somebody says where a cluster is, or the usual places do."""
+    return bool(_named(kubeconfig, environ)) or _usual().exists() or SERVICE_ACCOUNT.exists()
 
 
-def files(kubeconfig: str, environ: Mapping[str, str]) -> list[Path]:
-    """The kubeconfigs, as `kubectl` finds them."""
-    if kubeconfig:
-        return [Path(kubeconfig)]
-    named = [Path(each) for each in environ.get("KUBECONFIG", "").split(os.pathsep) if each]
-    return named or [Path.home() / ".kube" / "config"]
+def _named(kubeconfig: str, environ: Mapping[str, str]) -> list[Path]:
+    """The kubeconfigs that somebody names, as for `kubectl`."""
+    return [Path(each) for each in (kubeconfig or environ.get("KUBECONFIG", "")).split(os.pathsep) if each]
+
+
+def _usual() -> Path:
+    return Path(os.path.expanduser("~/.kube/config"))
 
 
 class Cluster:
@@ -63,8 +64,11 @@ class Cluster:
         """NoCluster when nothing says where one is; Problem when what does cannot be used."""
         library: Any = importlib.import_module("kubernetes")  # a third of a second, for those who ask a cluster
         configuration = library.client.Configuration()
-        found = [file for file in files(kubeconfig, environ) if kubeconfig or file.exists()]
+        named = _named(kubeconfig, environ)
+        found = [file for file in named or [_usual()] if file.exists()]
         where = ", ".join(map(str, found)) or "the pod's service account"
+        if named and not found:
+            raise NoCluster(f"{', '.join(map(str, named))}: there is no such kubeconfig")
         if not found and not SERVICE_ACCOUNT.exists():
             raise NoCluster("there is no kubeconfig: name it with --kubeconfig or $KUBECONFIG")
         try:

@@ -80,7 +80,7 @@ def command(
     cluster = partial(
         _cluster, kubeconfig, context, control_plane, pre=pre, pods_in=pods_in if proxy or pods_in else None
     )
-    look = _chosen(what, config, kubeconfig, partial(_found, config, pre), cluster, pre=pre)
+    look = chosen(what, config, kubeconfig, partial(_found, config, pre), cluster, pre=pre)
     found = look()
     while not is_well(found) and time.monotonic() < until:
         time.sleep(AGAIN_S)
@@ -90,7 +90,7 @@ def command(
         raise SystemExit(Problem.exit_status)
 
 
-def _chosen(
+def chosen(
     what: str | None,
     config: Path | None,
     kubeconfig: str,

@@ -82,10 +82,10 @@ class Checked:
 
     def check(self, *options: str, status: int = 0) -> dict[str, tuple[str, str]]:
         """(result, what is said) by the ids of checks; of several, what is worst."""
-        self.world.meshd("check", *options, status=status)
+        self.world.meshd("check", "--kubernetes", *options, status=status)
         printed = self.world.output
         assert printed.count("hint: ") == printed.count("see: docs/kubernetes.md#")
-        self.world.meshd("check", "-o", "json", *options, status=status)
+        self.world.meshd("check", "--kubernetes", "-o", "json", *options, status=status)
         found: dict[str, tuple[str, str]] = {}
         for category in json.loads(self.world.output)["categories"]:
             for each in category["checks"]:
@@ -222,7 +222,7 @@ def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     world = World(tmp_path)
     here = Checked(world)
     with pytest.raises(AssertionError, match="kubeconfig"):  # there is none, and no agent either
-        here.check("--kubernetes")
+        here.check()
     aio.run(at(world, lambda: None))
     assert "Connection refused" in here.check(status=1)["api-answers"][1]
 

@@ -75,6 +75,7 @@ def test_applying_it_again_leaves_what_the_controllers_wrote(world: World) -> No
 
 def test_with_files_the_output_is_the_same_each_time(world: World) -> None:
     """And what was made here can be given again: that is how the first root is brought to a second cluster."""
+    world.environment["KUBECONFIG"] = ""
     first = world.meshd("install", "--root-key-file", str(world.directory / "root.key"))
     assert (world.directory / "root.key").stat().st_mode & 0o777 == 0o600
     assert (world.directory / "root.key").read_text() not in first
@@ -109,7 +110,9 @@ def test_a_cluster_that_does_not_answer_is_no_empty_one(world: World) -> None:
         "install", status=1
     )
     (world.directory / "kubeconfig").unlink()
-    assert "kind: Deployment" in world.meshd("install")
+    assert "there is no such kubeconfig" in world.meshd("install", status=1)
+    world.environment["KUBECONFIG"] = ""
+    assert "kind: Deployment" in world.meshd("install")  # there is none at the usual place, and no cluster to be asked
 
 
 # --- an installation that is there

@@ -60,12 +60,12 @@ class World:
         self.output = ""
         """What the last command printed on standard output."""
         kubeconfig = str(directory / "kubeconfig")
-        self._environment = {"HOME": str(directory), "PATH": "/usr/bin:/bin", "KUBECONFIG": kubeconfig}
+        self.environment = {"HOME": str(directory), "PATH": "/usr/bin:/bin", "KUBECONFIG": kubeconfig}
 
     def meshd(self, *arguments: str, status: int = 0) -> str:
         """What the command says on standard output, or what is wrong where it is to end with that status. In this
         process: each of its own would load the library anew."""
-        result = CliRunner(env=self._environment).invoke(cli, arguments, prog_name="meshd")
+        result = CliRunner(env=self.environment).invoke(cli, arguments, prog_name="meshd")
         logging.disable(logging.NOTSET)  # which a command does, for its process
         match result.exception:
             case Problem() as problem:
@@ -83,7 +83,7 @@ class World:
     def kubectl(self, *arguments: str, given: str = "") -> str:
         argv = [peers.path("kubectl"), *arguments]
         done = subprocess.run(
-            argv, input=given, env=self._environment, capture_output=True, text=True, timeout=120, check=False
+            argv, input=given, env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
