@@ -59,6 +59,6 @@ def _reached(cluster: Cluster, settings: Installation) -> Check:
     service = f"the Service {settings.namespace}/{INJECTOR}"
     if ready:
         return of.WEBHOOK_REACHED.well(service)
-    happens = "pods that are to have a sidecar wait" if settings.failure_policy == "Fail" else "pods start without one"
+    happens = "no pod is made" if settings.failure_policy == "Fail" else "pods start without one"
     hint = f"see why controllers are not ready; meanwhile {happens} (failurePolicy {settings.failure_policy})"
     return of.WEBHOOK_REACHED.error("it has no endpoint that is ready", hint, service)

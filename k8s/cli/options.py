@@ -48,7 +48,7 @@ def settings_options(function: F) -> F:
     ha = click.option(
         "--ha",
         is_flag=True,
-        help="Three controllers on nodes of their own, and no pod starts without a sidecar that is to have one.",
+        help="Three controllers on nodes of their own, and failurePolicy Fail: no pod is made that nobody looked at.",
     )
     return file(each(ha(function)))
 

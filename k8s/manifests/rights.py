@@ -30,12 +30,17 @@ def rights(settings: Installation) -> Iterator[Object]:
 
 def _controller() -> list[Rule]:
     return [
-        # where the endpoints of services are, and which of them are meshed, for sidecars that ask; of a pod that
-        # attaches its annotations, its zone's node, and the namespace's annotations for what is injected there
-        Rule(api_groups=[""], resources=["services", "pods", "namespaces", "nodes"], verbs=_READ),
+        # where services and their endpoints are, followed while sidecars ask for them
+        Rule(api_groups=[""], resources=["services"], verbs=_READ),
         Rule(api_groups=["discovery.k8s.io"], resources=["endpointslices"], verbs=_READ),
+        # which endpoints are meshed, whose pod an address is, and what a pod that attaches says in its annotations
+        Rule(api_groups=[""], resources=["pods"], verbs=["get", "list"]),
+        # the zone of a pod that attaches
+        Rule(api_groups=[""], resources=["nodes"], verbs=["get"]),
+        # what namespaces say in annotations: whether and how their pods are injected
+        Rule(api_groups=[""], resources=["namespaces"], verbs=_READ),
         # the mesh's documents, which configure sidecars
-        Rule(api_groups=["meshd.io"], resources=["services", "workloads"], verbs=_READ),
+        Rule(api_groups=["meshd.io"], resources=["services", "workloads"], verbs=["list", "watch"]),
         # whether the token that a sidecar shows before it has a certificate is its pod's
         Rule(api_groups=["authentication.k8s.io"], resources=["tokenreviews"], verbs=["create"]),
         # the injector's own certificate is told to the API server in these two objects, and in no others
