@@ -23,12 +23,12 @@ from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
+from meshd.api.inherited import adopted, inherited
 from meshd.api.notify import leave_manager, notify, reloading
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from proxy import foster
 from proxy.kept import address_of
-from proxy.sockets import adopted, inherited
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ wait in the kernel instead of failing. It is matched by its address: systemd's p
 proxy bound itself is its own to close when it is no longer wanted, and is what `proxy.handover` passes on.
 """
 
-import os
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
@@ -14,7 +13,6 @@ from meshd.api.names import Address
 from meshd.api.problems import Problem
 from proxy.kept import keep, let_go
 
-FIRST_DESCRIPTOR: Final = 3
 BACKLOG: Final = 4096
 KEEP_ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -124,22 +122,3 @@ def has_ipv6() -> bool:
 def _address(listener: socket.socket) -> Address:
     host, port = listener.getsockname()[:2]
     return Address(host, port)
-
-
-def inherited() -> list[tuple[str, socket.socket]]:
-    """The sockets that this process was started with, as LISTEN_PID and LISTEN_FDS tell, each with its name
-    (LISTEN_FDNAMES); all three are then forgotten."""
-    owner, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "0")
-    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    if owner != str(os.getpid()) or not count.isdigit():
-        return []
-    names += [""] * int(count)
-    return [(names[number], adopted(FIRST_DESCRIPTOR + number)) for number in range(int(count))]
-
-
-def adopted(descriptor: int) -> socket.socket:
-    """The socket behind a descriptor that this process was started with; its own children do not get it."""
-    os.set_inheritable(descriptor, False)
-    listener = socket.socket(fileno=descriptor)
-    listener.setblocking(False)
-    return listener

@@ -19,12 +19,14 @@ from meshd.agent.core import Core
 from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.local import LOCAL
 from meshd.agent.lock import StateLock
+from meshd.agent.names.sockets import let_go
 from meshd.agent.node import NodeSource, Renewals
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
 from meshd.agent.trust import FILE_NAME, TrustFile
 from meshd.agent.workload.server import WorkloadServer
+from meshd.api.inherited import inherited
 from meshd.api.loading import ConfigurationError
 from meshd.ca.client import CaClient
 from meshd.ca.contacts import Contacts
@@ -148,6 +150,7 @@ def _capturing(settings: Settings) -> Callable[[Agent], CaptureKeeper]:
 
 def _names(settings: Settings) -> NameService | None:
     if settings.names.address is None:
+        let_go(inherited())
         return None
     from meshd.agent.names.server import NameServer  # noqa: PLC0415 - dnspython, for agents that answer names alone
 

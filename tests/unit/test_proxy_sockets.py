@@ -5,9 +5,10 @@ import socket
 
 import pytest
 
+from meshd.api.inherited import inherited
 from meshd.api.problems import Problem
 from proxy.kept import address_of, name_of
-from proxy.sockets import Sockets, bound, inherited
+from proxy.sockets import Sockets, bound
 
 
 def test_a_taken_port_is_a_problem_that_names_it() -> None:

@@ -5,7 +5,8 @@
     table       which address stands for which service, the same tomorrow
     existence   whether there is such a service, asked of discovery
     responder   a question's bytes in, an answer's out
-    server      the sockets
+    sockets     kept by systemd while the agent is restarted
+    server      what comes by them, and bounds
     wiring      the host's resolver, made to ask here and put back
 
 It forwards nothing: what is not the mesh's is refused, and asked of others by the host's resolver.

@@ -17,9 +17,11 @@ from meshd.agent.complaints import complaints
 from meshd.agent.names.existence import Existence, Watch
 from meshd.agent.names.responder import MAX_QUERY_BYTES, Reply, Responder
 from meshd.agent.names.settings import NamesSettings
+from meshd.agent.names.sockets import opened
 from meshd.agent.names.store import FILE_NAME, Store
 from meshd.agent.names.table import Table
 from meshd.agent.names.zones import Zones
+from meshd.api.inherited import inherited
 from meshd.api.names import Address
 from meshd.api.tasks import Tasks
 from meshd.ca.rates import Rate
@@ -75,19 +77,16 @@ class NameServer:
         self._responder = Responder(self._zones, self.virtual, self._existence)
         loop = asyncio.get_running_loop()
         try:
-            self._server = await asyncio.start_server(
-                self._connected, self.address.host, self.address.port, limit=MAX_QUERY_BYTES + 2
-            )
-            self.address = Address(*self._server.sockets[0].getsockname()[:2])
-            self._transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=self.address)
+            stream, datagrams = opened(self.address, inherited())
         except OSError as error:
-            if self._server is not None:
-                self._server.close()
             reason = os.strerror(error.errno) if error.errno else str(error)
             self.trouble = f"{self.address}: names are not answered: cannot listen: {reason}: choose another "
             self.trouble += "`names.listen`, and restart"
             log.error("%s", self.trouble)
             return
+        self.address = Address(*stream.getsockname()[:2])
+        self._server = await asyncio.start_server(self._connected, sock=stream, limit=MAX_QUERY_BYTES + 2)
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=datagrams)
         self._tasks.start(self._sweep(self._existence), "sweep")
         log.info("names are answered at %s", self.address)
 
