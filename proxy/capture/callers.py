@@ -2,7 +2,8 @@
 
 The kernel gives no group's id twice, so what was said stays true but for the documents, which may change: it is asked
 again after `FRESH_S`, while the old answer serves. That a process is no workload is believed for a moment. While the
-agent is away, what is known stays so, and what is not known is nobody.
+agent is away, what is known stays so, and what is not known is nobody. Of a connection to which the kernel gave another
+port, whose process only the agent can tell, it is waited for.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ log.addFilter(Dam())
 
 FRESH_S: Final = 5.0
 UNKNOWN_S: Final = 1.0
+AWAY_S: Final = 30.0
+"""How long an agent that does not answer is waited for where nobody else can tell who calls: it is being restarted."""
+ASK_AGAIN_S: Final = 0.25
 MAX_KNOWN: Final = 4096
 """Groups and users that are remembered; the one that called longest ago makes room."""
 MAX_ASKED: Final = 64
@@ -81,10 +85,15 @@ class Callers:
 
     async def source(self, here: Address, peer: Address) -> Address | None:
         """Where the connection came from before the kernel gave it another port; None where nobody says."""
-        try:
-            port = await self._agent.source(here, peer)
-        except Unanswered:
-            return None
+        until = self._clock() + AWAY_S
+        while True:
+            try:
+                port = await self._agent.source(here, peer)
+                break
+            except Unanswered:
+                if self._clock() >= until:
+                    return None
+                await asyncio.sleep(ASK_AGAIN_S)
         return Address(peer.host, port) if port not in (0, peer.port) else None
 
     def _ask(self, process: Process) -> "asyncio.Task[None] | None":

@@ -10,7 +10,7 @@ from meshd.api.control import Caller
 from meshd.api.names import Address, WorkloadName
 from meshd.api.tasks import Tasks
 from proxy.capture import callers as module
-from proxy.capture.callers import FRESH_S, MAX_ASKED, UNKNOWN_S, Callers, Unanswered
+from proxy.capture.callers import AWAY_S, FRESH_S, MAX_ASKED, UNKNOWN_S, Callers, Unanswered
 from proxy.capture.diag import Process
 from tests.support import aio
 
@@ -26,6 +26,7 @@ class Agent:
         self.asked: list[tuple[int, int]] = []
         self.now = 0.0
         self.held: asyncio.Event | None = None
+        self.back_at = 0.0
 
     async def identify(self, cgroup: int, uid: int) -> Caller:
         self.asked.append((cgroup, uid))
@@ -36,8 +37,9 @@ class Agent:
         return self.answer
 
     async def source(self, here: Address, peer: Address) -> int:
-        if isinstance(self.answer, Exception):
-            raise self.answer
+        if self.now < self.back_at:
+            self.now += 1
+            raise Unanswered("no agent answers")
         return {4711: 4712, 1: 1}.get(peer.port, 0)
 
 
@@ -196,7 +198,22 @@ def test_a_port_that_is_another_is_asked_for() -> None:
         assert await callers.source(here, Address("192.0.2.1", 4711)) == Address("192.0.2.1", 4712)
         assert await callers.source(here, Address("192.0.2.1", 1)) is None  # it was that one
         assert await callers.source(here, Address("192.0.2.1", 2)) is None  # nobody knows
-        agent.answer = Unanswered("no agent answers")
-        assert await callers.source(here, Address("192.0.2.1", 4711)) is None
 
     talk(agent, conversation)
+
+
+def test_a_port_that_is_another_is_asked_for_again_while_the_agent_is_restarted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ASK_AGAIN_S", 0.0)
+    agent = Agent(Caller("default/web"))
+
+    async def conversation(callers: Callers) -> None:
+        here, peer = Address("127.0.0.1", 4140), Address("192.0.2.1", 4711)
+        agent.back_at = AWAY_S - 1
+        assert await callers.source(here, peer) == Address("192.0.2.1", 4712)
+        agent.back_at = agent.now + 2 * AWAY_S
+        assert await callers.source(here, peer) is None
+
+    talk(agent, conversation)
+    assert agent.now < 3 * AWAY_S
