@@ -56,8 +56,9 @@ class OwnAddress(Exception):
 class Credentials(Protocol):
     """Where a workload's certificate comes from (`proxy.mesh.identity`)."""
 
-    def client_context(self) -> ssl.SSLContext:
-        """The context to open mesh connections with now. NoCertificate while there is none."""
+    async def client_context(self) -> ssl.SSLContext:
+        """The context to open mesh connections with now; the first is waited for a while. NoCertificate where there is
+        none."""
 
 
 class Dialer:
@@ -215,12 +216,13 @@ class Dialer:
                 raise OwnAddress
             return
         expected = Identity.parse(endpoint.identity)
+        credentials = await self._credentials.client_context()
         async with asyncio.timeout(connect_s + HANDSHAKE_S):
             transport, _ = await loop.create_connection(
                 asyncio.Protocol,
                 endpoint.address,
                 endpoint.inbound_port,
-                ssl=self._credentials.client_context(),
+                ssl=credentials,
                 server_hostname=expected.server_name,
                 ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
             )

@@ -239,5 +239,5 @@ class _NoServices:
 
 
 class _NoCredentials:
-    def client_context(self) -> ssl.SSLContext:
+    async def client_context(self) -> ssl.SSLContext:
         raise NoCertificate("no workload calls")

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 RETRY_MIN_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
 CHILD_TIMEOUT_S: Final = 30.0
+FIRST_WITHIN_S: Final = 10.0
+"""How long what is to be opened in a workload's name waits for its first certificate: a generation of the proxy accepts
+beside the one before it, which has had one for long."""
 
 
 class SigningFailed(Exception):
@@ -69,10 +72,16 @@ class WorkloadIdentity:
         self._bundle_pem = ""
         self._issued_before = self._renew_at = 0.0
         self._told = asyncio.Event()
+        self._has_one = asyncio.Event()
         self._error = ""
 
-    def client_context(self) -> ssl.SSLContext:
-        """The context to open mesh connections with now. NoCertificate while there is none."""
+    async def client_context(self) -> ssl.SSLContext:
+        """The context to open mesh connections with now; the first is waited for `FIRST_WITHIN_S`. NoCertificate where
+        there is none."""
+        if self._client is None and self._held is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_WITHIN_S):
+                    await self._has_one.wait()
         if self._client is None:
             raise NoCertificate(f"no certificate for {self.identity} yet")
         return self._client
@@ -115,6 +124,7 @@ class WorkloadIdentity:
         self._client = client
         self._contexts[self.identity.server_name] = server
         self._held = held
+        self._has_one.set()
         self._error = ""
         self._changed()
 

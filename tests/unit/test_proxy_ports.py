@@ -37,7 +37,7 @@ class Kernel:
 
 
 class _NoCredentials:
-    def client_context(self) -> object:
+    async def client_context(self) -> object:
         raise AssertionError("an application is not spoken to by TLS")
 
 

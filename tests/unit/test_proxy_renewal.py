@@ -1,4 +1,4 @@
-"""A certificate that is renewed before its time, since the CA is about to change its root."""
+"""A workload's first certificate, and one that is renewed before its time, since the CA is about to change its root."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ import pytest
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
+from proxy.connect import NoCertificate
 from proxy.mesh import identity as module
 from proxy.mesh.identity import WorkloadIdentity
 from tests.support import aio
@@ -52,5 +53,25 @@ def test_only_what_is_older_is_renewed_and_once(monkeypatch: pytest.MonkeyPatch)
         assert mine.state().not_before > asked
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
+
+    aio.run(main())
+
+
+def test_the_first_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Root()
+
+    async def main() -> None:
+        mine = WorkloadIdentity(WEB, {}, lambda: None)
+        mine.trust(root.bundle_pem)
+        wanting = asyncio.get_running_loop().create_task(mine.client_context())
+        await asyncio.sleep(0)
+        mine.install(root.held(identity("web")))
+        assert await wanting is await mine.client_context()
+        mine.withdraw()
+        with pytest.raises(NoCertificate):
+            await mine.client_context()
+        monkeypatch.setattr(module, "FIRST_WITHIN_S", 0.01)
+        with pytest.raises(NoCertificate):
+            await WorkloadIdentity(WEB, {}, lambda: None).client_context()
 
     aio.run(main())
