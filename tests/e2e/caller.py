@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 PATIENCE_S = 90.0
 """More than anything between here and there has, so that what is lost is not lost by us."""
 

@@ -1,18 +1,21 @@
 """Three hosts on which Consul runs, from bare Debian to a mesh and back, by what docs/vm.md says to type: units of real
-programs go into it by `meshd inject`, and call each other by names. It prints how long the way to the first request is.
+programs go into it by `meshd inject`, and call each other by names, while daemons restart, the root changes, and hosts
+are cut off and lost. It prints how long the way to the first request is, and what is lost on others.
 """
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.guide import Guide
-from tests.e2e.steps import HERE, Said, at_once, counted, listing, page
-from tests.e2e.walkers import API, CALLER, GREETER, Calls, answered, has_consul, has_leader
+from tests.e2e.steps import HERE, Said, at_once, counted, listing, main_pid, page
+from tests.e2e.walkers import API, CALLER, GREETER, Calls, Step, answered, has_consul, has_leader, step
 from tests.support import packages
 from tests.support.machines import NEEDS, Machine, machines
 from tests.support.peers import path
@@ -29,6 +32,8 @@ COMMANDS = 5
 
 TO_WEB, TO_API = "http:web.mesh:80", "http:api.mesh:80"
 TO_CACHE, TO_GREETER = "redis:cache.mesh:6379", "grpc:greeter.mesh:50051"
+IN_FLIGHT = 3
+"""Of web, which is on more hosts than one: a call of each of three callers at a time."""
 PLAIN_RESOLV_CONF = "# nobody is asked\noptions timeout:2 attempts:2\n"
 
 
@@ -52,6 +57,10 @@ class Walk:
             self.shop: (TO_WEB,),
         }
 
+    def step(self, what: str) -> AbstractContextManager[Step]:
+        """See `walkers.step`."""
+        return step(what, self.callers, self.say)
+
     def types(self, host: Machine, section: str, words: Mapping[str, str] | None = None) -> list[str]:
         """A person types what a section of the page says, at that host: what was printed, command by command."""
         return [host.types(f"cd /root\n{each}", timeout_s=240) for each in self.guide.commands(section, words)]
@@ -64,6 +73,10 @@ def test_what_an_operator_does(package: Path, suite: str, guide: Guide, say: Sai
         before = listing(hosts)
         into_the_mesh(walk)
         as_who_they_are(walk)
+        while_daemons_restart(walk)
+        while_the_root_changes(walk)
+        while_a_host_is_cut_off(walk)
+        when_a_host_is_lost(walk)
         away_with_it(walk, before)
     assert guide.untyped() == {"Without Consul", "An apt repository"}, "a command of the page is not tried"
 
@@ -117,6 +130,8 @@ def into_the_mesh(walk: Walk) -> None:
 
     token = ca.run("meshd", "ca", "token", "create", "--node", "ca", "--workload", "default/*").strip()
     walk.types(ca, "A service, on vm2", {"TOKEN": token})
+    walk.types(ca, "A host without systemd-resolved")
+    assert ca.run("getent", "ahostsv4", "web.mesh").startswith("2")
     ca.run("meshd", "inject", "redis-server", "--name", "cache", "--port", "6379", "--restart")
     ca.run("meshd", "inject", "greeter", "--port", "50051", "--restart")
     ca.run("meshd", "inject", "api", "--port", "8080", "--restart")
@@ -161,22 +176,86 @@ def sum_of(found: Mapping[str, float], name: str) -> float:
     return sum(value for key, value in found.items() if key.startswith(name + "{"))
 
 
+def while_daemons_restart(walk: Walk) -> None:
+    """On the host of the callers, and on that of most services."""
+    for host in (walk.vm1, walk.ca):
+        with walk.step(f"systemctl restart meshd on {host.name}") as step:
+            host.run("systemctl", "restart", "meshd")
+        assert step.failed == {}
+        before = main_pid(host, "meshd-proxy")
+        with walk.step(f"systemctl reload meshd-proxy on {host.name}") as step:
+            host.run("systemctl", "reload", "meshd-proxy")
+            wait_until(lambda host=host, was=before: main_pid(host, "meshd-proxy") != was, "a new one", 60)  # type: ignore[misc]
+        assert step.failed == {}
+    with walk.step("systemctl restart meshd-proxy on vm1") as step:
+        walk.vm1.run("systemctl", "restart", "meshd-proxy")
+    assert step.failed == {}
+    with walk.step("systemctl restart meshd-proxy on ca"):
+        walk.ca.run("systemctl", "restart", "meshd-proxy")  # how long proxies elsewhere wait for it, policy says
+
+
+def while_the_root_changes(walk: Walk) -> None:
+    """In its stages, to the end."""
+    ca = walk.ca
+    before = ca.run("sha256sum", "/var/lib/meshd-ca/root.key")
+    with walk.step("meshd ca rotate root") as step:
+        ca.run("meshd", "ca", "rotate", "root", "--settle", "2s", "--renew-within", "5s")
+        wait_until(lambda: stage(ca) == "done", "the old root is withdrawn", 120)
+    assert step.failed == {}
+    assert ca.run("sha256sum", "/var/lib/meshd-ca/root.key") != before
+
+
+def stage(ca: Machine) -> str:
+    """How far the rotation is."""
+    return str(json.loads(ca.run("meshd", "ca", "rotate", "status", "-o", "json"))["stage"])
+
+
+def while_a_host_is_cut_off(walk: Walk) -> None:
+    """vm2's cable is out: its own caller goes on with its own service, and the others with the other one."""
+    with walk.step("the network of vm2 is away") as step:
+        walk.vm2.plugged(False)
+        wait_until(lambda: addresses(walk.vm1) == {walk.ca.address}, "vm1 knows that it is away", 120)
+        answered(walk.callers)
+        walk.vm2.plugged(True)
+        both = {walk.ca.address, walk.vm2.address}
+        for host in (walk.vm1, walk.vm2):
+            wait_until(lambda host=host: addresses(host) == both, f"{host.name} knows that it is back", 120)  # type: ignore[misc]
+    assert step.lost <= IN_FLIGHT, step.failed
+
+
+def when_a_host_is_lost(walk: Walk) -> None:
+    """vm2 loses power."""
+    del walk.callers[walk.shop]
+    with walk.step("vm2 is lost") as step:
+        walk.vm2.lose()
+        wait_until(lambda: addresses(walk.vm1) == {walk.ca.address}, "vm1 knows that it is away", 120)
+    assert step.lost <= IN_FLIGHT, step.failed
+
+
+def addresses(host: Machine) -> set[str]:
+    """Where web is, as a host knows."""
+    (found,) = json.loads(host.run("meshd", "endpoints", "web.mesh", "-o", "json"))
+    return {each["ip"] for each in found["endpoints"]}
+
+
 def away_with_it(walk: Walk, before: list[list[str]]) -> None:
     """By the page: units run as they did, and nothing is left of it."""
-    walk.vm2.run("rm", "-r", "/etc/systemd/system/meshd.service.d")  # an operator's own
-    for host in walk.hosts:
+    left = [host for host in walk.hosts if host is not walk.vm2]
+    walk.ca.run("rm", "-r", "/etc/systemd/system/meshd.service.d")  # an operator's own
+    for host in left:
         walk.types(host, "Away with it")
         assert host.run("nft", "list", "tables") == ""
         assert host.runs("systemctl", "is-active", "meshed.slice").stdout.strip() == "inactive"
         found = host.run("systemctl", "show", "--property=ControlGroup", "--value", *units(host, walk))
         assert found.count("/system.slice/") == len(units(host, walk)), found
         assert "meshd" not in host.run("dpkg-query", "--show", "--showformat", "${Package}\\n")
-    for host, was, now in zip(walk.hosts, before, listing(walk.hosts), strict=True):
+    for host, now in zip(left, listing(left), strict=True):
+        was = before[walk.hosts.index(host)]
         assert sorted(set(now) ^ set(was)) == [], f"{host.name} is not as it was before meshd was installed"
     walk.say("purged: nothing is left")
 
 
 def units(host: Machine, walk: Walk) -> tuple[str, ...]:
     """Those that were in the mesh there."""
-    own = ("nginx", "redis-server", "greeter", "api") if host is walk.ca else ("nginx",) if host is walk.vm2 else ()
+    own = ("nginx", "redis-server", "greeter", "api") if host is walk.ca else ()
     return (*own, *(each.unit for each in walk.callers if each.host is host))
