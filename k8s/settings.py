@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 from discovery.kubernetes.names import CLUSTER_DOMAIN
 from k8s.values import check_request, port_ranges, quantity
 from meshd import __version__
+from meshd.agent.settings import RESERVED, Discovery
 from meshd.api.detection import DEFAULT_OPAQUE_PORTS
 from meshd.api.names import check_label, is_trust_domain
 
@@ -42,6 +43,9 @@ CONTROLLER_ADMIN_PORT: Final = 4192
 CONTROLLER: Final = "meshd-controller"
 INJECTOR: Final = "meshd-injector"
 CA: Final = "meshd-ca"
+
+CLUSTER_BACK_END: Final = "kubernetes"
+"""How documents, the status and metrics call the cluster as a source of services."""
 
 NATIVE_SIDECARS_SINCE: Final = (1, 29)
 """From this version of Kubernetes on, init containers with `restartPolicy: Always` are sidecars by default."""
@@ -225,6 +229,13 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
             "cluster is of version 1.29 or later."
         ),
     ] = "auto"
+    discovery: Annotated[
+        tuple[Discovery, ...],
+        Meta(
+            description="Where the controllers learn of services besides the cluster, which goes first; as `discovery` "
+            "of an agent. Files that are named there are those of the controllers' pods."
+        ),
+    ] = ()
     controller_log_level: Annotated[Level, Meta(description="The least that the controller logs.")] = "info"
     ca: Annotated[AuthoritySettings, Meta(description="The certificate authority in the cluster.")] = (
         AuthoritySettings()
@@ -241,6 +252,9 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
                 raise ValueError(f"{_camel(name)}: {getattr(self, name)!r} is not DNS labels joined by dots")
         if self.trust_anchors:
             _said("trustAnchors", _check_anchors, self.trust_anchors)
+        called = [CLUSTER_BACK_END, *(each.called for each in self.discovery)]
+        if repeated := next((name for name in called if called.count(name) > 1 or name in RESERVED), None):
+            raise ValueError(f"discovery: a back end needs a name of its own, and {repeated!r} is taken: set `name`")
         if self.controller:
             _said("controller", _check_address, self.controller)
 

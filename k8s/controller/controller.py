@@ -22,7 +22,7 @@ from k8s.controller.operators import Operators
 from k8s.controller.pods import Pods
 from k8s.controller.reviews import Reviews
 from k8s.controller.server import ControllerServer
-from k8s.settings import CA, CA_PORT, CONTROLLER, Installation
+from k8s.settings import CA, CA_PORT, CLUSTER_BACK_END, CONTROLLER, Installation
 from meshd.admin.page import Page
 from meshd.admin.server import AdminServer
 from meshd.agent.backends import sources_of
@@ -178,7 +178,8 @@ def _make(directory: Path) -> None:
 
 
 def _sources(installation: Installation, place: Place) -> list[Named]:
-    """Where services are learned from: the cluster, with the mesh's documents in it before its Services."""
+    """Where services are learned from: the cluster, with the mesh's documents in it before its Services, and then what
+    the settings name."""
     documents = KubernetesDocuments(kinds=("Service",))
     cluster = KubernetesDiscovery(
         kubeconfig=place.kubeconfig,
@@ -186,12 +187,13 @@ def _sources(installation: Installation, place: Place) -> list[Named]:
         external_workloads=True,
         config=documents,
     )
-    return list(
-        sources_of(
-            Discovery(kubernetes=cluster),
+    found: list[Named] = []
+    for each in (Discovery(name=CLUSTER_BACK_END, kubernetes=cluster), *installation.discovery):
+        found += sources_of(
+            each,
             trust_domain=installation.trust_domain,
             node=place.name,
             zone="",
             state_dir=place.state_dir,
         )
-    )
+    return found

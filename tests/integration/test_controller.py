@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from meshd.agent.settings import Discovery, FileDiscovery
 from meshd.api.control import (
     Attach,
     Cancel,
@@ -133,6 +136,32 @@ def test_where_a_service_leads_and_what_differs(tmp_path: Path) -> None:
                 await client.close()
             await eventually(lambda: len(controller.core.destinations) == 0, "nobody follows it any more")
             assert controller.core.destinations.watches == 0
+
+    aio.run(main())
+
+
+def test_other_back_ends_come_after_the_cluster(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control_plane(tmp_path) as plane:
+            documents = tmp_path / "conf.d"
+            documents.mkdir()
+            for name in ("api", "legacy"):
+                (documents / f"{name}.yaml").write_text(
+                    f"apiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n"
+                    "spec: {port: 80, endpoints: [{address: 192.0.2.9, port: 80}]}\n"
+                )
+            more = Discovery(name="more", file=FileDiscovery(str(documents)))
+            plane.installation = replace(plane.installation, discovery=(more,))
+            plane.service("shop", service("api", ("http", 80, 8080), selector={"app": "api"}))
+            plane.slice("shop", slice_of("api", "api-a", endpoint("192.0.2.1"), ports={"http": 8080}))
+            async with plane.controller() as controller:
+                sidecar = await plane.connect(controller, plane.issue(WEB))
+                for name, address in (("api", "192.0.2.1"), ("legacy", "192.0.2.9")):
+                    answer = await sidecar.call(WatchDestination(name, "shop"))
+                    assert isinstance(answer, Destination)
+                    assert answer.found is not None
+                    assert [each.address for each in answer.found.endpoints] == [address]
+                await sidecar.close()
 
     aio.run(main())
 

@@ -13,7 +13,7 @@ import yaml
 from discovery.kubernetes.pods import MESHED
 from k8s import crds
 from k8s.controller.controller import Controller, Place
-from k8s.settings import CONTROLLER, Installation, ProxySettings
+from k8s.settings import CONTROLLER, Installation
 from meshd.api.control import CONTROL_ALPN
 from meshd.api.documents import API_VERSION
 from meshd.api.names import Address, Identity
@@ -56,6 +56,8 @@ class ControlPlane:
         self.directory, self.cluster, self.authority = directory, cluster, authority
         self.ca: CaServer
         self.bundle_pem = authority.bundle_pem
+        self.installation = Installation(trust_domain=DOMAIN, trust_anchors=self.bundle_pem)
+        """Of the controllers that are made from now on."""
         self.own_token = directory / "controller.token"
         self.own_token.write_text(self.token("meshd", CONTROLLER))
         self.kubeconfig = cluster.kubeconfig(ADMIN)
@@ -153,8 +155,7 @@ class ControlPlane:
             token_file=self.own_token,
             kubeconfig=str(self.kubeconfig),
         )._replace(**changes)
-        installation = Installation(trust_domain=DOMAIN, trust_anchors=self.bundle_pem, proxy=PROXY)
-        controller = Controller(installation, place)
+        controller = Controller(self.installation, place)
         async with asyncio.timeout(60):
             await controller.start()
         try:
@@ -184,9 +185,6 @@ class ControlPlane:
         )
         assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == CONTROL_ALPN
         return ControlClient(reader, writer)
-
-
-PROXY = ProxySettings()
 
 
 @asynccontextmanager

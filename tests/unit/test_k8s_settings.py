@@ -35,6 +35,15 @@ def test_what_is_written_is_read() -> None:
     assert loaded("", "nothing") == Installation()
 
 
+def test_back_ends_besides_the_cluster_have_names_of_their_own() -> None:
+    text = "discovery: [{kubernetes: {kubeconfig: /etc/east}, name: east}, {consul: {}}]\n"
+    made = loaded(text, "file")
+    assert [each.called for each in made.discovery] == ["east", "consul"]
+    assert loaded(dumped(made), "file") == made
+    with pytest.raises(ConfigurationError, match="'kubernetes' is taken: set `name`"):
+        loaded("discovery: [{kubernetes: {kubeconfig: /etc/east}}]\n", "file")
+
+
 def test_values_go_over_the_text() -> None:
     given = {"proxy.cpuRequest": "1", "proxy.skipInboundPorts": "25", "replicas": "3", "nativeSidecar": "false"}
     made = loaded("replicas: 2\ntrustDomain: prod.example\n", "file", given)
