@@ -2,7 +2,6 @@
 part of it. Only read here."""
 
 import base64
-import binascii
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -70,7 +69,8 @@ def _keys(namespace: str, settings: Installation, secret: Body | None) -> KeyMat
     data = secret.get("data") or {}
     try:
         chain, key = (base64.b64decode(data[name], validate=True).decode("ascii") for name in (CHAIN_KEY, PRIVATE_KEY))
-    except (KeyError, binascii.Error, UnicodeDecodeError) as error:
+        x509.load_pem_x509_certificates(chain.encode())
+    except (KeyError, ValueError) as error:  # binascii's and Unicode's among them
         raise NotWhole(f"Secret {namespace}/{ISSUER_SECRET}: {CHAIN_KEY} or {PRIVATE_KEY} cannot be read") from error
     return KeyMaterial(settings.trust_anchors, chain, key)
 

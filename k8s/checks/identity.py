@@ -34,11 +34,7 @@ def checks(found: Found) -> Iterator[Check]:
 
 def _issuer(found: Found, now: float) -> Iterator[Check]:
     """What something else makes is not looked at here: the CA says what it finds in it."""
-    try:
-        chain = x509.load_pem_x509_certificates(found.keys.chain.encode())
-    except ValueError:
-        yield of.ISSUER_READ.error("it holds no certificate (PEM)", "restore the Secret")
-        return
+    chain = x509.load_pem_x509_certificates(found.keys.chain.encode())
     if not installed.roots_above(found.keys.chain, found.keys.anchors):
         yield of.ISSUER_READ.error("it is not below one of the trust anchors: no peer believes what it signs", _ROOT)
     else:

@@ -72,7 +72,7 @@ def _left_open(values: Path | None, before: str) -> dict[str, str]:
 
     text, name = (read_text(values), str(values)) if values is not None else (before, CONFIG_KEY)
     said: Any = next((content for _, content in parse(text, name)), {})
-    kept = set(said) & {"replicas"} if isinstance(said, dict) else set()
+    kept = set(said) - {"highAvailability"} if isinstance(said, dict) else set()
     return {key: value for key, value in HIGH_AVAILABILITY.items() if key not in kept}
 
 

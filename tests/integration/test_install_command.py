@@ -143,6 +143,9 @@ def test_an_upgrade_keeps_settings_and_keys(world: World) -> None:
             assert what in world.meshd("upgrade", "--set", given, status=2)
         renewed = world.meshd("upgrade", "--root-key-file", str(world.directory / "root.key"))
         assert (chain(renewed) != chain(printed), anchors(renewed)) == (True, anchors(printed))
+        damaged = '{"data": {"tls.crt": "bm9uZQ=="}}'
+        world.kubectl("patch", "-n", "meshd", "secret/meshd-identity-issuer", "-p", damaged)
+        assert "tls.crt or tls.key cannot be read" in world.meshd("upgrade", status=1)
         world.kubectl("delete", "-n", "meshd", "secret/meshd-identity-issuer")
         assert "Secret meshd/meshd-identity-issuer: is missing" in world.meshd("upgrade", status=1)
         again = world.meshd("upgrade", "--root-key-file", str(world.directory / "root.key"))

@@ -183,6 +183,9 @@ def test_what_ha_stands_for_is_said_otherwise_by_what_is_set(tmp_path: Path) -> 
     file.write_text("replicas: 7\n")
     made = settings_of(file, ("proxy.uid=5",), True)
     assert (made.replicas, made.failure_policy, made.proxy.uid) == (7, "Fail", 5)
+    file.write_text("failurePolicy: Ignore\nhighAvailability: false\n")
+    made = settings_of(file, (), True)
+    assert (made.replicas, made.failure_policy, made.high_availability) == (3, "Ignore", True)
 
 
 @pytest.mark.parametrize(
