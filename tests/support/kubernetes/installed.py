@@ -1,6 +1,7 @@
 """The kinds that an installation consists of besides pods and Services: held to their types, and nothing becomes of
 them. There is no controller of Deployments here: who wants their pods plays them."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.support.kubernetes.core import wrong_name
@@ -35,13 +36,25 @@ def _wrong_workload(content: Object, old: Object | None) -> list[Cause]:
     volumes = {each["name"] for each in pod.get("volumes", ())}
     if not pod.get("containers"):
         causes.append(required("spec.template.spec.containers"))
+    for index, name in _twice(pod.get("volumes", ()), "name"):
+        path = f"spec.template.spec.volumes[{index}].name"
+        causes.append(Cause(path, f'Duplicate value: "{name}"', "FieldValueDuplicate"))
     for place in ("initContainers", "containers"):
         for number, container in enumerate(pod.get(place, ())):
+            where = f"spec.template.spec.{place}[{number}].volumeMounts"
+            for index, path in _twice(container.get("volumeMounts", ()), "mountPath"):
+                causes.append(invalid(f"{where}[{index}].mountPath", f'"{path}"', "must be unique"))
             for index, mount in enumerate(container.get("volumeMounts", ())):
                 if mount["name"] not in volumes:
-                    path = f"spec.template.spec.{place}[{number}].volumeMounts[{index}].name"
+                    path = f"{where}[{index}].name"
                     causes.append(Cause(path, f'Not found: "{mount["name"]}"', "FieldValueNotFound"))
     return causes
+
+
+def _twice(items: Sequence[Object], key: str) -> Iterator[tuple[int, str]]:
+    """(place, value) of what was there before."""
+    said = [str(each.get(key, "")) for each in items]
+    return ((index, each) for index, each in enumerate(said) if each in said[:index])
 
 
 def _wrong_webhooks(content: Object, old: Object | None) -> list[Cause]:
