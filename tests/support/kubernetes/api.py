@@ -137,6 +137,20 @@ class Api:
 
     # --- writing
 
+    def prepared(self, place: Place, content: Object, author: str, strict: str = "Warn") -> Object:
+        """content as webhooks are shown it before it is made: whole, and admitted by what is built in."""
+        content = copy.deepcopy(content)
+        self._check_namespace(place, content.setdefault("metadata", {}))
+        self._complete(place.kind, content, None, strict)
+        self._admit(place, content)
+        if place.kind is PODS:
+            content["status"] = {}
+        content = {"metadata": content.pop("metadata"), **content}
+        if "annotations" in content["metadata"] and not content["metadata"]["annotations"]:
+            del content["metadata"]["annotations"]
+        _managed(place.kind, content, author, "")
+        return content
+
     def create(self, place: Place, content: Object, author: str, *, dry: bool = False, strict: str = "Warn") -> Answer:
         kind, content = place.kind, copy.deepcopy(content)
         meta = content.setdefault("metadata", {})
@@ -211,7 +225,7 @@ class Api:
         return said if strict != "Ignore" else ()
 
     def _admit(self, place: Place, content: Object) -> None:
-        """What admission does to a new object. Webhooks are to be called here, before it is validated."""
+        """What the admission that is built in does to a new object; webhooks come after it (`webhooks`)."""
         if place.kind is PODS:
             name = content["spec"]["serviceAccountName"]
             if self.store.get(ACCOUNTS.key, (place.namespace, name)) is None:

@@ -19,7 +19,7 @@ from aiohttp import web
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.settings import KubernetesSettings
-from tests.support.kubernetes import refusals
+from tests.support.kubernetes import patches, refusals
 from tests.support.kubernetes.api import Answer, Api, Place
 from tests.support.kubernetes.core import ACCOUNTS, NODES, REVIEWS
 from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed
@@ -39,6 +39,7 @@ from tests.support.kubernetes.tokens import (
     written_by,
 )
 from tests.support.kubernetes.watching import Watch, too_old
+from tests.support.kubernetes.webhooks import Webhooks
 
 ADMIN, DELEGATOR, POWERLESS = "an administrator's token", "the CA's own token", "another's token"
 
@@ -61,6 +62,7 @@ class Cluster:
         self.directory = directory
         """Where the certificates are kept: `api-ca.pem` is what clients check the server against."""
         self.api = Api()
+        self.webhooks = Webhooks(self.api)
         self.signer = Signer()
         self.users: dict[str, User] = {
             ADMIN: User("admin", ("system:masters", "system:authenticated"), (Rule(),)),
@@ -154,6 +156,7 @@ class Cluster:
             yield self
         finally:
             self.break_watches()
+            await self.webhooks.close()
             await runner.cleanup()
 
     def _tls(self) -> ssl.SSLContext:
@@ -292,7 +295,11 @@ class Cluster:
                     return self.api.delete(place, options, author)
                 return self.api.delete_all(place, query, options, author)
             case "patch":
-                return self.api.patch(place, await _json(request), request.content_type, author, **how)
+                patch = await _json(request)
+                if not self.webhooks.are_for(place):
+                    return self.api.patch(place, patch, request.content_type, author, **how)
+                content = patches.patched(self.api.get(place), patch, request.content_type)
+                return await self._reviewed(place, content, author, self._user(request).name, False, **how)
         content = await _body(request)
         if place.kind is REVIEWS:
             return Answer(201, self._review(content, author))
@@ -303,9 +310,31 @@ class Cluster:
             account = self.api.get(Place(place.kind, place.namespace, place.name))
             return Answer(201, self.signer.request(content, account, author))
         _check_type(content, place.kind)
-        if verb == "create":
-            return self.api.create(place, content, author, **how)
-        return self.api.update(place, content, author, **how)
+        if not self.webhooks.are_for(place):
+            made = self.api.create if verb == "create" else self.api.update
+            return made(place, content, author, **how)
+        user = self._user(request).name
+        return await self._reviewed(place, content, author, user, verb == "create", **how)
+
+    async def _reviewed(
+        self, place: Place, content: dict[str, Any], author: str, user: str, new: bool, *, dry: bool, strict: str
+    ) -> Answer:
+        """What becomes of an object that webhooks are asked about."""
+        warnings: tuple[str, ...] = ()
+        if new:
+            content = self.api.prepared(place, content, author, strict)
+            content, warnings = await self.webhooks.mutated(place, content, user, dry=dry)
+            content["metadata"].pop("managedFields", None)
+            self.api.create(place, content, author, dry=True, strict=strict)  # refused before anybody else is asked
+            warnings += await self.webhooks.validate(place, content, None, user, dry=dry)
+            answer = self.api.create(place, content, author, dry=dry, strict=strict)
+        else:
+            old = self.api.get(place)
+            self.api.update(place, content, author, dry=True, strict=strict)
+            warnings = await self.webhooks.validate(place, content, old, user, dry=dry)
+            answer = self.api.update(place, content, author, dry=dry, strict=strict)
+        answer.warnings = (*answer.warnings, *warnings)
+        return answer
 
     async def _watch(self, request: web.Request, place: Place) -> web.StreamResponse:
         watch = Watch(self.api, place, request.query, self.bookmark_every_s)

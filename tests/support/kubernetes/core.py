@@ -202,21 +202,28 @@ def whole_pod(content: Object, old: Object | None) -> None:
         condition.setdefault("lastTransitionTime", None)
 
 
+_ACCESS = "kube-api-access-"
+
+
 def _mount_token(spec: Object) -> None:
-    """What the admission of service accounts adds, where it is wanted."""
+    """What the admission of service accounts adds, where it is wanted; also to containers that a webhook added."""
     if spec.get("automountServiceAccountToken") is False:
         return
-    name = f"kube-api-access-{secrets.token_hex(3)[:5]}"
+    there = next((each["name"] for each in spec.get("volumes") or () if each["name"].startswith(_ACCESS)), "")
+    name = there or f"{_ACCESS}{secrets.token_hex(3)[:5]}"
     field_ref = {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}, "path": "namespace"}
     sources = [
         {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [field_ref]}},
     ]
-    spec.setdefault("volumes", []).append({"name": name, "projected": {"sources": sources, "defaultMode": 420}})
+    if not there:
+        spec.setdefault("volumes", []).append({"name": name, "projected": {"sources": sources, "defaultMode": 420}})
     mount = {"name": name, "readOnly": True, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
     for container in [*spec.get("containers", ()), *spec.get("initContainers", ())]:
-        container.setdefault("volumeMounts", []).append(dict(mount))
+        mounts = container.setdefault("volumeMounts", [])
+        if all(each["mountPath"] != mount["mountPath"] for each in mounts):
+            mounts.append(dict(mount))
 
 
 def wrong_pod(content: Object, old: Object | None) -> list[Cause]:

@@ -72,6 +72,14 @@ def _whole_webhooks(content: Object, _old: Object | None) -> None:
             webhook.setdefault(name, usual)
         for name in ("namespaceSelector", "objectSelector"):
             webhook.setdefault(name, {})
+        for rule in webhook.get("rules") or ():
+            rule.setdefault("scope", "*")
+
+
+def _whole_mutating(content: Object, old: Object | None) -> None:
+    _whole_webhooks(content, old)
+    for webhook in content.get("webhooks") or ():
+        webhook.setdefault("reinvocationPolicy", "Never")
 
 
 def _workload(plural: str, name: str, short: str) -> Kind:
@@ -84,7 +92,8 @@ def _workload(plural: str, name: str, short: str) -> Kind:
 def _webhooks(plural: str, name: str) -> Kind:
     return Kind(
         plural, name, ADMISSION, namespaced=False, categories=("api-extensions",), wrong=_wrong_webhooks,
-        whole=_whole_webhooks, model=f"V1{name}", counts_generations=True,
+        whole=_whole_mutating if name.startswith("Mutating") else _whole_webhooks, model=f"V1{name}",
+        counts_generations=True,
     )  # fmt: skip
 
 
