@@ -56,6 +56,8 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 DOCUMENTS: Final = f"/apis/{API_VERSION}/"
 """Where the mesh's own objects are."""
 
+_PATCH: Final = "application/json-patch+json"
+
 Query = Mapping[str, str]
 
 
@@ -112,7 +114,18 @@ class Access:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """The body of the answer to POST of an object. Gone for 410."""
-        async with self._turns, self._answer(path, {}, total_s=3 * self._answer_s, body=body) as response:
+        return await self._write("POST", path, body)
+
+    async def put(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """The body of the answer to PUT of an object. Away where it has changed since it was read (409)."""
+        return await self._write("PUT", path, body)
+
+    async def patch(self, path: str, operations: list[dict[str, Any]]) -> bytes:
+        """The body of the answer to PATCH by a JSON patch (RFC 6902)."""
+        return await self._write("PATCH", path, operations)
+
+    async def _write(self, method: str, path: str, body: Any) -> bytes:
+        async with self._turns, self._answer(path, {}, 3 * self._answer_s, False, method, body) as response:
             return await _whole(response, path)
 
     @asynccontextmanager
@@ -135,13 +148,13 @@ class Access:
         self,
         path: str,
         query: Query,
-        *,
         total_s: float,
         absent_is_good: bool = False,
-        body: Mapping[str, Any] | None = None,
+        method: str = "GET",
+        body: Any = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to GET, or to POST of a body, once it is known to be a good one."""
-        client, response = await self._asked(path, query, total_s, body)
+        """The answer to a request, once it is known to be a good one."""
+        client, response = await self._asked(path, query, total_s, method, body)
         try:
             try:
                 if response.status == 410:
@@ -158,14 +171,14 @@ class Access:
             await self._used(client)
 
     async def _asked(
-        self, path: str, query: Query, total_s: float, body: Mapping[str, Any] | None
+        self, path: str, query: Query, total_s: float, method: str, body: Any
     ) -> tuple[_Client, aiohttp.ClientResponse]:
         """The client, which is to be given back by `_used`, and the answer as far as its head."""
         for last in (False, True):
             client = await self._loaded()
             client.users += 1
             try:
-                response = await self._sent(client, path, query, total_s, body)
+                response = await self._sent(client, path, query, total_s, method, body)
             except aiohttp.ClientConnectorCertificateError as error:
                 await self._used(client)
                 await self._forget(client)
@@ -186,11 +199,11 @@ class Access:
         raise AssertionError("unreachable")
 
     async def _sent(
-        self, client: _Client, path: str, query: Query, total_s: float, body: Mapping[str, Any] | None
+        self, client: _Client, path: str, query: Query, total_s: float, method: str, body: Any
     ) -> aiohttp.ClientResponse:
-        said = {} if body is None else {"Content-Type": "application/json"}
+        said = {} if body is None else {"Content-Type": _PATCH if method == "PATCH" else "application/json"}
         method, url, headers, content, _ = await client.api.param_serialize(
-            "GET" if body is None else "POST",
+            method,
             path,
             query_params=list(query.items()),
             header_params={"Accept": "application/json", **said},

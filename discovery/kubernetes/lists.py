@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from discovery.kubernetes.access import Access
-from discovery.kubernetes.objects import Custom, EndpointSlice, Labelled, Listed, Pod, Service, Versioned
+from discovery.kubernetes.objects import Custom, EndpointSlice, Labelled, Listed, Namespace, Pod, Service, Versioned
 from discovery.registry import Away
 
 PAGE: Final = 500
@@ -25,7 +25,7 @@ MAX_LISTED: Final = 200_000
 SERVICE_NAME: Final = "kubernetes.io/service-name"
 """The label by which a slice says whose it is."""
 
-Content = TypeVar("Content", Service, EndpointSlice, Pod, Custom)
+Content = TypeVar("Content", Service, EndpointSlice, Pod, Custom, Namespace)
 
 
 class Query(NamedTuple):
@@ -77,6 +77,13 @@ SLICES: Final = Resource(
     lambda namespace, name: Query(namespace, labels=f"{SERVICE_NAME}={name}"),
 )
 PODS: Final = Resource("/api/v1", "pods", "PodList", msgspec.json.Decoder(Listed[Pod]), msgspec.json.Decoder(Pod))
+NAMESPACES: Final = Resource(
+    "/api/v1",
+    "namespaces",
+    "NamespaceList",
+    msgspec.json.Decoder(Listed[Namespace]),
+    msgspec.json.Decoder(Namespace),
+)
 
 
 async def pages(

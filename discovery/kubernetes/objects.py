@@ -147,6 +147,10 @@ class Custom(Struct, frozen=True, rename="camel"):
     spec: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+class Namespace(Struct, frozen=True):
+    metadata: Marked
+
+
 class ListMeta(Struct, frozen=True, rename="camel"):
     resource_version: Annotated[str, Meta(min_length=1, max_length=128)]
     continue_: str = msgspec.field(default="", name="continue")
