@@ -56,6 +56,7 @@ def command(wiring: Wiring) -> str:
     options = {
         "config": directory / "settings.yaml",
         "listen": f"127.0.0.1:{parts.control}",
+        "webhooks": "",
         "admin": f"127.0.0.1:{wiring.listen}",
         "socket": directory / "state" / "meshd.sock",
         "ca": f"https://127.0.0.1:{parts.ca}",

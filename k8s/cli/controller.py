@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from k8s.settings import CONTROLLER_ADMIN_PORT, CONTROLLER_PORT, Installation
+from k8s.settings import CONTROLLER_ADMIN_PORT, CONTROLLER_PORT, INJECTOR_PORT, Installation
 from meshd.agent.daemon import heed_signals
 from meshd.api.loading import read_text
 from meshd.api.logs import log_to_stderr
@@ -40,6 +40,13 @@ CONFIG = "/etc/meshd/settings.yaml"
     help="Where sidecars are served.",
 )
 @click.option(
+    "--webhooks",
+    default=f"0.0.0.0:{INJECTOR_PORT}",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the API server has pods injected and documents checked; empty for nowhere.",
+)
+@click.option(
     "--admin",
     default=f"0.0.0.0:{CONTROLLER_ADMIN_PORT}",
     show_default=True,
@@ -68,6 +75,7 @@ CONFIG = "/etc/meshd/settings.yaml"
 def command(
     config: Path,
     listen: str,
+    webhooks: str,
     admin: str,
     socket: Path,
     state_dir: Path | None,
@@ -97,15 +105,25 @@ def command(
     )
     installation = loaded(read_text(config), str(config))
     log_to_stderr(log_level, "meshd-controller")
-    uvloop.run(_run(installation, place))
+    uvloop.run(_run(installation, place, _address(webhooks, "--webhooks") if webhooks else None))
 
 
-async def _run(installation: Installation, place: "Place") -> None:
+async def _run(installation: Installation, place: "Place", webhooks: Address | None) -> None:
+    from discovery.kubernetes.access import Access  # noqa: PLC0415
     from k8s.controller.controller import Controller  # noqa: PLC0415
+    from k8s.webhook.injector import Injector  # noqa: PLC0415
 
     ended = heed_signals()
     allow_connections()
-    controller = Controller(installation, place)
+    access = Access(place.kubeconfig)
+    injectors = []
+    if webhooks is not None:
+
+        def anchors() -> str:  # there is a controller by the time it is asked
+            return controller.core.signer.trust_bundle_pem
+
+        injectors.append(Injector(installation, access, webhooks, anchors=anchors))
+    controller: Controller = Controller(installation, place, injectors)
     tasks = Tasks("meshd controller")
     ending = tasks.start(ended.wait(), "signals")
     starting = tasks.start(controller.start(), "start")
@@ -117,6 +135,7 @@ async def _run(installation: Installation, place: "Place") -> None:
     finally:
         await tasks.cancel()
         await controller.stop()
+        await access.close()
 
 
 def _address(text: str, option: str) -> Address:

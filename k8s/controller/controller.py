@@ -6,10 +6,12 @@ kept on disk, and what it never said is told as soon as it does.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
+
+from prometheus_client.metrics_core import Metric
 
 from discovery.chain import Chain, Named
 from discovery.following import Following
@@ -58,7 +60,12 @@ class Place(NamedTuple):
 
 
 class Beside(Protocol):
-    """What is served beside the control API, as the webhooks are."""
+    """What is served beside the control API, as the webhooks are: what it waits for the controller waits for, and its
+    metrics are on the controller's page."""
+
+    def waiting_for(self) -> tuple[str, ...]: ...
+
+    def collect(self) -> Iterable[Metric]: ...
 
     async def start(self) -> None: ...
 
@@ -97,7 +104,7 @@ class Controller:
         identity = Identity.of(installation.trust_domain, WorkloadName(installation.namespace, CONTROLLER))
         self.own = OwnCertificate(signer, source, identity, self._certified)
         self.server = ControllerServer(self.core, place.listen)
-        self.admin = AdminServer(place.admin, Page(ControllerMetrics(self)), self.waiting_for)
+        self.admin = AdminServer(place.admin, Page(ControllerMetrics(self, self._beside)), self.waiting_for)
         self._operators = Operators(self.core, place.socket)
         self._bundle_pem = ""
         signer.changed = self._changed
@@ -107,7 +114,9 @@ class Controller:
         """What keeps it from being ready."""
         if not self.own.pem:
             return (f"its certificate ({self.own.trouble or 'the CA was asked'})",)
-        return () if self.server.is_open else ("its listener",)
+        if not self.server.is_open:
+            return ("its listener",)
+        return tuple(each for beside in self._beside for each in beside.waiting_for())
 
     async def start(self) -> None:
         """Returns when sidecars are served, which is when there is a certificate to show. Problem when it cannot

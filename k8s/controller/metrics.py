@@ -1,6 +1,6 @@
 """The controller's metrics: what it knows, read off when it is asked. They are in `docs/controller.md`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from prometheus_client.metrics_core import Metric
@@ -25,11 +25,17 @@ class Running(Protocol):
     def own(self) -> OwnCertificate: ...
 
 
-class ControllerMetrics(Collector):
-    """Of `controller`."""
+class Measured(Protocol):
+    """What has metrics of its own."""
 
-    def __init__(self, controller: Running) -> None:
-        self._controller = controller
+    def collect(self) -> Iterable[Metric]: ...
+
+
+class ControllerMetrics(Collector):
+    """Of `controller`, and of what is served beside it."""
+
+    def __init__(self, controller: Running, beside: Iterable[Measured] = ()) -> None:
+        self._controller, self._beside = controller, tuple(beside)
 
     def collect(self) -> Iterator[Metric]:
         yield build_info("meshd_controller_build_info", trust_domain=self._controller.core.trust_domain)
@@ -37,6 +43,8 @@ class ControllerMetrics(Collector):
         yield from self._asked()
         yield from self._authority()
         yield from self._discovery()
+        for each in self._beside:
+            yield from each.collect()
 
     def _sidecars(self) -> Iterator[Metric]:
         core, server = self._controller.core, self._controller.server

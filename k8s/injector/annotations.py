@@ -67,6 +67,23 @@ def names(word: str) -> tuple[str, ...]:
     return (_OURS + word, *_ELSEWHERE.get(word, (_LINKERDS + word,)))
 
 
+RELEVANT: Final = frozenset(INJECT).union(
+    *(
+        (_OURS + word, *_ELSEWHERE.get(word, (_LINKERDS + word,)))
+        for word in (
+            SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, OPAQUE_PORTS, CPU_REQUEST, CPU_LIMIT, MEMORY_REQUEST, MEMORY_LIMIT,
+            LOG_LEVEL, IMAGE, PULL_POLICY, UID, AWAIT, WAIT_BEFORE_EXIT, INBOUND_PORT, NATIVE_SIDECAR,
+        )
+    )
+)  # fmt: skip
+"""All that anything here goes by."""
+
+
+def relevant(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Those of a namespace's annotations that are to be kept."""
+    return {name: value for name, value in annotations.items() if name in RELEVANT}
+
+
 def own(word: str) -> str:
     """meshd's name of it."""
     return _OURS + word
