@@ -163,7 +163,9 @@ class ControllerWay:
                 troubles[host] = f"no connection within {CONNECT_WITHIN_S:g} s"
             except (OSError, IdentityMismatch) as error:
                 troubles[host] = _reason(error)
-        raise NoWay("; ".join(f"{host}: {trouble}" for host, trouble in troubles.items()) or "it has no address")
+        raise NoWay(
+            "; ".join(f"{host}: {trouble}" for host, trouble in sorted(troubles.items())) or "it has no address"
+        )
 
     async def _replicas(self) -> list[tuple[str, int]]:
         """Where they are, in an order by chance: not all sidecars are to come to the same one."""

@@ -6,6 +6,7 @@ agent does (`meshd.agent.certificates`), with the controller's token.
 """
 
 import asyncio
+import hashlib
 import logging
 import random
 import time
@@ -22,6 +23,7 @@ from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.ca import certificates
 from meshd.ca.failover import Failover
+from meshd.ca.rates import Rate
 from meshd.ca.source import Refusal, Unreachable
 from meshd.ca.wire import Bundle, Renewal, Token
 
@@ -30,6 +32,10 @@ log = logging.getLogger(__name__)
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 30.0
 JITTER: Final = 0.05
 MAX_TOKEN_BYTES: Final = 16 << 10
+
+SIGNED_PER_SECOND, SIGNED_AT_ONCE = 0.1, 256
+"""Certificates that are asked for with one token, which is one pod's: those of its workers, some times over. The CA
+knows all pods by the controller's address, and one of them is not to use up what there is for all."""
 
 MAX_SIGNING: Final = 128
 """Requests of sidecars that are at the CA at a time; the others wait for their turn."""
@@ -78,13 +84,19 @@ class AccountSource:
 class Issuing:
     """Certificates for sidecars, from `source`. `results` counts requests by what came of them."""
 
-    def __init__(self, source: AccountSource) -> None:
+    def __init__(self, source: AccountSource, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._source = source
         self._turns = asyncio.Semaphore(MAX_SIGNING)
+        self._rate = Rate(SIGNED_PER_SECOND, SIGNED_AT_ONCE, monotonic)
         self.results: Counter[str] = Counter({"signed": 0, "refused": 0, "away": 0})
 
     async def sign(self, token: str, csr_pem: str, identity: Identity) -> Certificate:
         """A certificate of identity, which the token is to prove to the CA. NotSigned."""
+        pod = hashlib.sha256(token.encode()).hexdigest()
+        if wait_s := self._rate.wait_s(pod):
+            self.results["refused"] += 1
+            raise NotSigned(f"too many certificates for this pod: again in {wait_s:.0f} s", retry=True)
+        self._rate.take(pod)
         try:
             async with self._turns:
                 certificate = await self._source.sign_for(token, csr_pem, identity)

@@ -98,10 +98,9 @@ class ControllerMetrics(Collector):
         )
 
     def _discovery(self) -> Iterator[Metric]:
-        discovery = self._controller.core.discovery
         yield from gauges(
             "meshd_controller_discovery_up",
-            "Whether a source of services can be read.",
+            "Whether a source of services, or of documents, can be read.",
             ("source",),
-            (((name,), each.healthy) for name, each in zip(discovery.names, discovery.health(), strict=True)),
+            (((each.name,), each.healthy) for each in self._controller.core.discovery.health()),
         )

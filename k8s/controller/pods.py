@@ -19,8 +19,13 @@ from discovery.kubernetes.pods import INBOUND_PORT, Ranges, facts, opaque_ports
 from discovery.registry import Away
 from meshd.agent.registry import Unacceptable
 from meshd.api.names import InvalidName, WorkloadName, is_label, is_trust_domain
+from meshd.ca.rates import Rate
 
 FRESH_S: Final = 30.0
+ABSENT_PER_SECOND, ABSENT_AT_ONCE = 10.0, 1_000
+"""Pods that a workload's sidecars name and that are not there, or not its own: beyond it the API server is not asked. A
+pod of a large Deployment may attach before the server that is asked knows it."""
+
 MAX_KNOWN: Final = 20_000
 MAX_NODES: Final = 10_000
 ZONE: Final = "topology.kubernetes.io/zone"
@@ -51,6 +56,7 @@ class Pods:
         self._access, self._monotonic = access, monotonic
         self._known: OrderedDict[str, tuple[float, PodFacts]] = OrderedDict()
         self._zones: OrderedDict[str, str] = OrderedDict()
+        self._absent = Rate(ABSENT_PER_SECOND, ABSENT_AT_ONCE, monotonic)
 
     async def facts(self, pod: str, workload: WorkloadName) -> PodFacts:
         """Of the pod NAMESPACE/NAME, which must be of that service account. Unacceptable."""
@@ -60,8 +66,15 @@ class Pods:
         known = self._known.get(pod)
         is_fresh = known is not None and known[1].workload == workload and known[0] > self._monotonic()
         if known is None or not is_fresh:
+            if wait_s := self._absent.wait_s(str(workload)):
+                raise Unacceptable(
+                    f"{workload} asked for too many pods that are not its own: again in {wait_s:.0f} s", retry=True
+                )
             try:
                 known = (self._monotonic() + FRESH_S, await self._read(namespace, name))
+            except Unacceptable:
+                self._absent.take(str(workload))
+                raise
             except (Away, Gone) as error:
                 if known is None:
                     raise Unacceptable(f"the pod {pod} cannot be read now: {error}", retry=True) from error
@@ -69,6 +82,7 @@ class Pods:
                 self._keep(pod, known)
         found = known[1]
         if found.workload != workload:
+            self._absent.take(str(workload))
             raise Unacceptable(f"the pod {pod} is of the service account {found.workload}, and not of {workload}")
         return found
 

@@ -119,7 +119,7 @@ class SidecarSession:
         if self._is_attaching or self._sidecar is not None:
             raise Unacceptable("this connection has attached already")
         self._is_attaching = True
-        self._tasks.start(self._attached(call, asked), f"attach {asked.pod[:300]}")
+        self._tasks.start(self._attached(call, asked), f"attach {asked.pod[:300]!r}")
 
     async def _attached(self, call: Call, asked: Attach) -> None:
         try:

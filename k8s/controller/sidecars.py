@@ -27,6 +27,7 @@ MAX_SHOWN: Final = 1000
 """Workloads of a status."""
 
 MAX_WAITED_FOR: Final = 3
+MAX_SHOWN_TEXT: Final = 300
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +78,10 @@ class Sidecars:
             self._rows -= 0 if found.account is None else found.account.rows
 
     def take(self, sidecar: Sidecar, report: ReportStats) -> None:
-        """What a sidecar counted; of other workloads nothing is believed. ValueError for a report that is none."""
-        rows = tuple(row for row in report.rows if row.workload == str(sidecar.workload))
+        """What a sidecar counted; of other workloads nothing is believed, and nothing that would move the cursor of who
+        reads it. ValueError for a report that is none."""
+        own = str(sidecar.workload)
+        rows = tuple(row for row in report.rows if row.workload == own and (row.service + row.peer).isprintable())
         found = self._workloads[sidecar.workload]
         if found.account is None:
             if self._rows >= MAX_ROWS:
@@ -121,7 +124,7 @@ class Sidecars:
             admin="",
             waiting_for=tuple(self._waiting(found)),
             certificate_not_after=min((state.not_after for state in states), default=0.0),
-            certificate_error=next((state.error for state in states if state.error), ""),
+            certificate_error=_printable(next((state.error for state in states if state.error), "")),
             golden=golden(span for span in spans if span.key.direction == "inbound"),
         )
 
@@ -133,7 +136,7 @@ class Sidecars:
             if each.report is None or each.report.waiting_for
         )
         for pod, what in waiting[:MAX_WAITED_FOR]:
-            yield f"{pod.partition('/')[2]}: {what}"
+            yield f"{pod.partition('/')[2]}: {_printable(what)}"
         if len(waiting) > MAX_WAITED_FOR:
             yield f"{len(waiting) - MAX_WAITED_FOR} more pods"
 
@@ -150,3 +153,8 @@ class Sidecars:
             ),
             default=math.inf,
         )
+
+
+def _printable(text: str) -> str:
+    """What a sidecar says, for a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text[:MAX_SHOWN_TEXT])

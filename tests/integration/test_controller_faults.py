@@ -232,6 +232,8 @@ def test_operators_see_it_in_the_controllers_pod(tmp_path: Path) -> None:
             async with ClientSession() as session, session.get(f"http://{address}/metrics") as response:
                 page = await response.text()
             assert "meshd_controller_sidecars 1.0" in page
+            samples = [line.rpartition(" ")[0] for line in page.splitlines() if not line.startswith("#")]
+            assert len(set(samples)) == len(samples)
             assert 'meshd_controller_token_reviews_total{result="good"} 0.0' in page
             await sidecar.close()
 

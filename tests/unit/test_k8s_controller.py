@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,16 @@ import pytest
 from discovery.kubernetes.access import Access
 from discovery.registry import Away
 from k8s.controller import sidecars as keeping
-from k8s.controller.pods import FRESH_S, Pods
+from k8s.controller.authority import SIGNED_AT_ONCE, AccountSource, Issuing
+from k8s.controller.pods import ABSENT_AT_ONCE, FRESH_S, Pods
 from k8s.controller.reviews import BELIEVED_S, FAILURES_AT_ONCE, Reviews
 from k8s.controller.session import MAX_SIDECARS_OF_A_POD, Attached
 from k8s.controller.sidecars import MAX_ROWS_EACH, Sidecar, Sidecars
+from meshd.agent.certificates import NotSigned
 from meshd.agent.registry import Unacceptable
-from meshd.api.control import LATENCY_BOUNDS_MS, CertificateState, ReportState, ReportStats, Traffic
-from meshd.api.names import WorkloadName
+from meshd.api.control import LATENCY_BOUNDS_MS, Certificate, CertificateState, ReportState, ReportStats, Traffic
+from meshd.api.names import Identity, WorkloadName
+from meshd.ca.failover import Failover
 from meshd.ca.kubernetes import AUDIENCE
 
 WEB, API = WorkloadName("shop", "web"), WorkloadName("shop", "api")
@@ -158,6 +162,37 @@ def test_a_pod_that_came_in_anothers_place_is_read_again() -> None:
     assert "is of the service account shop/api, and not of shop/web" in str(refusal(pods.facts("shop/web-1", WEB)))
 
 
+def test_a_workload_that_names_pods_without_end_is_answered_without_the_api_server() -> None:
+    server = Server()
+    pods = Pods(server, Clock())
+    for number in range(ABSENT_AT_ONCE):
+        assert "there is no pod" in str(refusal(pods.facts(f"shop/x-{number}", WEB)))
+    asked = len(server.asked)
+    assert "too many pods that are not its own" in str(refusal(pods.facts("shop/x", WEB)))
+    assert len(server.asked) == asked
+    assert "there is no pod" in str(refusal(pods.facts("shop/x", API)))
+
+
+def test_one_pod_does_not_use_up_what_there_is_of_the_ca() -> None:
+    class Ca(AccountSource):
+        async def sign_for(self, token: str, csr_pem: str, identity: Identity) -> Certificate:
+            return Certificate("", 0.0, 0.0)
+
+    issuing = Issuing(Ca(Failover([]), Path()), Clock())
+    web = Identity.of("prod.example", WEB)
+
+    async def ask(token: str, count: int) -> None:
+        for _ in range(count):
+            await issuing.sign(token, "csr", web)
+
+    asyncio.run(ask("a", SIGNED_AT_ONCE))
+    with pytest.raises(NotSigned, match="too many certificates for this pod: again in 10 s") as raised:
+        asyncio.run(ask("a", 1))
+    assert raised.value.retry
+    asyncio.run(ask("b", 1))
+    assert issuing.results == {"signed": SIGNED_AT_ONCE + 1, "refused": 1, "away": 0}
+
+
 @pytest.mark.parametrize(
     "pod", ["", "web-1", "shop/", "/web-1", "shop/../x", "shop/web 1", "Shop/web", "shop/" + "x" * 300]
 )
@@ -187,7 +222,7 @@ def test_traffic_is_bounded_for_a_workload_and_for_all(monkeypatch: pytest.Monke
     assert len(edges) == MAX_ROWS_EACH
     assert kept.left_out == 1
     kept.leave(web)  # and with it what was kept of it
-    kept.take(api, ReportStats("y", (row("shop/api", "s-1"), row("shop/web", "s-2"))))
+    kept.take(api, ReportStats("y", (row("shop/api", "s-1"), row("shop/web", "s-2"), row("shop/api", "\x1b[2J"))))
     (edge,) = kept.statuses(60.0)[1]
     assert (edge.source, edge.service) == ("shop/api", "s-1")
 
@@ -199,9 +234,9 @@ def test_a_workload_is_told_with_what_its_pods_wait_for() -> None:
         kept.attach(sidecar)
         if number:
             state = CertificateState("shop/web", 2000.0 + number, "", 100.0 + number)
-            sidecar.report = ReportState(1, ("listener",), (state, CertificateState("shop/api", 1.0, "", 1.0)))
+            sidecar.report = ReportState(1, ("listen\x1ber",), (state, CertificateState("shop/api", 1.0, "", 1.0)))
     ((status,), _) = kept.statuses(60.0)
-    assert status.waiting_for == ("web-0: first report", "web-1: listener", "web-2: listener", "2 more pods")
+    assert status.waiting_for == ("web-0: first report", "web-1: listen?er", "web-2: listen?er", "2 more pods")
     assert status.certificate_not_after == 2001.0
 
 
