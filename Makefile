@@ -14,7 +14,7 @@ LOCKS := requirements.lock requirements-build.lock requirements-dev.lock
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-k8s test-fast e2e lint format goldens bench soak fuzz lock deb apt-repo clean
+.PHONY: help demo test test-k8s test-fast e2e lint format goldens bench soak fuzz lock deb apt-repo image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ deb: $(DEV) ## the Debian package, into dist/, for this machine's release, or in
 
 apt-repo: ## an apt repository with the packages in dist/, signed: KEY=FINGERPRINT (SUITE=trixie)
 	@packaging/deb/apt-repo -k "$(KEY)" $(if $(SUITE),-s $(SUITE)) $(ARGS)
+
+image: $(DEV) ## the image for clusters, with buildah or docker (ARGS='-t NAME:TAG -b BASE')
+	@packaging/image/build $(ARGS)
 
 clean: ## remove everything that was made here, the environment too
 	rm -rf $(VENV) build dist bench/results/tmp .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .fuzz
