@@ -112,7 +112,8 @@ def _output(plan: Plan) -> Iterator[str]:
 def _captured(plan: Plan) -> Iterator[str]:
     yield from _LOOPBACK_RETURNS
     if plan.is_open:
-        yield 'meta l4proto tcp counter name "passed" return'
+        # Chains of this type see what is tracked, and the kernel tracks nothing unless a rule needs it: this one does.
+        yield 'meta l4proto tcp ct state new counter name "passed" return'
         return
     for group in _by_family(plan.virtual):
         yield from _lead(plan, f"{_daddr(group)} meta l4proto tcp", plan.outbound, "outbound", _family(group))

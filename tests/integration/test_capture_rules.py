@@ -148,6 +148,7 @@ def test_while_the_proxy_is_away_connections_are_refused_or_go_on(here: Host, ad
         assert here.call(address, 9000, within=web) == "ECONNREFUSED"
     with captured(here, is_open=True):
         assert here.call(address, 9000, within=web) == "outside -"
+        assert "packets 1 " in here.run("nft", "list", "counter", "inet", "meshd", "passed")
 
 
 def test_where_the_proxy_does_not_listen_nobody_else_is_led_to(here: Host) -> None:
