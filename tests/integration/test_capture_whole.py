@@ -1,12 +1,20 @@
 """Capture end to end: a CA, an agent, its name server, a proxy and applications, on a host of the test's own."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
+from time import monotonic
 
 import pytest
 
+from meshd.capture.keeper import AWAY_S
+from tests.integration.test_proxy_handover import end, main_pid
 from tests.support.captured import HTTP_PORT, OPAQUE_PORT, Captured, captured
+from tests.support.captures import THERE
+from tests.support.managers import Manager
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.peer("nft", "ip", "nsenter", "unshare", "setpriv")
@@ -18,6 +26,20 @@ WEB = "spiffe://prod.example/ns/default/sa/web"
 def here() -> Iterator[Captured]:
     with captured() as made:
         yield made
+
+
+@pytest.fixture
+def manager(here: Captured) -> Iterator[Manager]:
+    """One that the proxy may speak to, whose user is another."""
+    made = Manager(here.directory)
+    Path(made.path).chmod(0o666)
+    yield made
+    made.close()
+    for told in made.told:  # what took the place of another is nobody's child here
+        for line in told:
+            if line.startswith("MAINPID="):
+                end(int(line.partition("=")[2]))
+    Path(made.path).unlink()
 
 
 def fields(answer: str) -> dict[str, str]:
@@ -87,3 +109,55 @@ def test_a_name_is_an_address_and_that_is_the_service(here: Captured) -> None:
             assert here.as_web("talk", address, str(HTTP_PORT)) == "ECONNRESET\n"
         assert here.addresses("no-such.mesh") == []
         assert here.as_web("talk", "250.1.2.3", str(OPAQUE_PORT)) == "ECONNRESET\n"  # of no service
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_captured_connections_outlive_generations_of_the_proxy(
+    here: Captured, options: tuple[str, ...], manager: Manager
+) -> None:
+    with here.all(*options, notify=manager.path) as first:
+        manager.hears("READY=1")
+        with here.asking(*here.addresses("api.mesh")) as counted:
+            pids = [first.pid]
+            for _ in range(2):
+                os.kill(pids[-1], signal.SIGHUP)
+                manager.hears("READY=1")
+                os.kill(pids[-1], signal.SIGUSR2)
+                pids.append(main_pid(manager))
+                wait_until(lambda: first.poll() is not None, "the first has drained and ended")
+            for address in here.addresses("api.mesh"):
+                assert here.as_web("talk", address, str(OPAQUE_PORT)) == "welcome heard \0me\n"
+        assert len(set(pids)) == 3
+        assert [wrong for _, wrong in counted] == [[], []]
+        assert all(count for count, _ in counted)
+
+
+def test_what_becomes_of_connections_while_the_proxy_is_dead_is_what_was_chosen(here: Captured) -> None:
+    place = THERE, 25  # where the server speaks first, and nothing is waited for
+
+    def called() -> str:
+        return here.there.call(*place, within=here.there.group("web.service"))
+
+    def connections(name: str) -> int:
+        shown = here.ran("capture", "show", "--config", here.settings, "-o", "json")
+        return int(json.loads(shown.stdout)["connections"][name])
+
+    with here.there.serving("outside", place, outside=True):
+        for capture in ("", ", failOpen: true"):
+            here.set(capture)
+            with here.all() as proxy:
+                assert called() == "outside -"
+                assert connections("outbound")
+                proxy.kill()
+                proxy.wait()
+                assert called() == "ECONNREFUSED"
+                if not capture:
+                    over = monotonic() + AWAY_S + 2.0
+                    while monotonic() < over:
+                        assert called() == "ECONNREFUSED"
+                    continue
+                wait_until(lambda: called() == "outside -", "connections go on without a proxy")
+                assert connections("passed")
+                with here.proxy():
+                    wait_until(lambda: called() == "outside -" and connections("outbound"), "they are captured again")
+        here.set()

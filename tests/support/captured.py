@@ -101,9 +101,11 @@ class Captured:
             yield process
 
     @contextmanager
-    def proxy(self, *options: str, is_ready: bool = True) -> Iterator["subprocess.Popen[bytes]"]:
+    def proxy(self, *options: str, is_ready: bool = True, notify: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+        """`notify` is the socket of a service manager."""
         argv = [*_as_proxy(), sys.executable, "-P", "-m", "proxy.main", "--control", str(self.socket), *options]
-        with running(argv, self.directory / "proxy.log", lambda: True) as process:
+        environment = {**os.environ, "NOTIFY_SOCKET": notify}
+        with running(argv, self.directory / "proxy.log", lambda: True, environment) as process:
             if is_ready:
                 wait_until(lambda: self.ready() == "ready", "the proxy is ready")
             yield process
@@ -116,12 +118,12 @@ class Captured:
             yield
 
     @contextmanager
-    def all(self, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
+    def all(self, *options: str, notify: str = "") -> Iterator["subprocess.Popen[bytes]"]:
         """All of it, the proxy with these options; it is the process that is given."""
         with ExitStack() as held:
             for each in (self.serves(), self.applications(), self.agent()):
                 held.enter_context(each)
-            yield held.enter_context(self.proxy(*options))
+            yield held.enter_context(self.proxy(*options, notify=notify))
 
     # --- what is to be seen
 
@@ -154,6 +156,26 @@ class Captured:
         """What a process of the caller's prints."""
         argv = [*_in(self.there.group(group)), sys.executable, "-P", str(PEER), *arguments]
         return subprocess.run(argv, capture_output=True, text=True, timeout=100, check=False, cwd="/").stdout
+
+    @contextmanager
+    def asking(self, *addresses: str) -> Iterator[list[tuple[int, list[str]]]]:
+        """Processes of the caller's that ask over and over meanwhile, one for each address: how often, and what went
+        wrong, is in the list afterwards."""
+        until, counted = self.directory / "enough", list[tuple[int, list[str]]]()
+        until.unlink(missing_ok=True)
+        within = _in(self.there.group("web.service"))
+        begun = [
+            subprocess.Popen(
+                [*within, sys.executable, "-P", str(PEER), "asks", address, str(HTTP_PORT), str(until)],
+                stdout=subprocess.PIPE, text=True, cwd="/",
+            )
+            for address in addresses
+        ]  # fmt: skip
+        try:
+            yield counted
+        finally:
+            until.touch()
+            counted += [tuple(json.loads(each.communicate(timeout=100)[0])) for each in begun]
 
     def addresses(self, name: str) -> list[str]:
         """What the name server says of the name, to a process of the caller's."""

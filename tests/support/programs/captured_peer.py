@@ -6,7 +6,7 @@ resolve NAME PORT       prints the addresses that the name server at that port h
 ask ADDRESS PORT [NAME] prints the status and the body of a request, or the name of the error
 talk ADDRESS PORT       prints what the other end says that is told what is no HTTP, or the name of the error
 asks ADDRESS PORT FILE  asks over and over, each time by a connection of its own, until there is the file; prints how
-                        often, and each that was no success
+                        often, and each that was no success of web's
 """
 
 import errno
@@ -108,7 +108,7 @@ def asks(address: str, port: str, until: str) -> None:
     while not Path(until).exists() or not count:
         try:
             status, body = asked(address, port)
-            if status != 200:
+            if status != 200 or "/ns/default/sa/web" not in body:
                 wrong.append(f"{status} {body}")
         except (OSError, http.client.HTTPException) as error:
             wrong.append(named(error))
