@@ -49,6 +49,12 @@ def plan_of(
     users = {name: _uid(name) for name in settings.users}
     troubles = [f"capture.users: there is no user {name}" for name, uid in users.items() if uid is None]
     captured = list(captured)
+    troubles += [
+        f"{each.workload}: each of its selectors asks for `executable`, which the kernel does not say of a connection: "
+        "what its processes begin is captured, and is nobody's (`capture.unknown`); select them by unit, cgroup or user"
+        for each in captured
+        if each.is_unseen
+    ]
     if captured and slices.top(mount) is None:
         troubles.append(f"there are no control groups of version 2 at {mount}: no unit is captured")
     plan = Plan(

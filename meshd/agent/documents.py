@@ -30,11 +30,22 @@ class Place(NamedTuple):
 
 
 class Captured(NamedTuple):
-    """A workload whose connections are captured: its ports, and how."""
+    """A workload whose connections are captured: its ports, and how. `is_unseen`: each of its selectors asks for an
+    executable, which the kernel does not say of a connection, so that none is ever taken for the workload's."""
 
     workload: WorkloadName
     ports: tuple[int, ...]
     capture: WorkloadCapture
+    is_unseen: bool = False
+
+    @classmethod
+    def of(cls, workload: Workload) -> "Captured | None":
+        """None where its connections are not to be captured."""
+        spec = workload.spec
+        if spec.capture is None:
+            return None
+        is_unseen = bool(spec.selectors) and all(each.executable is not None for each in spec.selectors)
+        return cls(workload.metadata.workload, tuple(port.port for port in spec.ports), spec.capture, is_unseen)
 
 
 class Documents:
@@ -112,11 +123,7 @@ class Documents:
 
     def captured(self) -> tuple[Captured, ...]:
         """Those whose connections are captured."""
-        return tuple(
-            Captured(each.metadata.workload, tuple(port.port for port in each.spec.ports), each.spec.capture)
-            for each in self._workloads()
-            if each.spec.capture is not None
-        )
+        return tuple(filter(None, map(Captured.of, self._workloads())))
 
     def _workloads(self) -> Iterator[Workload]:
         return (each for each in self._documents() if isinstance(each, Workload))

@@ -67,7 +67,7 @@ def capture(
     if plan.is_empty and not units.injected:
         return
     if troubles:
-        yield kinds.CAPTURE_KNOWN.warning("\n".join(troubles), "see `capture` in the settings")
+        yield kinds.CAPTURE_KNOWN.warning("\n".join(troubles), "see `capture` in the settings and in documents")
     else:
         yield kinds.CAPTURE_KNOWN.well()
     if slices.top(mount) is not None:  # or there can be none, which is said elsewhere
