@@ -2,7 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
+from itertools import permutations
 from typing import Final
+
+from cryptography import x509
 
 from k8s import installed
 from k8s.checks import kinds as of
@@ -13,8 +16,11 @@ from k8s.injector import annotations as called
 from k8s.injector import reasons, version_of
 from k8s.installed import Found
 from meshd.agent.check.kinds import Check
+from meshd.ca import certificates
 
 MAX_NAMED: Final = 10
+MAX_PERMUTED: Final = 4
+"""While a root follows another there are two."""
 
 _RESTART: Final = "restart what they are of: `kubectl rollout restart`"
 _SPARED: Final = frozenset(("kube-system", "kube-node-lease"))
@@ -23,7 +29,7 @@ _SPARED: Final = frozenset(("kube-system", "kube-node-lease"))
 def checks(cluster: Cluster, found: Found, namespace: str) -> Iterator[Check]:
     """Of the pods in that namespace; in all when it is empty."""
     version = version_of(found.settings.image)
-    root = hashlib.sha256(found.settings.trust_anchors.encode()).hexdigest()
+    roots = digests(found.settings.trust_anchors)
     not_ready, old, other = Named(), Named(), Named()
     for pod in installed.meshed(cluster, found.settings.namespace, namespace):
         if not _goes_on(pod):
@@ -32,7 +38,7 @@ def checks(cluster: Cluster, found: Found, namespace: str) -> Iterator[Check]:
             not_ready.add(pod, why)
         if (said := _said(pod, called.PROXY_VERSION)) != version:
             old.add(pod, said)
-        if _said(pod, called.TRUST_ROOT) != root:
+        if _said(pod, called.TRUST_ROOT) not in roots:
             other.add(pod, "other trust anchors")
     without = Named()
     for pod in _unmeshed(cluster, found.settings.namespace, namespace):
@@ -42,6 +48,15 @@ def checks(cluster: Cluster, found: Found, namespace: str) -> Iterator[Check]:
     yield other.check(of.SIDECARS_TRUST, _RESTART)
     late = "They started while no injector answered, or before they were to have one"
     yield without.check(of.ALL_MESHED, f"{_RESTART}. {late}")
+
+
+def digests(anchors: str) -> frozenset[str]:
+    """What pods that trust these may be marked with: the injector has them from the settings, or from the CA, which
+    puts the root that is in use first."""
+    found = [certificates.pem(root).decode() for root in x509.load_pem_x509_certificates(anchors.encode())]
+    orders = permutations(found) if len(found) <= MAX_PERMUTED else [found]
+    texts = {anchors, *("".join(order) for order in orders)}
+    return frozenset(hashlib.sha256(text.encode()).hexdigest() for text in texts)
 
 
 class Named:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s.checks import api, identity
+from k8s.checks import api, data_plane, identity
 from k8s.checks import kinds as of
 from k8s.installed import Found
 from k8s.manifests.identity import KeyMaterial, make
@@ -216,6 +216,13 @@ def test_the_pods_of_the_mesh(tmp_path: Path) -> None:
         assert "sidecars-ready" not in here.check()
 
     checking(tmp_path, scene)
+
+
+def test_anchors_in_another_order_are_the_same() -> None:
+    one, two, three = (make("cluster.local", time.time())[0].anchors for _ in range(3))
+    assert hashlib.sha256((two + one).encode()).hexdigest() in data_plane.digests(f"# both\n{one}{two}")
+    assert hashlib.sha256(f"# both\n{one}{two}".encode()).hexdigest() in data_plane.digests(f"# both\n{one}{two}")
+    assert not data_plane.digests(one) & data_plane.digests(one + three)
 
 
 def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
