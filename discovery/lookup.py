@@ -61,7 +61,7 @@ class Lookups(Generic[Key]):
 
         def close() -> None:
             if lookup.watchers.pop(watch, None) is not None and not lookup.watchers:
-                del self._open[address, port]
+                self._open.pop((address, port), None)  # it is not there when all are closed
                 lookup.end()
 
         return close
