@@ -4,7 +4,9 @@ the order that Kubernetes has for them.
     node.py      the network: bridge, addresses, a way to the outside, host ports
     life.py      a pod's life: init containers, sidecars, hooks, probes, restarts, termination
     probes.py    what the kubelet asks of a container, from the node's side of the bridge
-    control.py   a controller that says what a test wants said, for pods of a mesh of the test's own
+    mesh.py      meshed pods: manifests that the injector has made, on a node with
+    control.py   a controller that says what a test wants said, or
+    cluster.py   with a control plane: a double of the API server, a real CA, a real controller
 
 What a container is as a process (argv, environment, user, capabilities, files) is `tests.support.pods`. What a manifest
 asks for and is not played ends in an AssertionError.

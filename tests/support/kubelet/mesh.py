@@ -36,10 +36,10 @@ def program(*arguments: str) -> list[str]:
 _USER = {"runAsUser": 1000, "runAsGroup": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def plain(name: str, *containers: Manifest, **spec: Any) -> Manifest:
+def plain(name: str, *containers: Manifest, namespace: str = "default", **spec: Any) -> Manifest:
     """A pod outside the mesh."""
     return {
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "automountServiceAccountToken": False,
             "serviceAccountName": name,
@@ -50,11 +50,9 @@ def plain(name: str, *containers: Manifest, **spec: Any) -> Manifest:
 
 
 def injected(name: str, *containers: Manifest, native: bool = True, init: Sequence[str] = (), **spec: Any) -> Manifest:
-    """A pod with these containers, as the injector makes it. `init` are more arguments of meshd-init."""
-    pod = plain(name, *containers, **spec)
-    done = inject(pod, Surroundings(namespace="default", native=native, asked=True), _settings())
-    assert isinstance(done, Injected), done
-    made = patched(pod, done.patch, JSON)
+    """A pod with these containers as the injector makes it, but for the proxy's command line: it is to be told what it
+    is at `SOCKET`. `init` are more arguments of meshd-init."""
+    made = given_a_sidecar(plain(name, *containers, **spec), _settings(), native=native)
     for each in (*made["spec"]["initContainers"], *made["spec"]["containers"]):
         if each["name"] == "meshd-init":
             each["args"] += init
@@ -63,6 +61,14 @@ def injected(name: str, *containers: Manifest, native: bool = True, init: Sequen
             each["volumeMounts"].append({"name": _CONTROL_VOLUME, "mountPath": str(Path(SOCKET).parent)})
     made["spec"]["volumes"].append({"name": _CONTROL_VOLUME, "emptyDir": {}})
     return made
+
+
+def given_a_sidecar(pod: Manifest, settings: Installation, *, native: bool = True) -> Manifest:
+    """The pod as the injector makes it."""
+    around = Surroundings(namespace=pod["metadata"]["namespace"], native=native, asked=True)
+    done = inject(pod, around, settings)
+    assert isinstance(done, Injected), done
+    return patched(pod, done.patch, JSON)
 
 
 @cache
