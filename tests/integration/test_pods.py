@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from k8s.init import nftables
+from k8s.init.plan import PodPlan
 from meshd.api.names import Address
 from tests.support.kubelet.life import Life
 from tests.support.kubelet.mesh import Mesh, application, injected, mesh, plain, program
@@ -152,3 +154,15 @@ def test_rules_of_iptables_do_the_same(cluster: Pods, mode: str) -> None:
     assert f'{IDENTITY.replace("web", mode)}",' not in "\n".join(
         line for line in cluster.metrics(cluster.api).splitlines() if 'target_port="7000"' in line
     )
+
+
+def test_a_kernel_that_cannot_see_who_listens_leaves_it_to_the_proxy(cluster: Pods) -> None:
+    made = cluster.mesh.start(injected("blind", application("http", "0.0.0.0:8080")))
+    rules = nftables.render(PodPlan(), looks_up=False)
+    cluster.mesh.node.run("nft", "--file", "-", within=made.network.file, text=rules)
+    assert "l5d-client-id" not in cluster.asked(cluster.out, f"http://{made.address}:8080/")
+    refused = cluster.out.run("app", "curl", "-sS", "--max-time", "60", f"http://{made.address}:7001/")
+    assert refused.returncode in (52, 56), refused.stderr  # it was made, and is reset
+    page = cluster.metrics(made)
+    assert 'inbound_tcp_errors_total{error="failfast"} 1' in page
+    assert 'target_port="7001"' not in page
