@@ -150,6 +150,8 @@ class ControllerWay:
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._shown = self._presentable()
+        if self._shown is None:
+            self._token()  # without which there is nothing to be said
         try:
             tls = control_context(self._anchors_pem, self._shown)
         except ssl.SSLError as error:

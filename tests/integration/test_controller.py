@@ -238,7 +238,7 @@ def test_a_certificate_that_is_denied_or_of_others_is_turned_away(tmp_path: Path
 
 
 def test_a_real_sidecar_gets_its_certificate_and_shows_it(tmp_path: Path) -> None:
-    """The program itself, as the injector would start it: at the end it is ready, and follows by mutual TLS."""
+    """The program itself, as the injector would start it. What is denied of it, it has anew."""
 
     async def main() -> None:
         async with control_plane(tmp_path) as plane, plane.controller() as controller:
@@ -259,12 +259,20 @@ def test_a_real_sidecar_gets_its_certificate_and_shows_it(tmp_path: Path) -> Non
                 await eventually(
                     lambda: controller.core.status(60.0).workloads[0].certificate_not_after > 0.0, "it says so"
                 )
+                (serial,) = plane.serials(WEB)
+                server.deny(frozenset({serial}))
+                await eventually(lambda: len(plane.serials(WEB)) == 2, "it has another certificate")
+                await eventually(
+                    lambda: server.connections == 1 and server.strangers == 0 and controller.core.sidecars.count == 1,
+                    "and is served by that",
+                )
             finally:
                 child.terminate()
                 await child.wait()
                 log.close()
             text = (tmp_path / "proxy.log").read_text()
-            assert "certificate until" in text
+            assert text.count("certificate until") == 2
+            assert "is denied" in text
             assert "eyJ" not in text  # no token
 
     aio.run(main())

@@ -27,6 +27,7 @@ from proxy.controller import POD, TOKEN_FILE, TRUST_ANCHORS, TRUST_DOMAIN
 from proxy.mesh.identity import Held
 from proxy.mesh.keys import make
 from proxy.mesh.tls import control_context
+from tests.support.authorities import recorded
 from tests.support.control import ControlClient
 from tests.support.kubernetes import ADMIN, Cluster
 from tests.support.kubernetes.api import Place as ApiPlace
@@ -108,6 +109,10 @@ class ControlPlane:
 
     def replace_slice(self, namespace: str, body: Body) -> None:
         self.cluster.api.update(ApiPlace(SLICES, namespace, body["metadata"]["name"]), body, "test")
+
+    def serials(self, identity: str) -> list[str]:
+        """Of the certificates that were issued for it, in that order."""
+        return [each.serial for each in recorded(self.directory / "ca") if each.identity == identity]
 
     def issue(self, identity: str) -> Held:
         """A certificate of this CA for anybody, past all that it asks for."""
