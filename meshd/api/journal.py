@@ -62,7 +62,11 @@ class Journal(logging.Handler):
         self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = self._fields(record)
+        try:
+            fields = self._fields(record)
+        except Exception:  # of the call that logs: it is said, and that call's work goes on
+            self.handleError(record)
+            return
         if self._lost:
             fields["MESSAGE"] += f" ({self._lost} entries before this one were lost)"
         try:

@@ -123,6 +123,14 @@ def test_a_journal_that_hangs_hangs_nobody_and_what_was_lost_is_said(journald: J
     assert journald.hears()["MESSAGE"] == "and again"
 
 
+def test_a_call_that_logs_wrongly_goes_on(
+    journald: Journald, log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.info("%d", "one")
+    assert journald.hears() == {}
+    assert "TypeError" in capsys.readouterr().err
+
+
 def test_a_journal_that_is_gone(journald: Journald, log: logging.Logger) -> None:
     Path(journald.path).unlink()
     log.info("to nobody")
