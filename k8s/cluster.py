@@ -43,8 +43,8 @@ class Refused(Problem):
 
 
 def is_configured(kubeconfig: str = "", environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether somebody says where a cluster is, or the usual places do."""
-    return bool(_named(kubeconfig, environ)) or _usual().exists() or SERVICE_ACCOUNT.exists()
+    """Whether somebody says where a cluster is, or the usual places do; those that may not be looked into do not."""
+    return bool(_named(kubeconfig, environ)) or any(map(os.path.exists, (_usual(), SERVICE_ACCOUNT)))
 
 
 def _named(kubeconfig: str, environ: Mapping[str, str]) -> list[Path]:

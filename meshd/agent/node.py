@@ -7,6 +7,7 @@ again.
 """
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable
@@ -58,9 +59,22 @@ class Node(NamedTuple):
         return bool(self.chain)
 
 
+def exists(file: Path) -> bool:
+    """Whether there is one; Problem where this user may not know."""
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        who = f"uid {os.geteuid()}"
+        raise Problem(f"{file}: {who} may not look for it: {error.strerror}: be root, or the agent's user") from error
+    return True
+
+
 def read(file: Path) -> Node | None:
-    """What is in the file; None when there is none. Problem when `write` did not write it, or others can read it."""
-    if not file.exists():
+    """What is in the file; None when there is none. Problem when `write` did not write it, or others can read it, or it
+    may not be looked for."""
+    if not exists(file):
         return None
     content = files.read_secret(file)
     try:

@@ -70,9 +70,9 @@ class Proof(NamedTuple):
 def read_proof(settings: Settings, file: str) -> Proof:
     """By what the CA knows this host: the token where `ca.tokenFile` says so, else what it joined with."""
     joined = Path(settings.state_dir, node.FILE_NAME)
-    if settings.ca.token_file or not joined.exists():
-        return Proof(token=_token(settings, file))
     try:
+        if settings.ca.token_file or not node.exists(joined):
+            return Proof(token=_token(settings, file))
         found = node.read(joined)
     except Problem as problem:
         raise ConfigurationError([Finding(file, str(problem), "stateDir")]) from problem

@@ -24,7 +24,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 def looked(here: Host, *within: str) -> tuple[int, Checks]:
-    return checked("nsenter", f"--net=/proc/{here.inside}/ns/net", *within, *MESHD, "check", "--pre")
+    return checked("nsenter", f"--net=/proc/{here.inside}/ns/net", *within, *MESHD, "check", "--pre", "--host")
 
 
 class Lack(NamedTuple):

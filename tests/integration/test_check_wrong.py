@@ -3,6 +3,7 @@ half done, and `meshd check` names it and says what to do."""
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -188,3 +189,22 @@ def test_two_hosts_of_one_name(joined: Joined) -> None:
     assert others["node-alone"]["result"] == "success"
     (said,) = (line for line in errors(joined.log("ca")) if "joined from" in line)
     assert "the node vm1 joined from 127.0.0.1 with another key, and the certificate of the one before is good" in said
+
+
+# --- who looks
+
+
+def test_somebody_who_may_not_read_all_of_it_is_told_so() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("another user is needed")
+    with tempfile.TemporaryDirectory(prefix="meshd-test-") as directory:  # pytest's own is nobody else's
+        Path(directory).chmod(0o755)
+        joined = Joined(Path(directory))
+        joined.settings.parent.chmod(0o755)
+        with joined.all():
+            status, checks = joined.check(within=("setpriv", "--reuid=nobody", "--clear-groups"))
+    found = wrong(checks)
+    assert status == 1
+    assert "may not look for it: Permission denied: be root, or the agent's user" in found["documents"]
+    assert (checks["node-key"]["result"], checks["node-key"]["hint"]) == ("warning", "run this as root")
+    assert checks["workload-presents"]["result"] == "success"

@@ -239,7 +239,7 @@ def _listens(address: Address, protocol: ports.Protocol, *, has_proxy: bool) -> 
     found = ports.holders(address, protocol)
     if any(each.is_ours for each in found) or (not found and has_proxy):
         return kinds.PORT.well(name)
-    hint = "end it, or have it listen elsewhere; meshd tries again each second, the agent after a restart"
+    hint = "end it, or have it listen elsewhere; then start meshd-proxy.socket, or restart the agent"
     if not found and os.geteuid():
         return kinds.PORT.warning(f"{address}: {ports.said(found)} listens there", "run this as root", name)
     return kinds.PORT.error(f"{address}: {ports.said(found)} listens there", hint, name)

@@ -4,6 +4,7 @@ Each check is a function of what was read before it; one whose ground is missing
 says why. The CA is asked as any stranger may ask it, and nothing is written or signed.
 """
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from meshd.agent import node
 from meshd.agent.check import kinds
 from meshd.agent.check.kinds import SET_THE_CLOCK, Check, Kind, Result
 from meshd.agent.host import check
+from meshd.agent.registry import NOT_ATTACHED
 from meshd.agent.settings import Settings
 from meshd.agent.settings_file import read_bundle
 from meshd.agent.trust import FILE_NAME, Trust, TrustFile
@@ -81,6 +83,7 @@ def agent(status: Status | Problem, now: float) -> Iterator[Check]:
         is_unable = any("cannot sign now" in each for each in without)
         hint = "on the CA's host, `journalctl -u meshd-ca` says why it cannot, and whether its disk is full"
         hint = hint if is_unable else "see the log of the agent, and `meshd ca entry list` on the CA"
+        hint = "start the proxy, which asks for them" if all(map(_has_no_proxy, bad)) else hint
         yield kinds.CERTIFICATES.found("warning" if lives else "error", "\n".join(without), hint)
     else:
         yield kinds.CERTIFICATES.well()
@@ -91,8 +94,14 @@ def _needs_no_proxy(workload: WorkloadStatus) -> bool:
     return not workload.ports and not workload.certificate_not_after
 
 
+def _has_no_proxy(workload: WorkloadStatus) -> bool:
+    return NOT_ATTACHED in workload.waiting_for
+
+
 def _why_none(workload: WorkloadStatus) -> str:
-    return "it has expired" if workload.certificate_not_after else "it has none"
+    if workload.certificate_not_after:
+        return "it has expired"
+    return f"it waits for {NOT_ATTACHED}" if _has_no_proxy(workload) else "it has none"
 
 
 def discovery(status: Status, now: float) -> Iterator[Check]:
@@ -130,6 +139,10 @@ def discovery(status: Status, now: float) -> Iterator[Check]:
 def trust_in_force(settings: Settings, file: Path) -> Trust:
     """What this host believes now: the operator's roots, or those that the CA has told of since, and what it denies."""
     pinned = read_bundle(settings, str(file))
+    if Path(settings.state_dir).is_dir() and not os.access(
+        settings.state_dir, os.X_OK
+    ):  # it is not everybody's to know
+        return Trust(bundle_pem=pinned)
     known = TrustFile(Path(settings.state_dir, FILE_NAME)).recall().since(pinned)
     return known if known.bundle_pem else replace(known, bundle_pem=pinned)
 
@@ -139,11 +152,16 @@ def identity(settings: Settings, bundle_pem: str, now: float) -> Iterator[Check]
     roots = x509.load_pem_x509_certificates(bundle_pem.encode())
     yield from _life(kinds.BUNDLE_VALID, kinds.BUNDLE_LASTS, roots, now, "make a new root: docs/ca.md")
     file = Path(settings.state_dir, node.FILE_NAME)
-    if settings.ca.token_file or not file.exists():
+    if settings.ca.token_file:
         return
     try:
+        if not node.exists(file):
+            return
         held = node.read(file)
     except Problem as problem:
+        if not os.access(file.parent, os.X_OK):  # it is all right that not everybody may
+            yield kinds.NODE_KEY.warning(str(problem), "run this as root")
+            return
         hint = f"`chown meshd: {file}` and `chmod 600 {file}`; where others may have read it, join this host again"
         yield kinds.NODE_KEY.error(str(problem), hint)
         return

@@ -11,7 +11,6 @@ The counterpart is `proxy.inbound`; the transport header is that of `proxy.mesh.
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from meshd import __version__
 from meshd.agent.check import kinds, ports
 from meshd.agent.check.host import guarded
 from meshd.agent.check.kinds import SET_THE_CLOCK, Check
-from meshd.agent.registry import reachable_at
+from meshd.agent.registry import NOT_ATTACHED, reachable_at
 from meshd.api.control import ProxyWorkload, Status, WorkloadStatus
 from meshd.api.names import Address, Identity, InvalidName
 
@@ -68,7 +67,7 @@ def proxy(status: Status) -> Iterator[Check]:
     if found is None or not (found.workloads or found.attached):
         return
     if not found.attached:
-        hint = "`systemctl start meshd-proxy.socket meshd-proxy`; `journalctl -u meshd-proxy` says why it does not run"
+        hint = "`systemctl start meshd-proxy.socket meshd-proxy`; `systemctl status` of either says why it does not run"
         yield kinds.PROXY_ATTACHED.error(f"{found.workloads} workloads have nobody to serve them", hint)
         return
     yield kinds.PROXY_ATTACHED.well()
@@ -118,14 +117,13 @@ def _unheard(workload: ProxyWorkload) -> Iterator[str]:
             yield f"nothing listens at {each.address}:{each.port}"
 
 
-async def meshed(status: Status, bundle_pem: str, node_file: Path | None) -> list[Check]:
-    """A request to each port of each workload whose proxy is there and has a certificate for it. `node_file` has this
-    node's key and certificate; None where there is none to show."""
-    shown = node_file if node_file is not None and os.access(node_file, os.R_OK) else None
+async def meshed(status: Status, bundle_pem: str, shown: Path | None) -> list[Check]:
+    """A request to each port of each workload whose proxy is there and has a certificate for it. `shown` has this
+    node's key and certificate; None where there is none to show, or it may not be read."""
     asked = [
         Asked(each, port)
         for each in status.workloads
-        if each.inbound and each.certificate_not_after and each.waiting_for != ("its proxy",)
+        if each.inbound and each.certificate_not_after and NOT_ATTACHED not in each.waiting_for
         for port in (each.ports if shown is not None else each.ports[:1])
     ]
     gate = asyncio.Semaphore(AT_A_TIME)

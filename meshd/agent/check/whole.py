@@ -95,7 +95,7 @@ def _units(file: Path, settings: Settings, documents: Documents) -> Iterator[Che
 
 def _node_file(settings: Settings) -> Path | None:
     file = Path(settings.state_dir, node.FILE_NAME)
-    return None if settings.ca.token_file or not file.exists() else file
+    return None if settings.ca.token_file or not os.access(file, os.R_OK) else file
 
 
 def _ordered(found: list[Check]) -> list[Check]:
