@@ -207,3 +207,24 @@ def held(world: World, group: str) -> Iterator[None]:
         argv, world.config.with_name("held.log"), lambda: "populated 1" in (path / "cgroup.events").read_text()
     ):
         yield
+
+
+@pytest.mark.parametrize("names", [("127.0.0.1", 4153), ("127.0.0.53", 53)], ids=["4153", "53"])
+def test_who_has_each_of_the_usual_ports_is_named(world: World, names: tuple[str, int]) -> None:
+    """The agent goes on without the two that are its own, and says of each that it does; capture is in force."""
+    places = (("127.0.0.1", 4140), ("0.0.0.0", 4143), ("127.0.0.1", 4191), ("127.0.0.1", 4192), names)
+    text = world.config.read_text().replace('admin: ""', 'admin: "127.0.0.1:4192"')
+    world.config.write_text(f'{text}names: {{listen: "{names[0]}:{names[1]}"}}\n')
+    with world.here.serving("thief", *places), world.agent():
+        checks = world.check()
+        assert world.shows() == "state:      in force"
+    found = {each["description"]: each for each in checks.values() if each["id"] == "port"}
+    for host_, port in places:
+        each = found[f"nobody else has the port {port}"]
+        assert each["error"].startswith(f"{host_}:{port}: python")
+        assert "(pid " in each["error"]
+        assert each["hint"].startswith("end it, or have it listen elsewhere")
+    for place in places[3:]:
+        said = [line for line in world.log().splitlines() if " error " in line and f"{place[0]}:{place[1]}" in line]
+        assert len(said) == 1, said
+        assert f"{place[0]}:{place[1]}" in wrong(checks)["agent-complaints"]

@@ -2,7 +2,6 @@
 
 import subprocess
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,9 @@ from tests.support.processes import running
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture
-def joined(tmp_path: Path) -> Joined:
-    return Joined(tmp_path)
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Joined:
+    return Joined(tmp_path_factory.mktemp("host"))
 
 
 def waits_for_its_port_alone(joined: Joined) -> bool:
@@ -35,6 +34,7 @@ def test_workloads_are_asked_by_mutual_tls_and_applications_hear_nothing(joined:
         _, checks = joined.check()
         assert "workload-meshed" not in checks
         assert checks["workload-presents"]["result"] == "success"
+        (joined.directory / "node.key").rename(joined.state / "node.key")
     assert "GET" not in joined.log("app")
     assert "refused" not in joined.log("proxy")
 

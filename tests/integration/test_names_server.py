@@ -212,3 +212,7 @@ def test_meshd_check_says_whether_names_are_answered_and_asked_for(tmp_path: Pat
         assert found() == [(answers, "success"), (asked, "success")]
         (root / wanted.file).write_text("[Resolve]\n")
         assert found() == [(answers, "success"), (asked, "warning")]
+        (root / wiring.RESOLVED_RUNS).rmdir()
+        *_, last = checks(settings, root)
+        assert "there is no systemd-resolved: set names.listen" in last.message
+        assert "`meshd names install` again" in last.hint
