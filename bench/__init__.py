@@ -22,7 +22,7 @@ from bench.scenario import Scenario
 SCENARIOS = (
     *("http1", "http1-tls", "h2", "h2c", "heads", "pair", "heads-pair", "grpc", "grpc-stream", "tcp", "tcp-pair"),
     *("handshakes", "memory", "bodies", "bodies-pair", "ca", "ca-storm", "ca-memory"),
-    *("discovery", "discovery-memory", "discovery-news", "controller"),
+    *("discovery", "discovery-memory", "discovery-news", "controller", "inject"),
 )
 """Those that there are, in the order in which they are run and shown."""
 

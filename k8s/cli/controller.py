@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CONFIG = "/etc/meshd/settings.yaml"
 
+LINGER_S = 3.0
+"""That reviews are still answered after SIGTERM: the pod is among the Service's until everybody has heard."""
+
 
 @click.command()
 @click.option(
@@ -122,7 +125,7 @@ async def _run(installation: Installation, place: "Place", webhooks: Address | N
         def anchors() -> str:  # there is a controller by the time it is asked
             return controller.core.signer.trust_bundle_pem
 
-        injectors.append(Injector(installation, access, webhooks, anchors=anchors))
+        injectors.append(Injector(installation, access, webhooks, anchors=anchors, linger_s=LINGER_S))
     controller: Controller = Controller(installation, place, injectors)
     tasks = Tasks("meshd controller")
     ending = tasks.start(ended.wait(), "signals")

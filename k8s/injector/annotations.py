@@ -52,10 +52,12 @@ _ELSEWHERE: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Found(NamedTuple):
-    """The value of an annotation, and how it is called where it was found."""
+    """The value of an annotation, how it is called where it was found, and which of the places that was: 0 is the pod's
+    own."""
 
     name: str
     value: str
+    place: int = 0
 
     @property
     def is_linkerds(self) -> bool:
@@ -95,4 +97,7 @@ def find(word: str, *places: Mapping[str, str]) -> Found | None:
 
 
 def first(called: tuple[str, ...], *places: Mapping[str, str]) -> Found | None:
-    return next((Found(name, place[name]) for place in places for name in called if name in place), None)
+    found = (
+        Found(name, place[name], number) for number, place in enumerate(places) for name in called if name in place
+    )
+    return next(found, None)

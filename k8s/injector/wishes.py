@@ -20,6 +20,10 @@ from k8s.values import LEVELS, MAX_TEXT, check_request, port_ranges, quantity, s
 T = TypeVar("T")
 
 
+_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
+"""Of a port (RFC 6335, section 5.1)."""
+
+
 class Wishes(Struct, frozen=True):
     """One pod's. `opaque_ports` is the list as the pod is to carry it; empty where it says nothing."""
 
@@ -86,7 +90,7 @@ class _Reader:
         found = called.find(word, self._pod, self._namespace)
         if found is None:
             return default
-        where = "" if found.name in self._pod else " of the namespace"
+        where = " of the namespace" if found.place else ""
         try:
             return reads(found)
         except ValueError as error:
@@ -131,7 +135,8 @@ def _level(found: Found) -> Level:
 
 
 def _quantity(found: Found) -> str:
-    quantity(found.value)
+    if found.value:  # empty is none
+        quantity(found.value)
     return found.value
 
 
@@ -140,11 +145,14 @@ def _ports(found: Found) -> str:
 
 
 def _opaque(found: Found, names: Mapping[str, int]) -> str:
-    """Ports may be called by the names that containers give them; discovery knows those too, so the names stay."""
+    """Ports may be called by the names that containers give them; discovery knows those too, so the names stay. One
+    that no container has is a slip in meshd's annotation of the pod itself; for Linkerd, and for all pods of a
+    namespace, it is nothing."""
     if len(found.value) > MAX_TEXT:
         port_ranges(found.value)
     for part in split_ports(found.value):
-        if part not in names:
+        lenient = found.is_linkerds or found.place > 0
+        if part not in names and not (lenient and _NAME.fullmatch(part)):
             port_ranges(part)
     return found.value
 

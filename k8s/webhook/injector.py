@@ -51,7 +51,8 @@ class _Version(Struct, frozen=True):
 
 class Injector(Collector):
     """Serves at `listen`. `anchors` says what is to be trusted now, PEM, where that may become something else than the
-    installation's: pods that are made while the CA's root is followed by another begin with both."""
+    installation's: pods that are made while the CA's root is followed by another begin with both. It goes on for
+    `linger_s` after it is told to end: API servers hear of that a little later."""
 
     def __init__(
         self,
@@ -60,7 +61,9 @@ class Injector(Collector):
         listen: Address,
         clock: Callable[[], float] = time.time,
         anchors: Callable[[], str] = str,
+        linger_s: float = 0.0,
     ) -> None:
+        self._linger_s = linger_s
         self._installation, self._access, self._anchors = installation, access, anchors
         self.namespaces = Namespaces(access)
         self.server = WebhookServer(listen, {INJECT: self._inject, VALIDATE: self._validate})
@@ -96,6 +99,7 @@ class Injector(Collector):
 
     async def close(self) -> None:
         """Reviews on their way are answered. The access is its owner's to close."""
+        await asyncio.sleep(self._linger_s if self.server.is_open else 0.0)
         await self.server.close()
         await self._tasks.cancel()
 

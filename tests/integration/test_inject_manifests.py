@@ -90,7 +90,7 @@ def test_a_directory_is_one_stream(tmp_path: Path) -> None:
         (("inject", "-", "--manual", "--config", "none.yaml"), 2, "none.yaml: cannot be read"),
         (("inject", "-", "--manual", "--config", "/dev/null", "--set", "imag=a"), 2, "did you mean image"),
         (("inject", "./none.yaml"), 2, "none.yaml: cannot be read"),
-        (("inject", "-", "--manual"), 1, "there is no kubeconfig"),
+        (("inject", "-", "--manual"), 1, "there is no such kubeconfig"),
         (("uninject", "-", "--all"), 2, "--all, --force and --restart are for units"),
     ],
 )

@@ -81,10 +81,11 @@ class Installed:
         *,
         ready: bool = True,
         anchors: Callable[[], str] = str,
+        port: int = 0,
     ) -> AsyncIterator[Injector]:
         """One more, that the Service leads to."""
         access = Access(str(self.cluster.kubeconfig(self._token, "injector.kubeconfig")))
-        injector = Injector(installation or self.installation, access, Address("127.0.0.1", 0), clock, anchors)
+        injector = Injector(installation or self.installation, access, Address("127.0.0.1", port), clock, anchors)
         pods = self.cluster.webhooks.services.setdefault(("meshd", INJECTOR), [])
         await injector.start()
         place = (injector.server.address.host, injector.server.address.port)

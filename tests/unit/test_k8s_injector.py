@@ -305,7 +305,7 @@ def test_reasons(spec: Body, reason: str) -> None:
     ("mark", "value", "expected"),
     [
         ("config.meshd.io/skip-inbound-ports", "80,http", "found 'http'; expected ports and ranges"),
-        ("config.linkerd.io/opaque-ports", "80,sql", "found 'sql'; expected ports and ranges"),
+        ("config.linkerd.io/opaque-ports", "80,SQL!", "found 'SQL!'; expected ports and ranges"),
         ("config.meshd.io/proxy-cpu-limit", "1 core", "found '1 core'; expected a quantity"),
         ("config.meshd.io/proxy-log-level", "warn", "found 'warn'; expected debug, info, warning or error"),
         ("config.meshd.io/image", "", "found ''; expected the name of an image"),
@@ -322,6 +322,22 @@ def test_an_annotation_that_cannot_be_meant(mark: str, value: str, expected: str
     assert own.startswith(f"annotation {mark}: {expected}")
     (spaces,) = why_not(pod(), replace(AROUND, annotations={mark: value}))
     assert spaces.startswith(f"annotation {mark} of the namespace: {expected}")
+
+
+def test_a_port_that_no_container_calls_so() -> None:
+    """A slip on the pod itself; on a namespace it is for other pods, and Linkerd passes it over."""
+    (found,) = why_not(pod(annotations=ENABLED | {"config.meshd.io/opaque-ports": "80,sql"}))
+    assert "found 'sql'" in found
+    injected(pod(annotations=ENABLED | {"config.linkerd.io/opaque-ports": "80,sql"}))
+    made = injected(pod(), replace(AROUND, annotations={"config.meshd.io/opaque-ports": "80,sql"}))
+    assert made["metadata"]["annotations"]["config.meshd.io/opaque-ports"] == "80,sql"
+
+
+def test_an_empty_quantity_is_none() -> None:
+    made = injected(
+        pod(annotations=ENABLED | {"config.linkerd.io/proxy-cpu-limit": ""}), proxy=ProxySettings(cpu_limit="1")
+    )
+    assert "resources" not in container(made, "meshd-proxy")
 
 
 def test_all_reasons_are_said_at_once() -> None:
