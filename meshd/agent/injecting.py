@@ -184,9 +184,12 @@ def _changed_since(record: Record | None) -> Iterator[str]:
 
 
 def waiting(config: Path) -> tuple[str, ...]:
-    """The command with which a unit waits for the mesh (`meshd.agent.awaiting`), of this very installation."""
+    """The command with which a unit waits for the mesh (`meshd.agent.awaiting`), of this very installation. It runs as
+    root, in the environment of a unit that does not: whoever may write that (`EnvironmentFile=`) must not have their
+    own modules or programs run by it."""
     option = () if config == Path(SETTINGS_FILE) else ("--config", str(config.absolute()))
-    return (str(Path(sys.prefix, "bin", "meshd")), "capture", "wait", *option)
+    python = str(Path(sys.prefix, "bin", "python3"))
+    return ("/usr/bin/env", "-i", python, "-I", "-m", "meshd.cli", "capture", "wait", *option)
 
 
 def wanted(wish: Wish, places: Places) -> list[tuple[Path, bytes]]:

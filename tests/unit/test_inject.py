@@ -76,7 +76,9 @@ def test_the_drop_in_puts_it_into_the_slice_after_the_mesh() -> None:
 
 
 def test_it_waits_with_the_settings_that_it_was_put_in_with() -> None:
-    assert waiting(Path("/etc/meshd/meshd.yaml")) == (f"{sys.prefix}/bin/meshd", "capture", "wait")
+    program, *options = waiting(Path("/etc/meshd/meshd.yaml"))
+    assert (program, options[0]) == ("/usr/bin/env", "-i")  # whose the environment is, is not known
+    assert options[1:] == [f"{sys.prefix}/bin/python3", "-I", "-m", "meshd.cli", "capture", "wait"]
     settings = ("/opt/meshd", "capture", "wait", "--config", "/etc/50%/a b$.yaml")
     line = 'ExecStartPre=+/opt/meshd capture wait --config "/etc/50%%/a b$$.yaml" shop/web'
     assert line in drop_in(Wish("web.service", WEB.workload, (8080,), waiting=settings)).splitlines()
