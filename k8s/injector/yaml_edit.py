@@ -61,13 +61,18 @@ class NotEditable(ValueError):
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:
-    """Several at one place stay in their order."""
+    """Several at one place stay in their order. Lines at the end of a text that ends without a line end are taken out
+    with the line end before them."""
     parts, at = [], 0
-    for edit in sorted(edits, key=lambda each: (each.start, each.end)):
+    made = sorted(edits, key=lambda each: (each.start, each.end))
+    for edit in made:
         if edit.start < at:
             raise NotEditable("two edits meet")
         parts += [text[at : edit.start], edit.text]
         at = edit.end
+    if made and at == len(text) and not made[-1].text and not text.endswith("\n"):
+        rest = "".join(parts)
+        return rest.removesuffix("\n").removesuffix("\r") if rest.endswith("\n") else rest
     return "".join([*parts, text[at:]])
 
 
@@ -250,7 +255,7 @@ class Editor:
         stop = self._line_end(end)
         if stop < len(self._text):
             return Edit(line, self._text.index("\n", stop) + 1, "")
-        return Edit(self._line_end(line - 1 if line else 0), stop, "")
+        return Edit(line, stop, "")
 
     # --- places
 

@@ -45,6 +45,8 @@ TEXTS = {
     "as people write it": DEPLOYMENT,
     "no last line end": DEPLOYMENT.rstrip(),
     "line ends of Windows": DEPLOYMENT.replace("\n", "\r\n"),
+    "line ends of Windows, and no last one": DEPLOYMENT.rstrip().replace("\n", "\r\n"),
+    "lists at the end, and no last line end": DEPLOYMENT + "      volumes:\n      - name: a",
     "a byte order mark": "\ufeff" + DEPLOYMENT,
     "several documents": f"---\n{DEPLOYMENT}---\n# nothing\n---\n{DEPLOYMENT}...\n",
     "no metadata": without(DEPLOYMENT, f"    metadata:\n{LABELS}"),
