@@ -217,15 +217,22 @@ class Dialer:
             return
         expected = Identity.parse(endpoint.identity)
         credentials = await self._credentials.client_context()
-        async with asyncio.timeout(connect_s + HANDSHAKE_S):
-            transport, _ = await loop.create_connection(
-                asyncio.Protocol,
-                endpoint.address,
-                endpoint.inbound_port,
-                ssl=credentials,
-                server_hostname=expected.server_name,
-                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
-            )
+        # One after the other: a host that is away costs the time to connect, and leaves some for another endpoint.
+        async with asyncio.timeout(connect_s):
+            plain, waiting = await loop.create_connection(asyncio.Protocol, endpoint.address, endpoint.inbound_port)
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                transport = await loop.start_tls(
+                    plain,
+                    waiting,
+                    credentials,
+                    server_hostname=expected.server_name,
+                    ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+                )
+        except BaseException:
+            plain.abort()
+            raise
+        assert transport is not None  # as it is for a transport that is closed already, on other loops
         keep_alive(transport.get_extra_info("socket"))
         try:
             self._check_server(transport, expected)

@@ -14,8 +14,8 @@ from meshd.api.documents import Upstream
 from proxy.static import StaticResolver
 from tests.support.aio import run
 from tests.support.certificates import Root, identity
-from tests.support.http import ask
-from tests.support.meshes import Node, declared, running
+from tests.support.http import ask, origin
+from tests.support.meshes import Node, declared, mesh, running, service
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -122,3 +122,19 @@ def test_an_endpoint_has_its_time_to_accept_a_connection(
     with deaf() as port, caplog.at_level(logging.WARNING):
         run(conversation(port))
     assert any("did not accept a connection in time" in message for message in caplog.messages) is is_late
+
+
+def test_a_host_that_is_away_leaves_a_caller_time_for_another() -> None:
+    """Requests have three seconds to find an endpoint: that one is waited for in vain must not use them up."""
+
+    async def conversation(deaf_port: int) -> None:
+        async with origin() as api:
+            world = mesh(api.port)
+            both = world.api.endpoint(1, inbound_port=deaf_port), world.api.endpoint(api.port)
+            world.web.resolver.replace(service("api", *both))
+            async with running(world.api, world.web):
+                answers = await asyncio.gather(*(ask(world.upstream) for _ in range(20)))
+                assert [answer.status for answer in answers] == [200] * 20
+
+    with deaf() as port:
+        run(conversation(port))
