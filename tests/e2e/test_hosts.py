@@ -125,7 +125,7 @@ def to_the_first_request(ca: Machine, web: Machine, api: Machine, package: Path,
     what_the_journal_has(web, "meshd-proxy", SYSLOG_IDENTIFIER="meshd-proxy", PRIORITY="6")
     what_the_journal_has(ca, "meshd-ca", SYSLOG_IDENTIFIER="meshd-ca", MESHD_PEER=f"node {web.name}")
     for host in (web, api):
-        checked = host.run("meshd", "check")
+        checked = host.run("meshd", "check", "--wait", "1m", timeout_s=120)
         assert "Status check results are √" in checked, checked
 
 

@@ -131,7 +131,7 @@ def into_the_mesh(walk: Walk) -> None:
     token = ca.run("meshd", "ca", "token", "create", "--node", "ca", "--workload", "default/*").strip()
     walk.types(ca, "A service, on vm2", {"TOKEN": token})
     walk.types(ca, "A host without systemd-resolved")
-    assert ca.run("getent", "ahostsv4", "web.mesh").startswith("2")
+    wait_until(lambda: ca.runs("getent", "ahostsv4", "web.mesh").stdout.startswith("2"), "ca resolves web.mesh", 60)
     ca.run("meshd", "inject", "redis-server", "--name", "cache", "--port", "6379", "--restart")
     ca.run("meshd", "inject", "greeter", "--port", "50051", "--restart")
     ca.run("meshd", "inject", "api", "--port", "8080", "--restart")
@@ -159,7 +159,7 @@ def as_who_they_are(walk: Walk) -> None:
         assert not [
             key for key in found if key.startswith("request_total{") and 'tls="true"' not in key and "inbound" in key
         ]
-        said = host.run("meshd", "check")
+        said = host.run("meshd", "check", "--wait", "1m", timeout_s=120)
         assert "Status check results are √" in said, said
     lookups = page(vm1)
     each_us = lookups["meshd_caller_lookup_seconds_total"] / sum_of(lookups, "meshd_caller_lookups_total") * 1e6
