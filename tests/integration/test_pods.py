@@ -162,7 +162,7 @@ def test_a_kernel_that_cannot_see_who_listens_leaves_it_to_the_proxy(cluster: Po
     cluster.mesh.node.run("nft", "--file", "-", within=made.network.file, text=rules)
     assert "l5d-client-id" not in cluster.asked(cluster.out, f"http://{made.address}:8080/")
     refused = cluster.out.run("app", "curl", "-sS", "--max-time", "60", f"http://{made.address}:7001/")
-    assert refused.returncode in (52, 56), refused.stderr  # it was made, and is reset
+    assert refused.returncode in (7, 52, 56), refused.stderr  # it was made, and is reset: maybe before curl looks
     page = cluster.metrics(made)
     assert 'inbound_tcp_errors_total{error="failfast"} 1' in page
     assert 'target_port="7001"' not in page

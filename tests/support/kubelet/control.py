@@ -28,7 +28,7 @@ from meshd.api.control import (
 )
 from meshd.api.detection import Detection
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from meshd.api.frames import frame
+from meshd.api.frames import MAX_LINE_BYTES, frame
 from meshd.api.names import Address, Identity, WorkloadName
 from meshd.ca.local import LocalCa
 from tests.support.kubelet.node import Network
@@ -73,7 +73,9 @@ class Control:
         )
 
         async def listen() -> None:
-            server = await asyncio.start_unix_server(lambda reader, writer: self._talk(reader, writer, told), file)
+            server = await asyncio.start_unix_server(
+                lambda reader, writer: self._talk(reader, writer, told), file, limit=MAX_LINE_BYTES
+            )
             self._servers.append(server)
 
         asyncio.run_coroutine_threadsafe(listen(), self._loop).result(30)

@@ -25,8 +25,12 @@ _CONTROL_VOLUME = "control"
 
 
 def application(*arguments: str, name: str = "app", **more: Any) -> Manifest:
-    """A container that runs `pod_app.py`."""
-    return {"name": name, "image": "app", "command": program(*arguments), "securityContext": _USER, **more}
+    """A container that runs `pod_app.py`; one that serves is ready when it listens."""
+    made: Manifest = {"name": name, "image": "app", "command": program(*arguments), "securityContext": _USER}
+    if arguments:
+        port = int(arguments[1].rpartition(":")[2])
+        made["readinessProbe"] = {"tcpSocket": {"port": port}, "periodSeconds": 1}
+    return made | more
 
 
 def program(*arguments: str) -> list[str]:
