@@ -30,6 +30,9 @@ from tests.support.waiting import eventually
 
 Body = dict[str, Any]
 
+WAIT_S = 60.0
+"""For a review; as long as for all else that tests wait for."""
+
 SECRET_PLACE = Place(SECRETS, "meshd", SECRET)
 
 
@@ -38,6 +41,7 @@ class Installed:
 
     def __init__(self, cluster: Cluster, session: aiohttp.ClientSession, installation: Installation) -> None:
         self.cluster, self.session, self.installation = cluster, session, installation
+        cluster.webhooks.wait_s = WAIT_S
         account = f"system:serviceaccount:meshd:{CONTROLLER}"
         self._token = cluster.add(account, API_AUDIENCE)
         cluster.account_rules[account] = tuple(_rules(installation))

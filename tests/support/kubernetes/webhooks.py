@@ -38,6 +38,8 @@ class Webhooks:
         self._sessions: dict[tuple[str, str], aiohttp.ClientSession] = {}
         self._left: list[aiohttp.ClientSession] = []
         self._turn = 0
+        self.wait_s: float | None = None
+        """How long a webhook is waited for, where that is not to be as it is configured: on a busy machine."""
         self.services: dict[tuple[str, str], list[tuple[str, int]]] = {}
 
     def forget(self) -> None:
@@ -150,7 +152,7 @@ class Webhooks:
         headers = {"User-Agent": AGENT, "Content-Type": "application/json", "Accept": "application/json, */*"}
         try:
             async with (
-                asyncio.timeout(timeout_s),
+                asyncio.timeout(self.wait_s or timeout_s),
                 session.post(
                     f"{url}?timeout={timeout_s}s", data=json.dumps(review), headers=headers,
                     server_hostname=server_name or None,
