@@ -257,12 +257,13 @@ def traffic(workload: str) -> Traffic:
 def test_only_the_controller_is_believed_and_by_the_roots_of_now(tmp_path: Path) -> None:
     """Another root becomes the mesh's while the proxy runs; a workload's certificate is not the controller's."""
     before, after = Root(), Root()
+    (tmp_path / "token").write_text("a.b.c")
 
     async def main() -> None:
         async with answering(after, CONTROLLER) as port, answering(after, WEB) as workload:
             environment = {
                 "MESHD_PROXY_TRUST_DOMAIN": DOMAIN, "MESHD_PROXY_TRUST_ANCHORS": before.bundle_pem,
-                "MESHD_PROXY_POD": "shop/web-1",
+                "MESHD_PROXY_POD": "shop/web-1", "MESHD_PROXY_TOKEN_FILE": str(tmp_path / "token"),
             }  # fmt: skip
             way = ControllerWay(place(f"127.0.0.1:{port}", environment), lambda: None, lambda _: None)
             with pytest.raises(NoWay, match="its certificate is not good: unable to get local issuer"):
