@@ -134,6 +134,7 @@ class Controller:
         await self._operators.start()
         while not self.own.pem:
             await asyncio.sleep(LOOK_AGAIN_S)
+        self.server.deny(frozenset(self.core.signer.trust.denied_peers))  # as it was heard before a restart, too
         await self.server.start()
         for each in self._beside:
             await each.start()

@@ -1,6 +1,7 @@
 """What becomes of sidecars when something is away or wrong: a controller, the API server, the CA, a namespace."""
 
 import asyncio
+import hashlib
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ from aiohttp import ClientSession, web
 
 from k8s.controller import server as serving
 from k8s.controller.controller import Controller
+from meshd.agent.trust import FILE_NAME, Trust, TrustFile
 from meshd.api.control import (
     CONTROL_ALPN,
     LATENCY_BOUNDS_MS,
@@ -26,6 +28,7 @@ from meshd.api.control import (
     WatchDestination,
 )
 from meshd.api.endpoints import EndpointSet
+from meshd.ca.wire import Denial
 from proxy.control import AgentClient
 from proxy.controller import ControllerWay, place
 from proxy.mesh.identity import Held
@@ -205,6 +208,21 @@ def test_many_at_once_are_served_and_too_many_are_told(tmp_path: Path, monkeypat
                 await each.close()
             await eventually(lambda: controller.server.connections == 0, "all are gone")
             assert controller.server.strangers == 0
+
+    aio.run(main())
+
+
+def test_what_was_denied_before_a_restart_is_denied_from_the_first(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with control_plane(tmp_path) as plane:
+            (tmp_path / "controller-1").mkdir()
+            pinned = hashlib.sha256(plane.bundle_pem.encode()).hexdigest()
+            heard = Trust(sequence=1 << 60, denied=(Denial("identity", WEB),), pinned=pinned)  # later than all there is
+            TrustFile(tmp_path / "controller-1" / FILE_NAME).keep(heard)
+            async with plane.controller() as controller:
+                sidecar = await plane.connect(controller, plane.issue(WEB))
+                assert "is denied" in refused(await sidecar.answer(0))
+                await sidecar.close()
 
     aio.run(main())
 
