@@ -46,7 +46,7 @@ class Surroundings:
     api_ca: str
     api: tuple[str, int]
     hosts: Mapping[str, str] = field(default_factory=dict)
-    """Name → address: in place of the cluster's DNS."""
+    """Name → address, or several with spaces between them: in place of the cluster's DNS."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ class Pod:
             "binds": sorted(binds, key=lambda each: len(Path(str(each[1])).parts)),
             "links": {"/var/run": "../run"},
             "texts": {
-                "/etc/hosts": "".join(f"{address} {name}\n" for name, address in hosts.items()),
+                "/etc/hosts": "".join(f"{one} {name}\n" for name, each in hosts.items() for one in each.split()),
+                "/etc/host.conf": "multi on\n",
                 "/etc/nsswitch.conf": "hosts: files\npasswd: files\ngroup: files\n",
                 "/etc/passwd": "root:x:0:0::/:/bin/sh\n",
                 "/etc/group": "root:x:0:\n",

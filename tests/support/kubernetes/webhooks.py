@@ -17,7 +17,7 @@ import aiohttp
 
 from tests.support.kubernetes import patches
 from tests.support.kubernetes.api import Api, Place
-from tests.support.kubernetes.core import NAMESPACES
+from tests.support.kubernetes.core import NAMESPACES, SLICES
 from tests.support.kubernetes.installed import MUTATING, VALIDATING
 from tests.support.kubernetes.kinds import Object
 from tests.support.kubernetes.refusals import Refused
@@ -31,7 +31,7 @@ class _Failed(Exception):
 
 class Webhooks:
     """Those that are configured in `api`. `services` is where a Service's pods are, taken in turn: (namespace, name) →
-    (host, port); a Service that is not there is one that nobody answers for."""
+    (host, port); of one that is not there EndpointSlices say it, and where they do not nobody answers for it."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -182,12 +182,25 @@ class Webhooks:
         if "url" in config:
             return config["url"], ""
         service = config["service"]
-        pods = self.services.get((service["namespace"], service["name"]))
+        pods = self.services.get((service["namespace"], service["name"])) or self._found(service)
         if not pods:
             raise _Failed("failed to call webhook: no endpoints available for service")
         self._turn += 1
         host, port = pods[self._turn % len(pods)]
         return f"https://{host}:{port}{service.get('path', '/')}", f"{service['name']}.{service['namespace']}.svc"
+
+    def _found(self, service: Object) -> list[tuple[str, int]]:
+        """Where a Service leads by what EndpointSlices say of it. Of several ports it is the first."""
+        return [
+            (address, port["port"])
+            for (namespace, _), each in self._api.store.all(SLICES.key).items()
+            if namespace == service["namespace"]
+            and (each["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == service["name"]
+            for endpoint in each["endpoints"]
+            if endpoint["conditions"].get("ready")
+            for address in endpoint["addresses"]
+            for port in (each.get("ports") or ())[:1]
+        ]
 
     def _session(self, bundle: str, server_name: str) -> aiohttp.ClientSession:
         """With connections that are kept, as a real server's client; another bundle is another client."""
