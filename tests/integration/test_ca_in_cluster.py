@@ -1,6 +1,7 @@
-"""The CA as its manifest has it run: made by kubectl at a double of the API server, its containers played with their
-own arguments, files, user and rights, asked by a pod for the certificate of its service account."""
+"""The CA and a controller as their manifests have them run: made by kubectl at a double of the API server, their
+containers played with their own arguments, files, user and rights; a pod asks for its service account's certificate."""
 
+import base64
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and becomes other users: needs root"),
+    pytest.mark.timeout(900),  # it starts some thirty processes that load half a second's worth of Python each
     pytest.mark.peer("kubectl", "unshare", "nsenter", "setpriv", "ip", "curl"),
 ]
 
@@ -162,7 +164,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with network() as pid:
         made = World(directory, pid)
         argv = [*made.enter, sys.executable, "-m", "tests.support.kubernetes", str(directory), f"{API[0]}:{API[1]}"]
-        with running(argv, directory / "api.log", (directory / "kubeconfig").exists):
+        with running(argv, directory / "api.log", (directory / "kubeconfig").exists, deadline_s=180.0):
             made.install()
             made.kubectl("apply", "--validate=false", "-f", "-", given=SHOP)
             yield made
@@ -184,6 +186,9 @@ def test_the_ca_of_a_cluster_from_its_manifest(world: World) -> None:
         controller = world.controller()
         with controller.runs():  # which is to be ready, and so to have a certificate
             assert "meshd-controller" in world.execute(controller, "meshd", "status")
+            for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
+                (webhook,) = world.find(kind, "meshd", "meshd-injector")["webhooks"]
+                assert x509.load_pem_x509_certificates(base64.b64decode(webhook["clientConfig"]["caBundle"]))
         world.execute(pod, "meshd", "ca", "issued", "revoke", "--workload", "shop/gone")
     keys = world.directory / "claims" / "meshd-ca" / "meshd-ca"
     assert not any(file.stat().st_mode & 0o007 for file in keys.iterdir() if file.suffix == ".key")

@@ -257,7 +257,7 @@ class Pod:
         return self._directory / f"{container}.log"
 
     @contextmanager
-    def runs(self, deadline_s: float = 90.0) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    def runs(self, deadline_s: float = 180.0) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
         """The pod: its init containers to their end, sidecars among them and then the others once they are ready. The
         processes by the names of their containers; they get SIGTERM at the end, the last one first."""
         with ExitStack() as stack:
