@@ -1,8 +1,11 @@
-"""A unit of systemd, as `systemctl show` has it, and why it cannot be meshed. Pure; `meshd.agent.injecting` asks."""
+"""A unit of systemd, as `systemctl show` has it, and why it cannot be meshed; `meshd.agent.injecting` asks systemd, and
+of the rest of the host only whose files are is looked at here."""
 
 import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
+
+from meshd.capture import environments
 
 OWN: Final = frozenset(("meshd.service", "meshd-proxy.service", "meshd-ca.service"))
 USUAL_SLICE: Final = "system.slice"
@@ -11,7 +14,7 @@ EARLY: Final = frozenset(("network.target", "network-online.target", "sysinit.ta
 
 PROPERTIES: Final = (
     "Id", "LoadState", "LoadError", "Transient", "Slice", "User", "PrivateNetwork", "NetworkNamespacePath",
-    "DefaultDependencies", "Before", "ControlGroup",
+    "DefaultDependencies", "Before", "ControlGroup", "Environment", "EnvironmentFiles",
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.service")
@@ -25,8 +28,11 @@ class Unit(NamedTuple):
 
     @classmethod
     def parse(cls, name: str, output: str) -> Self:
-        """From the output of `systemctl show`."""
-        return cls(name, dict(line.split("=", 1) for line in output.splitlines() if "=" in line))
+        """From the output of `systemctl show`. A property that has several lines has them here."""
+        said: dict[str, str] = {}
+        for key, _, value in (line.partition("=") for line in output.splitlines() if "=" in line):
+            said[key] = f"{said[key]}\n{value}" if key in said else value
+        return cls(name, said)
 
     def get(self, name: str) -> str:
         """What it is said to be; empty where nothing is."""
@@ -79,3 +85,4 @@ def refusals(unit: Unit, slices: tuple[str, ...], exempt: tuple[str, ...]) -> It
     if unit.get("DefaultDependencies") == "no" or early:
         wait = ", ".join(sorted(early)) or "the rest of the system"
         yield f"it starts before {wait}, and so before the mesh can be ready"
+    yield from environments.refusals(unit.get("EnvironmentFiles"), unit.get("Environment"))
