@@ -4,6 +4,7 @@ A thousand sidecars that follow a service hear of a change in the same bytes: al
 (`meshd.api.differences`) for those who have heard the last. Who has not read what came before hears all of it.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -16,9 +17,14 @@ from meshd.agent.registry import Unacceptable
 from meshd.agent.saying import Saying
 from meshd.api.control import Destination, DestinationChange
 from meshd.api.endpoints import EndpointSet
+from meshd.api.names import WorkloadName
 
 MAX_DESTINATIONS: Final = 50_000
 """Authorities that are followed at a time; sidecars choose them."""
+
+MAX_OF_A_WORKLOAD: Final = 2_048
+"""Different ones of all sidecars of a workload together, so that one workload does not use up what discovery follows. A
+proxy follows 1,000."""
 
 NOWHERE: Final = msgspec.Raw(msgspec.json.encode(Destination(None)))
 
@@ -26,18 +32,28 @@ NOWHERE: Final = msgspec.Raw(msgspec.json.encode(Destination(None)))
 class Destinations:
     """Those of `discovery`."""
 
-    def __init__(self, discovery: Chain, max_destinations: int = MAX_DESTINATIONS) -> None:
-        self._discovery, self._max = discovery, max_destinations
+    def __init__(
+        self, discovery: Chain, max_destinations: int = MAX_DESTINATIONS, max_of_a_workload: int = MAX_OF_A_WORKLOAD
+    ) -> None:
+        self._discovery, self._max, self._max_of_a_workload = discovery, max_destinations, max_of_a_workload
         self._followed: dict[Authority, _Followed] = {}
+        self._wanted: dict[WorkloadName, Counter[Authority]] = {}
+        """What each workload's sidecars watch, and in how many watches."""
         self.watches = 0
         """How many are open."""
 
     def __len__(self) -> int:
         return len(self._followed)
 
-    def watch(self, authority: Authority, outbox: Outbox, call_id: int, *, differences: bool) -> Callable[[], None]:
-        """Tell outbox where authority leads, now and whenever that changes, until what is returned is called.
-        Unacceptable."""
+    def watch(
+        self, workload: WorkloadName, authority: Authority, outbox: Outbox, call_id: int, *, differences: bool
+    ) -> Callable[[], None]:
+        """Tell outbox, which is of a sidecar of workload, where authority leads, now and whenever that changes, until
+        what is returned is called. Unacceptable."""
+        wanted = self._wanted.get(workload, ())
+        if authority not in wanted and len(wanted) >= self._max_of_a_workload:
+            most = self._max_of_a_workload
+            raise Unacceptable(f"sidecars of {workload} ask for {most} services already, which is the most", retry=True)
         followed = self._followed.get(authority)
         if followed is None:
             if len(self._followed) >= self._max:
@@ -47,6 +63,7 @@ class Destinations:
         watch = _Watch(followed, outbox, call_id, differences=differences)
         followed.watches[watch] = None
         self.watches += 1
+        self._wanted.setdefault(workload, Counter())[authority] += 1
         if followed.version:
             watch.tell()
 
@@ -54,11 +71,20 @@ class Destinations:
             if followed.watches.pop(watch, watch) is watch:
                 return  # it was ended before
             self.watches -= 1
+            self._unwanted(workload, authority)
             if not followed.watches and self._followed.get(authority) is followed:
                 del self._followed[authority]
                 followed.close()
 
         return unwatch
+
+    def _unwanted(self, workload: WorkloadName, authority: Authority) -> None:
+        wanted = self._wanted[workload]
+        wanted[authority] -= 1
+        if not wanted[authority]:
+            del wanted[authority]
+        if not wanted:
+            del self._wanted[workload]
 
 
 class _Followed:

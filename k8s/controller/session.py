@@ -103,7 +103,7 @@ class SidecarSession:
             case _ if self._peer.identity is None:
                 raise Unacceptable("without a certificate there is only attaching, and signing: connect with one")
             case WatchDestination():
-                self._watch(call_id, body)
+                self._watch(call_id, body, self._peer.identity.workload)
             case ReportState():
                 check_report(body)
                 self._attachment().report = body
@@ -202,7 +202,7 @@ class SidecarSession:
 
     # --- destinations ---------------------------------------------------------------------------------------------
 
-    def _watch(self, call_id: int, asked: WatchDestination) -> None:
+    def _watch(self, call_id: int, asked: WatchDestination, workload: WorkloadName) -> None:
         self._check_new_watch(call_id)
         try:
             authority = Authority.parse(asked.authority, asked.namespace)
@@ -211,7 +211,7 @@ class SidecarSession:
             self._watches[call_id] = lambda: None
             return
         self._watches[call_id] = self._core.destinations.watch(
-            authority, self._outbox, call_id, differences=asked.differences
+            workload, authority, self._outbox, call_id, differences=asked.differences
         )
 
     def _check_new_watch(self, call_id: int) -> None:

@@ -14,8 +14,10 @@ from meshd.agent.connection import Said
 from meshd.agent.registry import Unacceptable
 from meshd.api.control import Destination, DestinationChange, Health, Response
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.names import WorkloadName
 
 API = Authority.parse("api", "shop")
+WEB, OTHER = WorkloadName("shop", "web"), WorkloadName("other", "web")
 
 
 class Source:
@@ -66,15 +68,15 @@ class Box:
         return [msgspec.json.decode(each, type=Destination | DestinationChange) for each in fresh]
 
 
-def world(most: int = 10) -> tuple[Source, Destinations]:
+def world(most: int = 10, of_a_workload: int = 10) -> tuple[Source, Destinations]:
     source = Source()
-    return source, Destinations(Chain([Named("test", source)]), most)
+    return source, Destinations(Chain([Named("test", source)]), most, of_a_workload)
 
 
 def test_one_watch_of_discovery_serves_all_and_ends_with_the_last() -> None:
     source, destinations = world()
     boxes = [Box(), Box()]
-    ends = [destinations.watch(API, box, 1, differences=True) for box in boxes]
+    ends = [destinations.watch(WEB, API, box, 1, differences=True) for box in boxes]
     assert (len(source.watching), len(destinations), destinations.watches) == (1, 1, 2)
     assert [box.read() for box in boxes] == [[], []]
     source.say(1, 2, 3)
@@ -93,8 +95,8 @@ def test_who_missed_a_change_is_told_all_and_who_came_late_too() -> None:
     source, destinations = world()
     prompt, slow, plain, late = Box(), Box(), Box(), Box()
     for box in (prompt, slow):
-        destinations.watch(API, box, 1, differences=True)
-    destinations.watch(API, plain, 1, differences=False)
+        destinations.watch(WEB, API, box, 1, differences=True)
+    destinations.watch(WEB, API, plain, 1, differences=False)
     source.say(*range(10))
     assert [type(each) for box in (prompt, slow, plain) for each in box.read()] == [Destination] * 3
     source.say(*range(11))
@@ -102,7 +104,7 @@ def test_who_missed_a_change_is_told_all_and_who_came_late_too() -> None:
     assert isinstance(change, DestinationChange)
     assert [each.address for each in change.now.endpoints] == ["192.0.2.10"]
     source.say(*range(12))
-    destinations.watch(API, late, 1, differences=True)
+    destinations.watch(WEB, API, late, 1, differences=True)
     assert [type(each) for each in prompt.read()] == [DestinationChange]
     for box in (slow, plain, late):  # slow has not read what came between
         (whole,) = box.read()
@@ -114,7 +116,23 @@ def test_who_missed_a_change_is_told_all_and_who_came_late_too() -> None:
 def test_what_is_followed_is_bounded() -> None:
     _, destinations = world(most=1)
     box = Box()
-    destinations.watch(API, box, 1, differences=True)
-    destinations.watch(API, box, 2, differences=True)
+    destinations.watch(WEB, API, box, 1, differences=True)
+    destinations.watch(WEB, API, box, 2, differences=True)
     with pytest.raises(Unacceptable, match="1 services are asked for already"):
-        destinations.watch(Authority.parse("web", "shop"), box, 3, differences=True)
+        destinations.watch(WEB, Authority.parse("web", "shop"), box, 3, differences=True)
+
+
+def test_one_workload_does_not_use_up_what_is_followed() -> None:
+    _, destinations = world(of_a_workload=2)
+    box = Box()
+    authorities = [Authority.parse(name, "shop") for name in ("a", "b", "c")]
+    ends = [destinations.watch(WEB, authorities[place], box, 1, differences=True) for place in (0, 0, 1)]
+    with pytest.raises(Unacceptable, match="sidecars of shop/web ask for 2 services already") as refused:
+        destinations.watch(WEB, authorities[2], box, 2, differences=True)
+    assert refused.value.retry
+    destinations.watch(OTHER, authorities[2], box, 3, differences=True)  # others are not in its way
+    ends[0]()
+    with pytest.raises(Unacceptable):  # the other watch of the same goes on
+        destinations.watch(WEB, authorities[2], box, 4, differences=True)
+    ends[1]()
+    destinations.watch(WEB, authorities[2], box, 5, differences=True)
