@@ -63,6 +63,8 @@ class Pods:
         namespace, _, name = pod.partition("/")
         if not is_label(namespace) or not is_trust_domain(name):
             raise Unacceptable(f"{pod[:300]!r} is not the name of a pod, NAMESPACE/NAME")
+        if namespace != workload.namespace:  # nobody is told what there is in other namespaces
+            raise Unacceptable(f"the pod {pod} is of another namespace than {workload}")
         known = self._known.get(pod)
         is_fresh = known is not None and known[1].workload == workload and known[0] > self._monotonic()
         if known is None or not is_fresh:
@@ -143,4 +145,11 @@ def decoded_any(body: bytes, path: str) -> Marked:
 
 
 def _numbers(ranges: Ranges) -> tuple[int, ...]:
-    return tuple(sorted({port for low, high in ranges for port in range(max(low, 1), min(high, 65535) + 1)}))
+    """Each port once, and gone through once: an annotation may have hundreds of ranges that lie over each other."""
+    ports: list[int] = []
+    following = 1
+    for low, high in sorted(ranges):
+        last = min(high, 65535)
+        ports += range(max(low, following), last + 1)
+        following = max(following, last + 1)
+    return tuple(ports)

@@ -128,6 +128,8 @@ def laid(annotations: dict[str, str], of_namespace: dict[str, str]) -> Server:
         ({"config.meshd.io/opaque-ports": "1,3-4"}, {"config.meshd.io/opaque-ports": "9"}, (1, 3, 4), 0),
         ({}, {"config.linkerd.io/opaque-ports": "9"}, (9,), 0),
         ({"config.meshd.io/opaque-ports": ""}, {"config.meshd.io/opaque-ports": "9"}, (), 0),
+        ({"config.meshd.io/opaque-ports": "7-9,2-3,8-12,3,10"}, {}, (2, 3, 7, 8, 9, 10, 11, 12), 0),
+        ({"config.meshd.io/opaque-ports": "65534-70000,0-1,70000-70001"}, {}, (1, 65534, 65535), 0),
         ({"config.meshd.io/inbound-port": "14143"}, {}, None, 14143),
     ],
 )
@@ -160,6 +162,19 @@ def test_a_pod_that_came_in_anothers_place_is_read_again() -> None:
     server.objects["/api/v1/namespaces/shop/pods/web-1"]["spec"]["serviceAccountName"] = "api"
     assert asyncio.run(pods.facts("shop/web-1", API)).workload == API
     assert "is of the service account shop/api, and not of shop/web" in str(refusal(pods.facts("shop/web-1", WEB)))
+
+
+def test_nobody_is_told_of_pods_in_other_namespaces() -> None:
+    server = laid({}, {})
+    pods = Pods(server)
+    asyncio.run(pods.facts("shop/web-1", WEB))
+    asked = len(server.asked)
+    said = {
+        str(refusal(pods.facts(f"shop/{name}", WorkloadName("other", "web")))).replace(name, "POD")
+        for name in ("web-1", "web-2")
+    }
+    assert said == {"the pod shop/POD is of another namespace than other/web"}  # the same of one that is and one not
+    assert len(server.asked) == asked
 
 
 def test_a_workload_that_names_pods_without_end_is_answered_without_the_api_server() -> None:
