@@ -21,7 +21,8 @@ TOKEN_LIFE_S: Final = 86400
 """The kubelet renews it when four fifths are over."""
 
 RUN_VOLUME: Final = "meshd-init-run"
-"""Where iptables has its lock: the root file system is read-only."""
+"""Where iptables has its lock: the root file system is read-only. It is in memory, since the cluster's autoscaler takes
+no node away whose pods have something on its disk."""
 
 VOLUMES: Final = (RUN_VOLUME, TOKEN_VOLUME)
 
@@ -106,7 +107,7 @@ def volumes() -> list[Object]:
     """The token is for the mesh's CA alone: whoever gets hold of it can do nothing with the API server."""
     token = {"audience": AUDIENCE, "expirationSeconds": TOKEN_LIFE_S, "path": "token"}
     return [
-        {"name": RUN_VOLUME, "emptyDir": {}},
+        {"name": RUN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
         {"name": TOKEN_VOLUME, "projected": {"defaultMode": 0o644, "sources": [{"serviceAccountToken": token}]}},
     ]
 
