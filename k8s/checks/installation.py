@@ -27,7 +27,9 @@ def settings(cluster: Cluster, namespace: str) -> tuple[Found | None, list[Check
         return None, [of.SETTINGS.error(str(problem), "put back what is missing")]
     if found is None:
         said = f"there is none in the namespace {namespace}"
-        return None, [of.SETTINGS.error(said, "`meshd install | kubectl apply -f -`, or name it with --namespace")]
+        return None, [
+            of.SETTINGS.error(said, "`meshd install | kubectl apply -f -`, or name it with --control-plane-namespace")
+        ]
     checks = [of.SETTINGS.well()]
     if found.version == __version__:
         checks.append(of.RELEASE.well())
