@@ -24,12 +24,9 @@ from k8s.injector.yaml_edit import (
     Named,
     NotEditable,
     Removals,
-    bare,
     edited,
-    merge,
-    strip,
-    unshared,
 )
+from k8s.injector.yaml_values import bare, merge, strip, unshared
 from k8s.settings import Installation
 from meshd.api.loading import ConfigurationError, Finding
 

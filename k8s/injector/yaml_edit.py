@@ -13,6 +13,7 @@ Not every text can be edited so: who edits reads the result again and compares (
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 _NULLS = {"": " ", "null": "  ", "~": "   ", "Null": "    ", "NULL": "     "}
 """How null was written → what stands before the last brace in its place."""
+
+_ALIAS = re.compile(r"[\"']?\s*:\s+\*[^\s,\[\]{}]+")
+"""From the end of a key to that of the alias that is its value."""
 
 
 class Edit(NamedTuple):
@@ -83,6 +87,8 @@ class Editor:
         self._text = text
         first = text.find("\n")
         self._newline = "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
+        self._grown: dict[int, MappingNode] = {}
+        """The mappings that were given keys, by their identity."""
 
     # --- putting in
 
@@ -119,10 +125,13 @@ class Editor:
         return Edit(start, end, filled if written else " " + filled)
 
     def _keys(self, node: MappingNode, new: Additions) -> Edit:
-        """New keys, after all others."""
+        """New keys, after all others. NotEditable for a mapping that has some already, as it is in two objects."""
+        if id(node) in self._grown:
+            raise NotEditable("an alias makes two objects share a part that is to be changed")
+        self._grown[id(node)] = node
         if not node.flow_style:
-            lines = [line for name, value in new.items() for line in _block({name: _plain(value)}).splitlines()]
-            return self._lines(self._end(node), lines, node.start_mark.column)
+            lines = [line for name, value in new.items() for line in _block({name: plain(value)}).splitlines()]
+            return self._lines(self._end(node), lines, self._column(node))
         if not node.value:
             at = node.start_mark.index + 1
             return Edit(at, at, _inside(new))
@@ -136,7 +145,7 @@ class Editor:
         if node.flow_style:
             yield from self._flow_items(node, items)
             return
-        column = node.start_mark.column
+        column = self._column(node)
         if items.first:
             yield self._lines(key.end_mark.index, _block(list(items.first)).splitlines(), column)
         if items.last:
@@ -166,7 +175,7 @@ class Editor:
         """What stands before an entry of a flow collection, after the comma; and where its last entry ends."""
         first, last = node.value[0], node.value[-1]
         start = (first[0] if isinstance(first, tuple) else first).start_mark.index
-        end: int = (last[1] if isinstance(last, tuple) else last).end_mark.index
+        end = self._value_end(*last) if isinstance(last, tuple) else int(last.end_mark.index)
         before = self._text[node.start_mark.index + 1 : start]
         return (before if "\n" in before and not before.strip() else " "), end
 
@@ -240,7 +249,7 @@ class Editor:
         """Where an entry begins, and where its last word ends."""
         entry = node.value[place]
         if isinstance(entry, tuple):
-            return entry[0].start_mark.index, self._end(entry[1])
+            return entry[0].start_mark.index, self._value_end(*entry)
         start = entry.start_mark.index
         return (start if node.flow_style else self._text.rfind("-", 0, start)), self._end(entry)
 
@@ -263,14 +272,33 @@ class Editor:
         """Where the last word of a node ends; where the next line begins, after a block scalar."""
         while not getattr(node, "flow_style", True) and node.value:
             node = node.value[-1]
-            node = node[1] if isinstance(node, tuple) else node
-        return int(node.end_mark.index)
+            if isinstance(node, tuple):
+                if _is_alias(*node):
+                    break
+                node = node[1]
+        return self._value_end(*node) if isinstance(node, tuple) else int(node.end_mark.index)
+
+    def _value_end(self, key: Any, value: Any) -> int:
+        """Where the last word of a mapping's entry ends. An alias has no place of its own: its node is that of the
+        anchor, and its text is what follows the key."""
+        found = _ALIAS.match(self._text, key.end_mark.index) if _is_alias(key, value) else None
+        return self._end(value) if found is None else found.end()
+
+    def _column(self, node: Any) -> int:
+        """In which column the entries of a block stand; an anchor before them counts for none."""
+        start = self._span(node, 0)[0]
+        return int(start - self._text.rfind("\n", 0, start) - 1)
 
     def _line_end(self, at: int) -> int:
         found = self._text.find("\n", at)
         if found < 0:
             return len(self._text)
         return found - 1 if found > at and self._text[found - 1] == "\r" else found
+
+
+def _is_alias(key: Node, value: Node) -> bool:
+    """Whether a value stands before its key, as only that of an alias does."""
+    return bool(value.start_mark.index < key.start_mark.index)
 
 
 def _runs(places: list[int]) -> Iterator[tuple[int, int]]:
@@ -292,26 +320,26 @@ def _is_null(node: Node) -> bool:
     return isinstance(node, ScalarNode) and node.tag == "tag:yaml.org,2002:null"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Additions as the values that they are where nothing is."""
     if isinstance(value, Items):
         return [*value.first, *value.last]
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     return value
 
 
 def _inside(value: Any) -> str:
     """What goes between the braces of a flow collection that is empty."""
     if isinstance(value, Items):
-        return ", ".join(map(json.dumps, _plain(value)))
+        return ", ".join(map(json.dumps, plain(value)))
     return ", ".join(f"{json.dumps(name)}: {_new(each)}" for name, each in value.items())
 
 
 def _new(value: Any, between: str = " ") -> str:
     """A value where there was none, in a flow mapping: with a space or a line after the brace, which says so."""
     if "\n" in between:
-        return _json(_plain(value), between)
+        return _json(plain(value), between)
     if isinstance(value, Items):
         return f"[ {_inside(value)}]"
     return f"{{ {_inside(value)}}}" if isinstance(value, dict) else json.dumps(value)
@@ -322,60 +350,6 @@ def _json(value: Any, between: str) -> str:
     if "\n" not in between:
         return json.dumps(value)
     return json.dumps(value, indent=4 if "    " in between else 2).replace("\n", between)
-
-
-# --- the same, of what the text says
-
-
-def merge(value: dict[str, Any], additions: Additions) -> None:
-    """Put additions into a value."""
-    for name, addition in additions.items():
-        there = value.get(name)
-        if isinstance(addition, Items):
-            value[name] = [*addition.first, *(there or ()), *addition.last]
-        elif isinstance(addition, dict) and isinstance(there, dict):
-            merge(there, addition)
-        else:
-            value[name] = _plain(addition)
-
-
-def strip(value: dict[str, Any], removals: Removals) -> None:
-    """Take removals out of a value; what they leave empty stays."""
-    for name, wanted in removals.items():
-        there = value.get(name)
-        if wanted is True:
-            value.pop(name, None)
-        elif isinstance(wanted, Named) and isinstance(there, list):
-            there[:] = [each for each in there if not (isinstance(each, dict) and each.get("name") in wanted.names)]
-        elif isinstance(there, dict) and isinstance(wanted, dict):
-            strip(there, wanted)
-
-
-def unshared(value: Any, length: int) -> Any:
-    """A copy in which nothing is there twice, as aliases make it. NotEditable where that makes more values than a text
-    of that length can have: a few aliases in a row stand for any number."""
-    budget = length + 1
-
-    def copied(value: Any) -> Any:
-        nonlocal budget
-        budget -= 1
-        if budget < 0:
-            raise NotEditable("aliases make more values of it than there are letters")
-        if isinstance(value, dict):
-            return {name: copied(each) for name, each in value.items()}
-        return [copied(each) for each in value] if isinstance(value, list) else value
-
-    try:
-        return copied(value)
-    except RecursionError as error:
-        raise NotEditable("it is too deep") from error
-
-
-def bare(value: Any) -> Any:
-    """A value without its empty parts, which to the API are as nothing."""
-    if isinstance(value, dict):
-        return {name: kept for name, each in value.items() if (kept := bare(each)) not in (None, {}, [])}
-    return [bare(each) for each in value] if isinstance(value, list) else value
 
 
 class _Dumper(yaml.SafeDumper):

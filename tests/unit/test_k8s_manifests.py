@@ -74,6 +74,16 @@ TEXTS = {
     ),
     "all in braces": "kind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: a}]}\n",
     "quoted keys": without(DEPLOYMENT, "    metadata:", '    "metadata":'),
+    "an anchor on annotations": without(DEPLOYMENT, LABELS, "      annotations: &said\n        a: b\n" + LABELS),
+    "anchors on lists and their items": without(DEPLOYMENT, "containers:", "containers: &all").replace(
+        "- name: app", "- &app\n          name: app"
+    )
+    + "      volumes: &none\n      - name: a\n",
+    "aliases at the end": without(DEPLOYMENT, "spec:\n  template", "x: &l {app: web}\nspec:\n  template").replace(
+        CONTAINERS, CONTAINERS + "      nodeSelector: *l  # everywhere\n"
+    ),
+    "aliases in braces": "kind: Pod\nmetadata: {name: &n web, namespace: *n}\n"
+    "spec: {containers: [{name: a}], nodeName: *n}\n",
     "JSON": json.dumps(PLAIN),
     "dense JSON": json.dumps(PLAIN, separators=(",", ":")),
     "JSON of two": json.dumps(PLAIN, indent=2),
@@ -86,6 +96,19 @@ TEXTS = {
 
 LAUGHS = "c0: &c0 [a, a]\n" + "".join(f"c{n}: &c{n} [*c{n - 1}, *c{n - 1}]\n" for n in range(1, 30))
 """Aliases that stand for a thousand million values."""
+
+
+def test_labels_that_are_an_alias_stay_one() -> None:
+    text = without(DEPLOYMENT, LABELS, "      labels: *web\n").replace(
+        "spec:\n  template", "spec:\n  selector:\n    matchLabels: &web\n      app: web\n  template"
+    )
+    made, _ = injected(text, "web.yaml", None)
+    assert made == without(
+        text, "labels: *web\n", "labels: *web\n      annotations:\n        meshd.io/inject: enabled\n"
+    )
+    assert uninjected(made, "web.yaml")[0] == text
+    with pytest.raises(ConfigurationError, match="are there anchors and aliases"):  # those of the selector, too
+        injected(text, "web.yaml", SETTINGS)
 
 
 def sidecars(text: str) -> int:
