@@ -18,12 +18,17 @@ from discovery.kubernetes.objects import Event, Versioned
 from discovery.registry import Away
 from k8s.injector.annotations import relevant
 from meshd.api.complaints import Dam
+from meshd.api.names import is_label
 
 complaints = logging.getLogger(__name__)
 complaints.addFilter(Dam())
 
 AGAIN_S: Final = (0.5, 30.0)
 """Least and most before the API server is asked again."""
+
+MAX_READS: Final = 4
+"""Namespaces that are read by themselves at a time. Anybody who can connect may name some that there are not; the rest
+of what the controller asks the API server is not to wait for that."""
 
 Annotations = Mapping[str, str]
 
@@ -35,6 +40,7 @@ class Namespaces(ListWatch):
         super().__init__(access, NAMESPACES.path(), Query())
         self._known: dict[str, dict[str, str]] = {}
         self.current = self.listed = False
+        self._reads = asyncio.Semaphore(MAX_READS)
         self.trouble = "the namespaces are not listed yet"
 
     async def run(self) -> None:
@@ -60,9 +66,12 @@ class Namespaces(ListWatch):
         known = self._known.get(name)
         if known is not None and self.current:
             return known
+        if not is_label(name):
+            return {}  # there is none of that name, and the path of another object is nobody's to choose
         path = NAMESPACES.path(name=name)
         try:
-            body = await self._access.get(path, {}, absent_is_none=True)
+            async with self._reads:
+                body = await self._access.get(path, {}, absent_is_none=True)
         except (Away, Gone) as error:
             if known is not None:
                 return known

@@ -3,16 +3,19 @@
 import asyncio
 import base64
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
 import pytest
 from cryptography import x509
 
+from discovery.kubernetes.access import Access
 from k8s.injector.annotations import RELEVANT, names, relevant
 from k8s.webhook import certificates
 from k8s.webhook.certificates import AUTHORITY_LIFE_S, SPREAD_S, Authority, Unreadable
 from k8s.webhook.connections import IDLE_S, Connections
+from k8s.webhook.namespaces import MAX_READS, Namespaces
 from k8s.webhook.reviews import MAX_WARNING, NoReview, mutated, request_in, validated
 from meshd.ca.certificates import KeyPair
 from tests.support import aio
@@ -249,3 +252,43 @@ def test_connections_are_so_many_and_none_is_idle_for_ever() -> None:
         assert used.aborted
 
     aio.run_in_made_up_time(scene())
+
+
+# --- namespaces
+
+
+class Slow(Access):
+    """An API server that answers when the test lets it; no namespace is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.answers = asyncio.Event()
+
+    async def get(self, path: str, query: Mapping[str, str], *, absent_is_none: bool = False) -> bytes | None:
+        self.asked.append(path)
+        await self.answers.wait()
+        return None
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a.b", "A", "a?watch=1", "x" * 64])
+def test_nobody_chooses_what_the_api_server_is_asked(name: str) -> None:
+    server = Slow()
+    server.answers.set()
+    assert asyncio.run(Namespaces(server).annotations(name)) == {}
+    assert not server.asked
+
+
+def test_names_of_no_namespace_leave_the_api_server_to_others() -> None:
+    async def scene() -> None:
+        server = Slow()
+        namespaces = Namespaces(server)
+        reads = asyncio.gather(*(namespaces.annotations(f"n{number}") for number in range(3 * MAX_READS)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(server.asked) == MAX_READS
+        server.answers.set()
+        assert await reads == [{}] * 3 * MAX_READS
+        assert len(server.asked) == 3 * MAX_READS
+
+    asyncio.run(scene())
