@@ -6,6 +6,7 @@ somebody changed since is theirs: it is not overwritten, and not removed without
 """
 
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from meshd.capture.units import Unit
 
 SYSTEMCTL_TIMEOUT_S: Final = 120.0
 MAX_RECORD_BYTES: Final = 64 << 10
+SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 
 
 class Refused(Problem):
@@ -81,10 +83,15 @@ class Places(NamedTuple):
         """Problem where there is no directory of documents."""
         for each in settings.discovery:
             if each.file is not None and not Path(each.file.path).is_file():
-                return cls(Path("/etc/systemd/system"), config.parent / "injected", Path(each.file.path))
+                return cls(SYSTEM_UNITS, config.parent / "injected", Path(each.file.path))
         raise Problem(
             f"{config}: `discovery` names no directory of documents, as `file: {{path: /etc/meshd/conf.d}}` does"
         )
+
+    @classmethod
+    def recorded(cls, config: Path) -> "Places":
+        """For taking out: what is where the records say, whatever has become of the settings since."""
+        return cls(SYSTEM_UNITS, config.parent / "injected", config.parent / "conf.d")
 
     def drop_in(self, unit: str) -> Path:
         return self.units / f"{unit}.d" / DROP_IN
@@ -153,7 +160,7 @@ def unit_refusals(
         yield reason
         return
     record = recalled(places, wish.unit)
-    yield from units.refusals(unit, (wish.slice, *_slices_of(documents, wish)), exempt)
+    yield from units.refusals(unit, (wish.slice, *_slices_of(documents, wish)), tuple(_spelt(exempt)))
     for name, (each, origin) in documents.items():
         if places.wrote(wish.unit, origin) or (wish.has_document and name == wish.workload):
             continue
@@ -169,6 +176,17 @@ def unit_refusals(
     yield from _changed_since(record)
 
 
+def _spelt(users: tuple[str, ...]) -> Iterator[str]:
+    """Users by name and by number: units may have either (`User=`)."""
+    for each in users:
+        yield each
+        try:
+            found = pwd.getpwuid(int(each)) if each.isdigit() else pwd.getpwnam(each)
+        except (KeyError, OverflowError):
+            continue
+        yield found.pw_name if each.isdigit() else str(found.pw_uid)
+
+
 def _slices_of(documents: Declarations, wish: Wish) -> Iterator[str]:
     yield from (slices.own_slice(wish.slice, name) for name in (*documents, wish.workload))
 
@@ -176,7 +194,7 @@ def _slices_of(documents: Declarations, wish: Wish) -> Iterator[str]:
 def _changed_since(record: Record | None) -> Iterator[str]:
     for each in record.files if record is not None else ():
         path = Path(each.path)
-        if path.exists() and sha256(path.read_bytes()) != each.sha256:
+        if path.exists() and sha256(path.read_bytes()) not in (each.sha256, each.before):
             yield f"{path} has been changed since it was written: remove it by hand, or `meshd uninject --force` it"
 
 
@@ -201,7 +219,8 @@ def wanted(wish: Wish, places: Places) -> list[tuple[Path, bytes]]:
 
 
 def inject(wish: Wish, places: Places, manager: Manager) -> list[Path]:
-    """Write what is not there yet, have systemd read it, and the slice be there: the files that were written."""
+    """Write what is not there yet, have systemd read it, and the slice be there: the files that were written. systemd
+    is told each time: one who was killed may have written and not told it."""
     before = recalled(places, wish.unit)
     whole = wanted(wish, places)
     changed = [(path, content) for path, content in whole if not path.exists() or path.read_bytes() != content]
@@ -209,7 +228,7 @@ def inject(wish: Wish, places: Places, manager: Manager) -> list[Path]:
     if changed or left or before is None:
         made = tuple(_missing([places.record(wish.unit), *(path for path, _ in whole)]))
         kept = before.directories if before is not None else ()
-        written = tuple(Written(str(path), sha256(content)) for path, content in whole)
+        written = tuple(Written(str(path), sha256(content), _of_before(before, path)) for path, content in whole)
         for each in (*kept, *made):
             Path(each).mkdir(mode=0o755, exist_ok=True)
         record = Record(wish.unit, written, (*kept, *(each for each in made if each not in kept)))
@@ -218,9 +237,15 @@ def inject(wish: Wish, places: Places, manager: Manager) -> list[Path]:
             files.write(path, content, 0o644)
         for each in left:
             Path(each).unlink(missing_ok=True)
-        manager.do("daemon-reload")
+    manager.do("daemon-reload")
     manager.do("start", wish.slice)
     return [path for path, _ in changed]
+
+
+def _of_before(record: Record | None, path: Path) -> str:
+    """The SHA-256 of what is there of ours and is about to be replaced; empty where nothing is."""
+    is_ours = record is not None and str(path) in {each.path for each in record.files}
+    return sha256(path.read_bytes()) if is_ours and path.exists() else ""
 
 
 def uninject(unit: str, places: Places, manager: Manager, *, force: bool = False) -> list[Path]:
@@ -237,9 +262,9 @@ def uninject(unit: str, places: Places, manager: Manager, *, force: bool = False
         if path.exists():
             path.unlink()
             removed.append(path)
+    manager.do("daemon-reload")  # before the record goes: one who is killed can do it again
     places.record(unit).unlink()
     _remove_empty(places, record)
-    manager.do("daemon-reload")
     return removed
 
 
@@ -293,7 +318,12 @@ def recalled(places: Places, unit: str) -> Record | None:
         record = msgspec.json.decode(content, type=Record)
     except msgspec.MsgspecError as error:
         raise Problem(f"{file}: not a record of `meshd inject`: {error}") from error
-    allowed = {str(places.drop_in(unit)), str(places.document(unit))}
-    if strange := [each.path for each in record.files if each.path not in allowed]:
+    drop_in_, document_ = places.drop_in(unit), places.document(unit)
+    # Settings may name another directory of documents by now; what is in one is under the same name.
+    if strange := [
+        each.path
+        for each in record.files
+        if each.path != str(drop_in_) and (Path(each.path).name != document_.name or not Path(each.path).is_absolute())
+    ]:
         raise Problem(f"{file}: {strange[0]} is none of the files that are written for {unit}: correct it by hand")
     return record

@@ -7,6 +7,7 @@
 The documents are `discovery.file`'s to read. A file without settings, or with two, is an error.
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from meshd.agent.settings import Settings
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
 from meshd.api.names import Identity
 from meshd.api.problems import Problem
+
+log = logging.getLogger(__name__)
 
 
 def load_settings(file: Path, trust_domain: str = "") -> Settings:
@@ -45,6 +48,17 @@ def load_settings(file: Path, trust_domain: str = "") -> Settings:
     if findings:
         raise ConfigurationError(findings)
     return settings
+
+
+def usable_settings(file: Path) -> Settings:
+    """Those in the file; where it is not good, or gone, what they are where nobody writes any: for taking away what is
+    there, which is not to wait for a file to be corrected."""
+    try:
+        return load_settings(file)
+    except ConfigurationError as problem:
+        if file.exists():
+            log.warning("%s: the usual settings are taken for it", problem)
+        return Settings(trust_domain="invalid")
 
 
 def read_bundle(settings: Settings, file: str) -> str:

@@ -41,11 +41,13 @@ class Wish:
         return slices.own_slice(self.slice, self.workload) if skips else self.slice
 
 
-class Written(msgspec.Struct, frozen=True):
-    """A file, and the SHA-256 of what was written into it."""
+class Written(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file, and the SHA-256 of what was written into it; `before`: of what was written there before that, which is
+    there still when somebody was killed in between."""
 
     path: str
     sha256: str
+    before: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

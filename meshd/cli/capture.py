@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from meshd.agent.settings import SETTINGS_FILE, Settings
-from meshd.agent.settings_file import load_settings
+from meshd.agent.settings_file import load_settings, usable_settings
 from meshd.api.problems import Misuse, Problem
 from meshd.cli.durations import Duration
 
@@ -89,18 +89,18 @@ def apply(config: Path) -> None:
 def remove(config: Path) -> None:
     """Remove the table of nftables: nothing is led to the proxy any more. Open connections go on through it.
 
-    An agent that runs would put it back: set `capture: {enabled: false}` and restart it, or stop it first.
+    An agent that runs would put it back: set `capture: {enabled: false}` and restart it, or stop it first. Settings
+    that are not good are no reason to leave it there.
     """
     from meshd.agent.listening import answers  # noqa: PLC0415
     from meshd.capture import nft, table  # noqa: PLC0415
 
-    if config.exists():
-        settings = load_settings(config)
-        if settings.capture.enabled and answers(Path(settings.socket)):
-            raise Problem(
-                f"the agent at {settings.socket} would put it back: stop it first, or restart it with "
-                f"`capture: {{enabled: false}}` in {config}"
-            )
+    settings = usable_settings(config)
+    if settings.capture.enabled and answers(Path(settings.socket)):
+        raise Problem(
+            f"the agent at {settings.socket} would put it back: stop it first, or restart it with "
+            f"`capture: {{enabled: false}}` in {config}"
+        )
     click.echo(f"{table.TABLE} is removed" if nft.remove() else f"there is no {table.TABLE}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from meshd.agent.settings import SETTINGS_FILE
-from meshd.agent.settings_file import load_settings
+from meshd.agent.settings_file import load_settings, usable_settings
 from meshd.api.problems import Problem
 
 config_option = click.option(
@@ -59,10 +59,10 @@ def install(config: Path, root: Path) -> None:
 @config_option
 @root_option
 def remove(config: Path, root: Path) -> None:
-    """Put the resolver's configuration back exactly as it was. It needs root."""
+    """Put the resolver's configuration back exactly as it was, also where settings are not good. It needs root."""
     from meshd.agent.names import wiring  # noqa: PLC0415
 
-    done = wiring.remove(root, Path(load_settings(config).state_dir))
+    done = wiring.remove(root, Path(usable_settings(config).state_dir))
     if done is None:
         click.echo("nothing is installed")
         return

@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 from meshd.agent.settings import SETTINGS_FILE
-from meshd.agent.settings_file import load_settings
-from meshd.api.problems import Misuse
+from meshd.api.problems import Misuse, Problem
 from meshd.cli.inject import is_manifest
 
 
@@ -22,7 +21,9 @@ from meshd.cli.inject import is_manifest
 def command(unit: str | None, everything: bool, force: bool, restart: bool, config: Path) -> None:
     """Take UNIT out of the mesh: remove what `meshd inject UNIT` wrote, and the directories that it made.
 
-    Until the unit is restarted its processes are still in the slice, and captured as those of no workload.
+    Until the unit is restarted its processes are still in the slice, and captured as those of no workload. What is to
+    be removed is recorded beside the settings, which need not be good. With --all one that cannot be taken out, since
+    its files were changed, does not keep the others in; the exit status is 1 then.
 
     Of Kubernetes manifests, what `meshd inject` put in is taken out, and they are printed as they were.
     """
@@ -39,16 +40,23 @@ def command(unit: str | None, everything: bool, force: bool, restart: bool, conf
     logging.disable()  # what is wrong is printed
     if (unit is None) != everything:
         raise Misuse("name a unit, or give --all")
-    places = injecting.Places.of(config.absolute(), load_settings(config))
+    places = injecting.Places.recorded(config.absolute())
     manager = injecting.Systemctl()
     chosen = injecting.injected(places) if unit is None else [units.full_name(unit)]
+    left: list[str] = []
     for each in chosen:
-        if reason := units.misnamed(each):
-            raise injecting.Refused(each, [reason])
-        for path in injecting.uninject(each, places, manager, force=force):
-            click.echo(f"removed {path}")
-        if restart:
-            manager.do("try-restart", each)
-        click.echo(f"{each} is out of the mesh" if restart else f"restart {each}: then it is out of the mesh")
+        try:
+            if reason := units.misnamed(each):
+                raise injecting.Refused(each, [reason])
+            for path in injecting.uninject(each, places, manager, force=force):
+                click.echo(f"removed {path}")
+            if restart:
+                manager.do("try-restart", each)
+        except Problem as problem:  # the others are taken out all the same
+            left.append(str(problem))
+        else:
+            click.echo(f"{each} is out of the mesh" if restart else f"restart {each}: then it is out of the mesh")
+    if left:
+        raise Problem("\n".join(left))
     if not chosen:
         click.echo("no unit is in the mesh by `meshd inject`")

@@ -81,8 +81,11 @@ def test_from_bare_hosts_to_a_mesh_and_back(package: Path, upgrade: Path, suite:
         what_the_units_may(web, ca, say)
         without_a_failed_request(web, upgrade, say)
         what_is_done_twice(ca)
+        what_hinders_its_going(web)
         at_once(hosts, "apt-get", "purge", "-y", "meshd")
         say("purged")
+        assert web.run("nft", "list", "tables") == ""
+        web.run("systemctl", "restart", "app.service")
         for host, was, now in zip(hosts, before, listing(hosts), strict=True):
             assert sorted(set(now) ^ set(was)) == [], f"{host.name} is not as it was before meshd was installed"
             assert "meshd" not in host.run("dpkg-query", "--show", "--showformat", "${Package}\\n")
@@ -193,6 +196,15 @@ def what_is_done_twice(ca: Machine) -> None:
     ca.run("apt-get", "install", "-y", "--no-install-recommends", "/root/meshd.deb", timeout_s=240)
     ca.run("systemctl", "enable", "--now", "meshd-ca")
     assert ca.run("sha256sum", "/var/lib/meshd-ca/root.key", "/etc/default/meshd-ca") == before
+
+
+def what_hinders_its_going(web: Machine) -> None:
+    """A unit in the mesh, one of its files changed, and settings that are not good: it is to go all the same."""
+    web.run("meshd", "inject", "app", "--name", "app", "--port", "8080")
+    assert "inet meshd" in web.run("nft", "list", "tables")
+    for file in ("/etc/meshd/conf.d/app.service.yaml", "/etc/meshd/meshd.yaml"):
+        with web.file(file).open("a", encoding="utf-8") as opened:
+            opened.write("no: such\n")
 
 
 def more(web: Machine) -> None:

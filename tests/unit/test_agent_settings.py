@@ -8,7 +8,7 @@ import pytest
 from meshd.agent import node
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
-from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
+from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof, usable_settings
 from meshd.agent.settings_page import settings_page
 from meshd.api.detection import Detection
 from meshd.api.loading import ConfigurationError
@@ -123,6 +123,15 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: s
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"meshd\.yaml: cannot be read: No such file"):
         load_settings(tmp_path / "meshd.yaml")
+
+
+def test_what_is_to_be_taken_away_is_so_by_any_settings(tmp_path: Path) -> None:
+    file = tmp_path / "meshd.yaml"
+    assert usable_settings(file).state_dir == "/var/lib/meshd"
+    file.write_text("trustDomain: prod.example\nstateDir: /srv/meshd\n")
+    assert usable_settings(file).state_dir == "/srv/meshd"
+    file.write_text("trustDomain: prod.example\nstateDri: /srv/meshd\n")
+    assert usable_settings(file).state_dir == "/var/lib/meshd"
 
 
 def test_the_ca_s_files(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from meshd.agent import injecting
 from meshd.agent.injecting import (
     Declaration,
     Declarations,
@@ -23,8 +25,10 @@ from meshd.api.documents import Workload
 from meshd.api.loading import convert
 from meshd.api.names import WorkloadName
 from meshd.api.problems import Problem
+from meshd.ca import files
 from meshd.capture.injection import Wish, default_name, document, drop_in
 from meshd.capture.units import Unit
+from meshd.cli.uninject import command as uninject_command
 
 WEB = Wish("web.service", WorkloadName("shop", "web"), ports=(8080,))
 SKIPPING = Wish("web.service", WorkloadName("shop", "web"), (8080,), (5432,), ("10.0.0.0/8", "fd00::/8"))
@@ -91,11 +95,11 @@ def test_it_is_put_in_once_and_taken_out_without_a_trace(places: Places) -> None
     during = tree(places)
     assert inject(WEB, places, systemd) == []
     assert tree(places) == during
-    assert systemd.told[2:] == ["start meshed.slice"]
+    assert systemd.told[2:] == ["daemon-reload", "start meshed.slice"]  # who was killed may not have told it
     assert injected(places) == ["web.service"]
     assert len(uninject("web.service", places, systemd)) == 2
     assert tree(places) == before
-    assert systemd.told[3:] == ["daemon-reload"]
+    assert systemd.told[4:] == ["daemon-reload"]
 
 
 def test_what_was_there_stays(places: Places) -> None:
@@ -145,6 +149,73 @@ def test_one_who_is_killed_in_between_leaves_nothing_that_is_not_recorded(places
     assert tree(places) == before
 
 
+def test_one_who_is_killed_while_it_is_replaced_leaves_what_can_be_gone_on_with(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    before = tree(places)
+    inject(WEB, places, Systemd())
+    write = files.write
+
+    def killed(path: Path, content: bytes, mode: int) -> None:
+        if path != places.record("web.service"):
+            raise Killed
+        write(path, content, mode)
+
+    for _ in range(2):
+        monkeypatch.setattr(files, "write", killed)
+        with pytest.raises(Killed):
+            inject(SKIPPING, places, Systemd())
+        monkeypatch.undo()
+        assert reasons(SKIPPING, places) == []
+    inject(SKIPPING, places, Systemd())
+    monkeypatch.setattr(files, "write", killed)
+    with pytest.raises(Killed):
+        inject(WEB, places, Systemd())
+    monkeypatch.undo()
+    uninject("web.service", places, Systemd())
+    assert tree(places) == before
+
+
+def test_one_whom_systemd_does_not_hear_can_do_it_again(places: Places) -> None:
+    class Deaf(Systemd):
+        def do(self, *arguments: str) -> None:
+            raise Problem("systemctl daemon-reload: no")
+
+    before = tree(places)
+    inject(WEB, places, Systemd())
+    with pytest.raises(Problem, match="daemon-reload"):
+        uninject("web.service", places, Deaf())
+    uninject("web.service", places, Systemd())
+    assert tree(places) == before
+
+
+def test_settings_that_name_other_places_by_now_are_no_reason_to_stay(places: Places) -> None:
+    before = tree(places)
+    inject(WEB, places, Systemd())
+    uninject("web.service", places._replace(documents=Path("/nowhere")), Systemd())
+    assert tree(places) == before
+
+
+def test_one_that_is_changed_does_not_keep_the_others_in(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = Systemd()
+    monkeypatch.setattr(injecting, "Systemctl", lambda: systemd)
+    monkeypatch.setattr(injecting, "SYSTEM_UNITS", places.units)
+    for name in ("api", "web", "xyz"):
+        inject(Wish(f"{name}.service", WorkloadName("shop", name), (8080,)), places, systemd)
+    places.document("web.service").write_text("own")
+    config = str(places.records.parent / "meshd.yaml")  # which is not there
+    done = CliRunner().invoke(uninject_command, ["--all", "--config", config], standalone_mode=False)
+    assert "web.service.yaml has been changed since" in str(done.exception)
+    assert injected(places) == ["web.service"]
+    assert not places.drop_in("xyz.service").exists()
+    done = CliRunner().invoke(uninject_command, ["--all", "--force", "--config", config], standalone_mode=False)
+    assert done.exception is None
+    assert injected(places) == []
+
+
 def test_what_somebody_changed_is_theirs(places: Places) -> None:
     inject(WEB, places, Systemd())
     places.drop_in("web.service").write_text("[Service]\nSlice=other.slice\n")
@@ -183,6 +254,13 @@ def reasons(wish: Wish, places: Places, documents: Declarations | None = None) -
 def declarations(text: str, origin: str) -> Iterator[tuple[WorkloadName, Declaration]]:
     read: Workload = convert(yaml.safe_load(text), Workload, "x")
     yield read.metadata.workload, Declaration(read, origin)
+
+
+def test_who_is_never_captured_may_be_written_as_a_number(places: Places) -> None:
+    for user, exempt in (("0", "root"), ("root", "0"), ("0", "0"), ("root", "root")):
+        unit = Unit("web.service", {"Id": "web.service", "LoadState": "loaded", "User": user})
+        (found,) = unit_refusals(WEB, unit, places, {}, (exempt,))
+        assert "is never captured" in found
 
 
 def test_documents_of_others_are_in_the_way(places: Places) -> None:
