@@ -14,7 +14,8 @@ EARLY: Final = frozenset(("network.target", "network-online.target", "sysinit.ta
 
 PROPERTIES: Final = (
     "Id", "LoadState", "LoadError", "Transient", "Slice", "User", "PrivateNetwork", "NetworkNamespacePath",
-    "DefaultDependencies", "Before", "ControlGroup", "Environment", "EnvironmentFiles",
+    "RootDirectory", "RootDirectoryStartOnly", "RootImage", "DefaultDependencies", "Before", "ControlGroup",
+    "Environment", "EnvironmentFiles",
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.service")
@@ -59,6 +60,16 @@ def misnamed(name: str) -> str:
     return ""
 
 
+def usual_slice(name: str) -> str:
+    """Where systemd puts a unit that says nothing of slices: instances of a template have one of their own, in whose
+    name what is special in theirs is escaped (systemd.resource-control(5), systemd-escape(1))."""
+    template, at, _ = name.removesuffix(".service").partition("@")
+    if not at:
+        return USUAL_SLICE
+    escaped = "".join(each if each.isalnum() or each in ":_." else f"\\x{ord(each):02x}" for each in template)
+    return f"system-{escaped}.slice"
+
+
 def refusals(unit: Unit, slices: tuple[str, ...], exempt: tuple[str, ...]) -> Iterator[str]:
     """Why it cannot be meshed, each reason in words; `slices` are those that meshed units are in, `exempt` the users
     who are never captured."""
@@ -77,9 +88,16 @@ def refusals(unit: Unit, slices: tuple[str, ...], exempt: tuple[str, ...]) -> It
         yield "it is transient: it is gone when it stops, and there is no file to add to"
     if unit.get("PrivateNetwork") == "yes" or unit.get("NetworkNamespacePath"):
         yield "it has a network namespace of its own (PrivateNetwork=, NetworkNamespacePath=), with rules of its own"
+    if unit.get("RootImage") or (
+        unit.get("RootDirectory") not in ("", "/") and unit.get("RootDirectoryStartOnly") != "yes"
+    ):
+        yield (
+            "it has a root directory of its own (RootDirectory=, RootImage=), where the program is not that waits for "
+            "the mesh: with RootDirectoryStartOnly=yes it may be meshed"
+        )
     if unit.get("User") in exempt:
         yield f"it runs as {unit.get('User')}, who is never captured (capture.exemptUsers)"
-    if unit.get("Slice") not in ("", USUAL_SLICE, *slices):
+    if unit.get("Slice") not in ("", usual_slice(unit.name), *slices):
         yield f"it is in {unit.get('Slice')} by its own configuration, and would lose what is set there"
     early = EARLY & set(unit.get("Before").split())
     if unit.get("DefaultDependencies") == "no" or early:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from meshd.capture.units import Unit, full_name, misnamed, refusals
+from meshd.capture.units import Unit, full_name, misnamed, refusals, usual_slice
 
 GOOD = (
     "Id=web.service\nLoadState=loaded\nLoadError=\nTransient=no\nSlice=system.slice\nUser=www-data\nPrivateNetwork=no\n"
-    "NetworkNamespacePath=\nDefaultDependencies=yes\nBefore=shutdown.target multi-user.target\n"
+    "NetworkNamespacePath=\nRootDirectory=\nRootDirectoryStartOnly=no\nRootImage=\n"
+    "DefaultDependencies=yes\nBefore=shutdown.target multi-user.target\n"
 )
 
 
@@ -18,6 +19,27 @@ def test_a_service_of_the_usual_kind_may_be() -> None:
     assert reasons(GOOD) == []
     assert reasons(GOOD.replace("Slice=system.slice", "Slice=meshed.slice")) == []
     assert reasons(GOOD.replace("Slice=system.slice", "Slice=")) == []
+
+
+def test_what_waits_for_the_mesh_has_the_host_s_root_all_the_same() -> None:
+    started = GOOD.replace("RootDirectory=", "RootDirectory=/srv/web")
+    assert reasons(started.replace("StartOnly=no", "StartOnly=yes")) == []
+    assert reasons(GOOD.replace("RootDirectory=", "RootDirectory=/")) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "slice_"),
+    [
+        ("web@1.service", "system-web.slice"),
+        ("web@.service", "system-web.slice"),
+        ("my-web@a-b.service", r"system-my\x2dweb.slice"),
+        (r"dev-sda\x2d1@x.service", r"system-dev\x2dsda\x5cx2d1.slice"),
+    ],
+)
+def test_where_systemd_puts_instances(unit: str, slice_: str) -> None:
+    assert usual_slice(unit) == slice_
+    assert reasons(GOOD.replace("web.service", unit).replace("system.slice", slice_), unit) == []
+    assert "by its own configuration" in reasons(GOOD.replace("web.service", unit), unit)[0]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +54,8 @@ def test_a_service_of_the_usual_kind_may_be() -> None:
         ("PrivateNetwork=no", "PrivateNetwork=yes", "network namespace of its own"),
         ("NetworkNamespacePath=", "NetworkNamespacePath=/run/netns/x", "network namespace of its own"),
         ("User=www-data", "User=meshd-proxy", "never captured"),
+        ("RootDirectory=", "RootDirectory=/srv/web", "root directory of its own"),
+        ("RootImage=", "RootImage=/srv/web.raw", "root directory of its own"),
         ("Slice=system.slice", "Slice=shop.slice", "is in shop.slice by its own configuration"),
         ("DefaultDependencies=yes", "DefaultDependencies=no", "before the mesh can be ready"),
         ("Before=shutdown.target", "Before=network-online.target", "starts before network-online.target"),
