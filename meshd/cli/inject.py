@@ -145,7 +145,10 @@ def _inject_unit(
         raise injecting.Refused(unit, reasons)
     if dry_run:
         return
-    written = injecting.inject(wish, places, manager)
+    try:
+        written = injecting.inject(wish, places, manager)
+    except OSError as error:  # what was written by then is recorded
+        raise Problem(f"{unit}: {error.filename}: {error.strerror}") from error
     for path in written:
         click.echo(f"wrote {path}")
     if restart:

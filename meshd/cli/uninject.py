@@ -1,6 +1,7 @@
 """`meshd uninject`: a systemd unit out of the mesh, or manifests of Kubernetes (`k8s.cli.injecting`)."""
 
 import logging
+import os
 from pathlib import Path
 
 import click
@@ -54,6 +55,9 @@ def command(unit: str | None, everything: bool, force: bool, restart: bool, conf
                 manager.do("try-restart", each)
         except Problem as problem:  # the others are taken out all the same
             left.append(str(problem))
+        except OSError as error:
+            hint = "" if os.geteuid() == 0 else ": run it as root"
+            left.append(f"{each}: {error.filename}: {error.strerror}{hint}")
         else:
             click.echo(f"{each} is out of the mesh" if restart else f"restart {each}: then it is out of the mesh")
     if left:

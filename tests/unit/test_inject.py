@@ -1,5 +1,6 @@
 """A unit into the mesh and out of it, in directories of the test's own, with a systemd that notes what it is told."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,10 +200,17 @@ def test_settings_that_name_other_places_by_now_are_no_reason_to_stay(places: Pl
     assert tree(places) == before
 
 
-def test_one_that_is_changed_does_not_keep_the_others_in(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def typed_here(places: Places, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    """Have the program be for these places; what it has of all that is logged is put back."""
     systemd = Systemd()
     monkeypatch.setattr(injecting, "Systemctl", lambda: systemd)
     monkeypatch.setattr(injecting, "SYSTEM_UNITS", places.units)
+    monkeypatch.setattr(logging, "disable", lambda: None)
+    return systemd
+
+
+def test_one_that_is_changed_does_not_keep_the_others_in(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = typed_here(places, monkeypatch)
     for name in ("api", "web", "xyz"):
         inject(Wish(f"{name}.service", WorkloadName("shop", name), (8080,)), places, systemd)
     places.document("web.service").write_text("own")
@@ -214,6 +222,18 @@ def test_one_that_is_changed_does_not_keep_the_others_in(places: Places, monkeyp
     done = CliRunner().invoke(uninject_command, ["--all", "--force", "--config", config], standalone_mode=False)
     assert done.exception is None
     assert injected(places) == []
+
+
+def test_what_cannot_be_removed_is_said(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    systemd = typed_here(places, monkeypatch)
+    inject(WEB, places, systemd)
+    places.document("web.service").unlink()
+    places.document("web.service").mkdir()
+    (places.document("web.service") / "x").touch()
+    config = str(places.records.parent / "meshd.yaml")
+    done = CliRunner().invoke(uninject_command, ["web", "--force", "--config", config], standalone_mode=False)
+    assert isinstance(done.exception, Problem)
+    assert f"web.service: {places.document('web.service')}: " in str(done.exception)
 
 
 def test_what_somebody_changed_is_theirs(places: Places) -> None:
