@@ -1,8 +1,9 @@
 """The mesh's CA, as a controller deals with it: for its own certificate, and for those of sidecars.
 
-A sidecar's request goes on with the sidecar's own token, which the CA has reviewed itself: who has broken into a
-controller can have no certificate but the controller's. What the CA says of roots and of denials is followed as an
-agent does (`meshd.agent.certificates`), with the controller's token.
+A sidecar's request goes on with the sidecar's own token, which the CA has reviewed itself: a controller by itself can
+have no certificate but the controller's. Who has broken into one could put another key in place of a sidecar's, while
+the token is good that the sidecar shows meanwhile: for those workloads, and for no others. What the CA says of roots
+and of denials is followed as an agent does (`meshd.agent.certificates`), with the controller's token.
 """
 
 import asyncio
