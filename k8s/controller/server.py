@@ -13,7 +13,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from k8s.controller.core import Core
 from k8s.controller.peer import Peer
@@ -28,9 +28,15 @@ from meshd.ca.door import Door
 
 log = logging.getLogger(__name__)
 
+Key = TypeVar("Key")
+
 MAX_CONNECTIONS: Final = 16_384
 MAX_OF_A_WORKLOAD: Final = 8_192
 """Of one service account, so that those of one namespace cannot keep out all others."""
+
+MAX_OF_A_WORKLOAD_AT_AN_ADDRESS: Final = 1_024
+"""Of these: a connection takes some 50 kB before it has asked for anything, and one pod is not to use up the memory. A
+pod has 65 of 64 workers; where nodes hide their pods' addresses, all replicas on a node are at one."""
 
 MAX_STRANGERS: Final = 1_024
 """Those that have no certificate yet."""
@@ -61,6 +67,8 @@ class ControllerServer:
         """With the timer that ends it."""
         self._strangers: Counter[str] = Counter()
         self._workloads: Counter[str] = Counter()
+        self._places: Counter[tuple[str, str]] = Counter()
+        """By workload and address."""
         self._shown: ssl.SSLContext | None = None
         self._denied: frozenset[str] = frozenset()
         self._tls = _context()
@@ -126,6 +134,7 @@ class ControllerServer:
             self._strangers[peer.address] += 1
         else:
             self._workloads[str(peer.identity.workload)] += 1
+            self._places[str(peer.identity.workload), peer.address] += 1
         if (refused := self._turned_away(peer)) is not None:
             complaints.warning("control API: %s is turned away: %s", peer, refused.reason)
             return refused
@@ -143,8 +152,9 @@ class ControllerServer:
             of_peer, most = self._strangers[peer.address], MAX_STRANGERS_AT_AN_ADDRESS
             is_full = self.strangers > MAX_STRANGERS
         else:
-            of_peer, most = self._workloads[str(peer.identity.workload)], MAX_OF_A_WORKLOAD
-            is_full = False
+            workload = str(peer.identity.workload)
+            of_peer, most = self._workloads[workload], MAX_OF_A_WORKLOAD
+            is_full = self._places[workload, peer.address] > MAX_OF_A_WORKLOAD_AT_AN_ADDRESS
         if is_full or of_peer > most or len(self._open) > MAX_CONNECTIONS:
             self.turned_away["too many"] += 1
             return Refused("the controller has too many connections already", retry=True)
@@ -165,12 +175,11 @@ class ControllerServer:
         if (timer := self._open.pop(connection, None)) is not None:
             timer.cancel()
         peer = connection.peer
-        counted, key = (
-            (self._strangers, peer.address) if peer.identity is None else (self._workloads, str(peer.identity.workload))
-        )
-        counted[key] -= 1
-        if not counted[key]:
-            del counted[key]
+        if peer.identity is None:
+            _one_less(self._strangers, peer.address)
+        else:
+            _one_less(self._workloads, str(peer.identity.workload))
+            _one_less(self._places, (str(peer.identity.workload), peer.address))
 
     async def _look_again(self) -> None:
         while True:
@@ -184,6 +193,12 @@ class ControllerServer:
                 complaints.warning("control API: %s is cut off: %s", connection.peer, trouble)
                 connection.answer(0, Refused(trouble))
                 connection.close()
+
+
+def _one_less(counted: Counter[Key], key: Key) -> None:
+    counted[key] -= 1
+    if not counted[key]:
+        del counted[key]
 
 
 def _context() -> ssl.SSLContext:

@@ -204,7 +204,11 @@ def test_many_at_once_are_served_and_too_many_are_told(tmp_path: Path, monkeypat
             await one_more.closed()
             proven = await plane.connect(controller, plane.issue(WEB))  # who has a certificate is served all the same
             assert isinstance(await proven.call(Attach("1", pod="shop/web-1")), ProxyConfiguration)
-            for each in (*clients, one_more, proven):
+            monkeypatch.setattr(serving, "MAX_OF_A_WORKLOAD_AT_AN_ADDRESS", 1)
+            second = await plane.connect(controller, plane.issue(WEB))
+            assert "too many connections already" in refused(await second.answer(0))
+            await second.closed()
+            for each in (*clients, one_more, proven, second):
                 await each.close()
             await eventually(lambda: controller.server.connections == 0, "all are gone")
             assert controller.server.strangers == 0
