@@ -32,8 +32,9 @@ COMMANDS = 5
 
 TO_WEB, TO_API = "http:web.mesh:80", "http:api.mesh:80"
 TO_CACHE, TO_GREETER = "redis:cache.mesh:6379", "grpc:greeter.mesh:50051"
-IN_FLIGHT = 3
-"""Of web, which is on more hosts than one: a call of each of three callers at a time."""
+MOST_LOST = 6
+"""Of calls to web, which is on more hosts than one: each of three callers has one on its way when a host vanishes, and
+may have another when an endpoint that was ejected is asked again, before the registry has dropped it."""
 PLAIN_RESOLV_CONF = "# nobody is asked\noptions timeout:2 attempts:2\n"
 
 
@@ -220,7 +221,7 @@ def while_a_host_is_cut_off(walk: Walk) -> None:
         both = {walk.ca.address, walk.vm2.address}
         for host in (walk.vm1, walk.vm2):
             wait_until(lambda host=host: addresses(host) == both, f"{host.name} knows that it is back", 120)  # type: ignore[misc]
-    assert step.lost <= IN_FLIGHT, step.failed
+    assert step.lost <= MOST_LOST, step.failed
 
 
 def when_a_host_is_lost(walk: Walk) -> None:
@@ -229,7 +230,7 @@ def when_a_host_is_lost(walk: Walk) -> None:
     with walk.step("vm2 is lost") as step:
         walk.vm2.lose()
         wait_until(lambda: addresses(walk.vm1) == {walk.ca.address}, "vm1 knows that it is away", 120)
-    assert step.lost <= IN_FLIGHT, step.failed
+    assert step.lost <= MOST_LOST, step.failed
 
 
 def addresses(host: Machine) -> set[str]:
