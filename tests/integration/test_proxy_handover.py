@@ -134,10 +134,13 @@ def test_a_proxy_that_is_told_to_end_meanwhile_is_followed_by_none(files: Files,
         first.send_signal(signal.SIGUSR2)
         manager.hears("RELOADING=1")
         (second,) = wait_until(lambda: children(first.pid), "the new generation starts")
+        os.kill(second, signal.SIGSTOP)  # it is not to be ready before this one is told
         first.terminate()
+        wait_until(lambda: "draining" in files.web.with_suffix(".log").read_text(), "this one is told")
+        os.kill(second, signal.SIGCONT)
         wait_until(lambda: state(second) == "Z", "it is ended")
         assert first.poll() is None, "this one drains"
-        assert not accepts(files.upstream)
+        wait_until(lambda: not accepts(files.upstream), "nobody accepts any more")
         first.terminate()
         assert first.wait(60) == 0
         assert not any(line.startswith("MAINPID=") for told in manager.told for line in told)

@@ -56,9 +56,10 @@ def test_at_another_address_or_none_they_are_let_go(manager: Manager) -> None:
 
 
 def test_where_one_cannot_be_had_neither_is() -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as other:
-        other.bind(ANY)
-        taken = Address(*other.getsockname())
+    with socket.create_server(ANY) as stream, socket.socket(type=socket.SOCK_DGRAM) as other:
+        taken = Address(*stream.getsockname())
+        other.bind(taken)
+        stream.close()
         with pytest.raises(OSError, match="in use"):
             opened(taken, ())
         socket.create_server(taken).close()
