@@ -80,7 +80,8 @@ def test_nothing_is_captured_where_it_is_set_so(tmp_path: Path) -> None:
             client = await ControlClient.connect(tmp_path / "meshd.sock")
             configuration = await client.call(Attach("0.1"))
             assert isinstance(configuration, ProxyConfiguration)
-            assert configuration.capture is None
+            assert configuration.capture is not None
+            assert configuration.capture.idle
             await client.close()
 
     aio.run(main())

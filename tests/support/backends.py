@@ -171,10 +171,17 @@ class KubernetesBackend:
         self._there = set(wanted)
 
     def goes(self) -> None:
-        self._loop.call_soon_threadsafe(self._relay.cut)
+        self._do(self._open(False))
 
     def returns(self) -> None:
-        self._relay.open = True
+        self._do(self._open(True))
+
+    async def _open(self, yes: bool) -> None:
+        """Done when it is so: whoever cuts and opens again at once is not to find it cut."""
+        if yes:
+            self._relay.open = True
+        else:
+            self._relay.cut()
 
     def close(self) -> None:
         try:
