@@ -26,8 +26,6 @@ MAX_OF_A_WORKLOAD: Final = 2_048
 """Different ones of all sidecars of a workload together, so that one workload does not use up what discovery follows. A
 proxy follows 1,000."""
 
-NOWHERE: Final = msgspec.Raw(msgspec.json.encode(Destination(None)))
-
 
 class Destinations:
     """Those of `discovery`."""

@@ -7,12 +7,10 @@ A sidecar is served for the workload that its certificate or token proves, and f
 is of this workload. Nothing that a session holds outlives its connection.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from discovery.names import Authority
 from k8s.controller.core import Core
-from k8s.controller.destinations import NOWHERE
 from k8s.controller.peer import Peer
 from k8s.controller.pods import PodFacts
 from k8s.controller.sidecars import Sidecar
@@ -21,6 +19,7 @@ from meshd.agent.complaints import complaints
 from meshd.agent.connection import Outbox
 from meshd.agent.registration import check_report
 from meshd.agent.registry import Unacceptable
+from meshd.agent.watches import Close, OpenWatches
 from meshd.api.control import (
     Attach,
     Call,
@@ -68,7 +67,7 @@ class SidecarSession:
 
     def __init__(self, core: Core, attached: Attached, peer: Peer, outbox: Outbox, tasks: Tasks) -> None:
         self._core, self._pods, self._peer, self._outbox, self._tasks = core, attached, peer, outbox, tasks
-        self._watches: dict[int, Callable[[], None]] = {}
+        self._watches = OpenWatches(outbox, MAX_WATCHES)
         self._is_attaching = self._is_closed = False
         self._sidecar: Sidecar | None = None
         self._signing = 0
@@ -81,9 +80,7 @@ class SidecarSession:
 
     def closed(self) -> None:
         self._is_closed = True
-        for close in self._watches.values():
-            close()
-        self._watches.clear()
+        self._watches.close()
         if self._sidecar is not None:
             self._core.sidecars.leave(self._sidecar)
             self._pods.remove(self._sidecar.pod)
@@ -99,7 +96,7 @@ class SidecarSession:
             case SignCertificate():
                 self._sign(Call(call_id, body), body)
             case Cancel():
-                self._cancel(call_id)
+                self._watches.cancel(call_id)
             case _ if self._peer.identity is None:
                 raise Unacceptable("without a certificate there is only attaching, and signing: connect with one")
             case WatchDestination():
@@ -115,7 +112,7 @@ class SidecarSession:
     # --- attaching ------------------------------------------------------------------------------------------------
 
     def _attach(self, call: Call, asked: Attach) -> None:
-        self._check_new_watch(call.id)
+        self._watches.check(call.id)
         if self._is_attaching or self._sidecar is not None:
             raise Unacceptable("this connection has attached already")
         self._is_attaching = True
@@ -126,7 +123,7 @@ class SidecarSession:
             workload = await self._prove(asked.token, asked.pod)
             pod = await self._core.pods.facts(asked.pod, workload)
             if not self._is_closed:
-                self._check_new_watch(call.id)
+                self._watches.check(call.id)
                 self._pods.add(pod.pod)
                 self._sidecar = Sidecar(pod.pod, workload)
                 self._core.sidecars.attach(self._sidecar)
@@ -151,7 +148,7 @@ class SidecarSession:
         def tell() -> None:
             self._outbox.update(call_id, lambda: self._core.configuration(pod))
 
-        self._watches[call_id] = self._core.follow(tell)
+        self._watches.add(call_id, self._core.follow(tell))
         tell()
 
     def _attachment(self) -> Sidecar:
@@ -203,25 +200,9 @@ class SidecarSession:
     # --- destinations ---------------------------------------------------------------------------------------------
 
     def _watch(self, call_id: int, asked: WatchDestination, workload: WorkloadName) -> None:
-        self._check_new_watch(call_id)
-        try:
-            authority = Authority.parse(asked.authority, asked.namespace)
-        except InvalidName:
-            self._outbox.update(call_id, lambda: NOWHERE)
-            self._watches[call_id] = lambda: None
-            return
-        self._watches[call_id] = self._core.destinations.watch(
-            workload, authority, self._outbox, call_id, differences=asked.differences
-        )
+        def follow(authority: Authority) -> Close:
+            return self._core.destinations.watch(
+                workload, authority, self._outbox, call_id, differences=asked.differences
+            )
 
-    def _check_new_watch(self, call_id: int) -> None:
-        if call_id in self._watches:
-            raise Unacceptable(f"the id {call_id} is that of an open watch")
-        if len(self._watches) >= MAX_WATCHES:
-            raise Unacceptable(f"this connection has {MAX_WATCHES} watches open already", retry=True)
-
-    def _cancel(self, call_id: int) -> None:
-        close = self._watches.pop(call_id, None)
-        if close is not None:
-            close()
-            self._outbox.forget(call_id)
+        self._watches.destination(call_id, asked, follow)

@@ -6,10 +6,8 @@ Nothing that a session holds outlives its connection.
 """
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
-from discovery.names import Authority
 from meshd.agent.calling import MAX_IDENTIFYING, source_of
 from meshd.agent.certificates import NotSigned
 from meshd.agent.complaints import complaints
@@ -21,11 +19,11 @@ from meshd.agent.registry import HOST, Instance, Unacceptable
 from meshd.agent.saying import Saying
 from meshd.agent.status import build_status
 from meshd.agent.telling import Asked, Telling
+from meshd.agent.watches import OpenWatches
 from meshd.api.control import (
     Attach,
     Call,
     Cancel,
-    Destination,
     Done,
     FindSource,
     GetConfiguration,
@@ -65,7 +63,7 @@ class ControlSession:
 
     def __init__(self, core: Core, peer: Peer, outbox: Outbox, tasks: Tasks) -> None:
         self._core, self._peer, self._outbox, self._tasks = core, peer, outbox, tasks
-        self._watches: dict[int, Callable[[], None]] = {}
+        self._watches = OpenWatches(outbox, MAX_WATCHES)
         self._attached: str | None = None
         self._registered: WorkloadName | None = None
         self._counted = ""
@@ -83,9 +81,7 @@ class ControlSession:
             self._outbox.answer(call.id, Refused(str(error), error.retry))
 
     def closed(self) -> None:
-        for close in self._watches.values():
-            close()
-        self._watches.clear()
+        self._watches.close()
         account = None if self._attached is None else self._core.accounts.get(self._attached)
         if account is not None:
             account.leave(self._counted)
@@ -111,7 +107,7 @@ class ControlSession:
             case WatchDestination():
                 self._watch(call_id, body)
             case Cancel():
-                self._cancel(call_id)
+                self._watches.cancel(call_id)
             case SignCertificate():
                 self._sign(call_id, body)
             case IdentifyCaller() | FindSource():
@@ -160,7 +156,7 @@ class ControlSession:
     # --- proxies ------------------------------------------------------------------------------------------------
 
     def _attach(self, call_id: int, asked: Attach) -> None:
-        self._check_new_watch(call_id)
+        self._watches.check(call_id)
         if self._attached is not None:
             raise Unacceptable("this connection has attached already")
         if asked.instance == HOST:
@@ -176,7 +172,7 @@ class ControlSession:
                 told = configuration
                 self._outbox.update(call_id, lambda: configuration)
 
-        self._watches[call_id] = self._core.follow(tell)
+        self._watches.add(call_id, self._core.follow(tell))
         tell()
 
     def _check_host_proxy(self) -> None:
@@ -257,29 +253,9 @@ class ControlSession:
     # --- destinations -------------------------------------------------------------------------------------------
 
     def _watch(self, call_id: int, asked: WatchDestination) -> None:
-        self._check_new_watch(call_id)
-        try:
-            authority = Authority.parse(asked.authority, asked.namespace)
-        except InvalidName:
-            self._outbox.update(call_id, lambda: Destination(None))
-            self._watches[call_id] = lambda: None
-            return
-
         saying = Saying(differences=asked.differences)
 
         def found(endpoints: EndpointSet | None) -> None:
             self._outbox.update(call_id, partial(saying.next, endpoints))
 
-        self._watches[call_id] = self._core.discovery.watch(authority, found)
-
-    def _check_new_watch(self, call_id: int) -> None:
-        if call_id in self._watches:
-            raise Unacceptable(f"the id {call_id} is that of an open watch")
-        if len(self._watches) >= MAX_WATCHES:
-            raise Unacceptable(f"this connection has {MAX_WATCHES} watches open already", retry=True)
-
-    def _cancel(self, call_id: int) -> None:
-        close = self._watches.pop(call_id, None)
-        if close is not None:
-            close()
-            self._outbox.forget(call_id)
+        self._watches.destination(call_id, asked, lambda authority: self._core.discovery.watch(authority, found))

@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from discovery.chain import Chain, Named
 from discovery.names import Authority
 from discovery.source import Answered, Known
 from k8s.controller.destinations import Destinations
-from meshd.agent.connection import Said
 from meshd.agent.registry import Unacceptable
-from meshd.api.control import Destination, DestinationChange, Health, Response
+from meshd.api.control import Destination, DestinationChange, Health
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
 from meshd.api.names import WorkloadName
+from tests.support.outboxes import Box
 
 API = Authority.parse("api", "shop")
 WEB, OTHER = WorkloadName("shop", "web"), WorkloadName("other", "web")
@@ -43,29 +42,6 @@ class Source:
 
     def listed(self) -> Any:
         return iter(())
-
-
-class Box:
-    """An outbox that is read when the test says so; `heard` is what came out, as bytes and as what they say."""
-
-    def __init__(self) -> None:
-        self._newest: dict[int, Callable[[], Said]] = {}
-        self.said: list[bytes] = []
-
-    def answer(self, call_id: int, body: Response) -> None:
-        raise AssertionError("watches are updated")
-
-    def update(self, call_id: int, body: Callable[[], Said]) -> None:
-        self._newest[call_id] = body
-
-    def forget(self, call_id: int) -> None:
-        self._newest.pop(call_id, None)
-
-    def read(self) -> list[Destination | DestinationChange]:
-        newest, self._newest = self._newest, {}
-        fresh = [msgspec.json.encode(body()) for body in newest.values()]
-        self.said += fresh
-        return [msgspec.json.decode(each, type=Destination | DestinationChange) for each in fresh]
 
 
 def world(most: int = 10, of_a_workload: int = 10) -> tuple[Source, Destinations]:
