@@ -19,6 +19,7 @@ from meshd.agent.complaints import complaints
 from meshd.agent.connection import Outbox
 from meshd.agent.registration import check_report
 from meshd.agent.registry import Unacceptable
+from meshd.agent.under_way import UnderWay
 from meshd.agent.watches import Close, OpenWatches
 from meshd.api.control import (
     Attach,
@@ -70,7 +71,7 @@ class SidecarSession:
         self._watches = OpenWatches(outbox, MAX_WATCHES)
         self._is_attaching = self._is_closed = False
         self._sidecar: Sidecar | None = None
-        self._signing = 0
+        self._signing = UnderWay(tasks, MAX_SIGNING, "too many certificates are on their way already")
 
     def handle(self, call: Call) -> None:
         try:
@@ -173,10 +174,7 @@ class SidecarSession:
             raise Unacceptable("there is no token: the CA signs for who has the service account's")
         if len(asked.csr_pem) > MAX_CSR_BYTES:
             raise Unacceptable(f"a CSR has at most {MAX_CSR_BYTES >> 10} KiB")
-        if self._signing >= MAX_SIGNING:
-            raise Unacceptable("too many certificates are on their way already", retry=True)
-        self._signing += 1
-        self._tasks.start(self._signed(call, asked, workload), f"sign {workload}")
+        self._signing.start(lambda: self._signed(call, asked, workload), f"sign {workload}")
 
     async def _signed(self, call: Call, asked: SignCertificate, workload: WorkloadName) -> None:
         try:
@@ -187,8 +185,6 @@ class SidecarSession:
             self._outbox.answer(call.id, Refused(str(error), error.retry))
         except Unacceptable as error:
             self._refuse(call, error)
-        finally:
-            self._signing -= 1
 
     async def _check_workload(self, workload: WorkloadName, token: str) -> None:
         """Unacceptable where it is not who this is, by the token and by the certificate that there is."""

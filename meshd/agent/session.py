@@ -19,6 +19,7 @@ from meshd.agent.registry import HOST, Instance, Unacceptable
 from meshd.agent.saying import Saying
 from meshd.agent.status import build_status
 from meshd.agent.telling import Asked, Telling
+from meshd.agent.under_way import UnderWay
 from meshd.agent.watches import OpenWatches
 from meshd.api.control import (
     Attach,
@@ -62,12 +63,13 @@ class ControlSession:
     """What one connection has registered, attached and watches."""
 
     def __init__(self, core: Core, peer: Peer, outbox: Outbox, tasks: Tasks) -> None:
-        self._core, self._peer, self._outbox, self._tasks = core, peer, outbox, tasks
+        self._core, self._peer, self._outbox = core, peer, outbox
         self._watches = OpenWatches(outbox, MAX_WATCHES)
         self._attached: str | None = None
         self._registered: WorkloadName | None = None
         self._counted = ""
-        self._signing = self._identifying = 0
+        self._signing = UnderWay(tasks, MAX_SIGNING, "too many certificates are on their way already")
+        self._identifying = UnderWay(tasks, MAX_IDENTIFYING, "too many callers are being identified already")
         self._telling = Telling(core.discovery, core.documents, partial(build_status, core), outbox, tasks)
         self._certified: set[WorkloadName] = set()
 
@@ -212,10 +214,7 @@ class ControlSession:
             raise Unacceptable(str(error)) from error
         if not instance.serves(workload):
             raise Unacceptable(f"{workload} is not a workload of this proxy")
-        if self._signing >= MAX_SIGNING:
-            raise Unacceptable("too many certificates are on their way already", retry=True)
-        self._signing += 1
-        self._tasks.start(self._signed(call_id, asked.csr_pem, workload), f"sign {workload}")
+        self._signing.start(lambda: self._signed(call_id, asked.csr_pem, workload), f"sign {workload}")
 
     async def _signed(self, call_id: int, csr_pem: str, workload: WorkloadName) -> None:
         try:
@@ -226,8 +225,6 @@ class ControlSession:
             self._core.signer.signed.renewed += workload in self._certified
             self._certified.add(workload)
             self._outbox.answer(call_id, certificate)
-        finally:
-            self._signing -= 1
 
     # --- callers ------------------------------------------------------------------------------------------------
 
@@ -237,18 +234,10 @@ class ControlSession:
         if isinstance(asked, FindSource):
             self._outbox.answer(call_id, source_of(asked))
             return
-        if self._identifying >= MAX_IDENTIFYING:
-            raise Unacceptable("too many callers are being identified already", retry=True)
-        self._identifying += 1
-        self._tasks.start(self._identified(call_id, asked), f"identify cgroup {asked.cgroup}")
+        self._identifying.start(lambda: self._identified(call_id, asked), f"identify cgroup {asked.cgroup}")
 
     async def _identified(self, call_id: int, asked: IdentifyCaller) -> None:
-        try:
-            self._outbox.answer(
-                call_id, await self._core.calling.identify(asked.cgroup, asked.uid, self._core.selectors)
-            )
-        finally:
-            self._identifying -= 1
+        self._outbox.answer(call_id, await self._core.calling.identify(asked.cgroup, asked.uid, self._core.selectors))
 
     # --- destinations -------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from meshd.agent.documents import Documents
 from meshd.agent.looks import look
 from meshd.agent.registry import Unacceptable
 from meshd.agent.services import build_services
+from meshd.agent.under_way import UnderWay
 from meshd.api.control import GetConfiguration, GetEndpoints, GetServices, GetStatus, Status
 from meshd.api.names import InvalidName
 from meshd.api.tasks import Tasks
@@ -32,8 +33,10 @@ class Telling:
         tasks: Tasks,
     ) -> None:
         self._discovery, self._documents, self._status = discovery, documents, status
-        self._outbox, self._tasks = outbox, tasks
-        self._looking = 0
+        self._outbox = outbox
+        self._looking = UnderWay(
+            tasks, MAX_LOOKING, f"{MAX_LOOKING} services are being looked at over this connection already"
+        )
 
     def tell(self, call_id: int, asked: Asked) -> None:
         """Answer it, now or soon. Unacceptable."""
@@ -52,13 +55,7 @@ class Telling:
             authority = Authority.parse(asked.authority, asked.namespace)
         except InvalidName as error:
             raise Unacceptable(str(error)) from error
-        if self._looking >= MAX_LOOKING:
-            raise Unacceptable(f"{MAX_LOOKING} services are being looked at over this connection already", retry=True)
-        self._looking += 1
-        self._tasks.start(self._looked(call_id, authority, asked.within_s), f"look at {asked.authority}")
+        self._looking.start(lambda: self._looked(call_id, authority, asked.within_s), f"look at {asked.authority}")
 
     async def _looked(self, call_id: int, authority: Authority, within_s: float) -> None:
-        try:
-            self._outbox.answer(call_id, await look(self._discovery, authority, within_s))
-        finally:
-            self._looking -= 1
+        self._outbox.answer(call_id, await look(self._discovery, authority, within_s))
