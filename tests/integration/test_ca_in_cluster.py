@@ -67,7 +67,7 @@ class World:
 
     def install(self, *options: str, by: str = "install") -> None:
         printed = self.says(*MESHD, by, *options)
-        self.kubectl("apply", "--validate=false", "-f", "-", given=printed)
+        self.kubectl("apply", "-f", "-", given=printed)
         self.manifests = [*yaml.safe_load_all(printed)]
 
     def find(self, kind: str, namespace: str, name: str) -> Manifest:
@@ -166,7 +166,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         argv = [*made.enter, sys.executable, "-m", "tests.support.kubernetes", str(directory), f"{API[0]}:{API[1]}"]
         with running(argv, directory / "api.log", (directory / "kubeconfig").exists, deadline_s=180.0):
             made.install()
-            made.kubectl("apply", "--validate=false", "-f", "-", given=SHOP)
+            made.kubectl("apply", "-f", "-", given=SHOP)
             yield made
 
 

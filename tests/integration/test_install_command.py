@@ -40,9 +40,9 @@ def test_kubectl_makes_it_and_finds_nothing_to_be_changed(world: World) -> None:
     def scene() -> None:
         printed = world.meshd("install", "--ha")
         kinds = [each["kind"] for each in yaml.safe_load_all(printed)]
-        made = world.kubectl("apply", "--validate=false", "-f", "-", given=printed)
+        made = world.kubectl("apply", "-f", "-", given=printed)
         assert made.count(" created\n") == len(kinds)
-        again = world.kubectl("apply", "--validate=false", "-f", "-", given=printed).splitlines()
+        again = world.kubectl("apply", "-f", "-", given=printed).splitlines()
         # of a budget, newer ones of kubectl always send the selector: its patch says `replace`
         changed = [each for each in again if not each.endswith(" unchanged") and "poddisruptionbudget" not in each]
         assert (changed, len(again)) == ([], len(kinds))
@@ -58,13 +58,13 @@ def test_kubectl_makes_it_and_finds_nothing_to_be_changed(world: World) -> None:
 def test_applying_it_again_leaves_what_the_controllers_wrote(world: World) -> None:
     def scene() -> None:
         printed = world.meshd("install")
-        world.kubectl("apply", "--validate=false", "-f", "-", given=printed)
+        world.kubectl("apply", "-f", "-", given=printed)
         name = "mutatingwebhookconfiguration/meshd-injector"
         bundle = '[{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "Y2E="}]'
         world.kubectl("patch", name, "--type=json", "-p", bundle)
         world.kubectl("patch", "-n", "meshd", "secret/meshd-injector-tls", "-p", '{"data": {"tls.key": "a2V5"}}')
         changed = printed.replace("failurePolicy: Ignore", "failurePolicy: Fail")
-        world.kubectl("apply", "--validate=false", "-f", "-", given=changed)
+        world.kubectl("apply", "-f", "-", given=changed)
         where = "jsonpath={.webhooks[0].clientConfig.caBundle} {.webhooks[0].failurePolicy}"
         assert world.kubectl("get", name, "-o", where) == "Y2E= Fail"
         kept = world.kubectl("get", "-n", "meshd", "secret/meshd-injector-tls", "-o", "jsonpath={.data}")
@@ -121,7 +121,7 @@ def test_a_cluster_that_does_not_answer_is_no_empty_one(world: World) -> None:
 def applied(world: World, *options: str) -> str:
     """An installation; what was printed."""
     printed = world.meshd("install", *options)
-    world.kubectl("apply", "--validate=false", "-f", "-", given=printed)
+    world.kubectl("apply", "-f", "-", given=printed)
     return printed
 
 
@@ -180,7 +180,7 @@ def test_an_upgrade_does_not_lose_the_trust_anchors(world: World) -> None:
         assert chain(to(alone, *issuer, "--force")) == other.chain
         for file, more in ((both, []), (both, issuer), (alone, [])):  # as the page has it
             made = to(file, *more)
-            world.kubectl("apply", "--validate=false", "-f", "-", given=made)
+            world.kubectl("apply", "-f", "-", given=made)
         assert (anchors(made), chain(made)) == (other.anchors, other.chain)
         cut = '{"data": {"settings.yaml": "namespace: meshd\\n"}}'
         world.kubectl("patch", "-n", "meshd", "configmap/meshd-config", "-p", cut)
@@ -197,7 +197,7 @@ def test_what_is_uninstalled_is_all_that_was_installed(world: World) -> None:
         printed = world.meshd("uninstall")
         kinds = [each["kind"] for each in yaml.safe_load_all(printed)]
         assert (kinds[0], kinds[-1]) == ("MutatingWebhookConfiguration", "Namespace")
-        world.kubectl("apply", "--validate=false", "-f", "-", given=MESHED)
+        world.kubectl("apply", "-f", "-", given=MESHED)
         refused = world.meshd("uninstall", status=1)
         assert "1 pods have sidecars: shop/web-0" in refused
         left = world.meshd("uninstall", "--force")

@@ -62,7 +62,7 @@ class PlayedCluster:
 
     def apply(self, text: str) -> None:
         """Objects: what is named by them is known from then on, and pods of workloads are begun by `begin`."""
-        self.kubectl("apply", "--validate=false", "-f", "-", given=text)
+        self.kubectl("apply", "-f", "-", given=text)
         for each in filter(None, yaml.safe_load_all(text)):
             if each["kind"] == "Service":
                 meta = each["metadata"]
@@ -126,7 +126,7 @@ class PlayedCluster:
             self._tell(self._pods[key], life.network, life)
         services = json.loads(self.kubectl("get", "services", "--all-namespaces", "-o", "json"))["items"]
         slices = [self._slice(each) for each in services if each["spec"].get("selector")]
-        self.kubectl("apply", "--validate=false", "-f", "-", given=json.dumps(_list(slices)))
+        self.kubectl("apply", "-f", "-", given=json.dumps(_list(slices)))
 
     def end(self) -> None:
         """Delete all pods at once, those of the control plane last."""

@@ -1,8 +1,8 @@
 """The double of an API server, over real TLS and HTTP: who asks, for what, and how it is answered.
 
 It is as the real one where a client can tell (`tests/recordings/kubernetes` holds what that said), and its controllers
-do at once what real ones do soon. What it lacks: server-side apply, protobuf, tables, webhooks (their place is
-`Api._admit`), and the controllers that make EndpointSlices of Services.
+do at once what real ones do soon. What it lacks: server-side apply, protobuf but for what has metadata alone, tables,
+and the controllers that make pods of workloads and EndpointSlices of Services (`tests.support.kubelet.played`).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from aiohttp import web
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.settings import KubernetesSettings
-from tests.support.kubernetes import patches, refusals
+from tests.support.kubernetes import openapi, patches, protobuf, refusals
 from tests.support.kubernetes.api import Answer, Api, Place
 from tests.support.kubernetes.core import ACCOUNTS, NODES, REVIEWS
 from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed
@@ -183,6 +183,8 @@ class Cluster:
                 return web.Response(text="ok")
             if (found := self._discovered(request.path)) is not None:
                 return _json_response(found)
+            if request.path == "/openapi/v2" and openapi.OLD in request.headers.get("Accept", ""):
+                return web.Response(body=openapi.old(), content_type=openapi.OLD_CALLED)
             place = self._place(request.path)
             verb = _verb(request, place)
             self._authorize(user, verb, place)
@@ -403,6 +405,10 @@ class Cluster:
         match parts:
             case ["version"]:
                 return VERSION
+            case ["openapi", "v3"]:
+                return openapi.index(self.api.kinds.values())
+            case ["openapi", "v3", *_]:
+                return openapi.described(path, self.api.kinds.values())
             case ["api"]:
                 where = {"clientCIDR": "0.0.0.0/0", "serverAddress": f"127.0.0.1:{self.port}"}
                 return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [where]}
@@ -455,6 +461,8 @@ async def _json(request: web.Request) -> Any:
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
+    if request.content_type == protobuf.MEDIA:
+        return protobuf.read(await request.read())
     if request.content_type not in ("application/json", "application/octet-stream"):
         message = (
             "the body of the request was in an unknown format - accepted media types include: application/json, "

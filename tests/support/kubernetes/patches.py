@@ -37,13 +37,36 @@ def _merged(value: Any, patch: Any, strategic: bool) -> Any:
         return {key: each for key, each in patch.items() if key != "$patch"}
     value = value if isinstance(value, dict) else {}
     for key, each in patch.items():
+        if strategic and key.startswith("$"):
+            continue
         if each is None:
             value.pop(key, None)
         elif strategic and isinstance(each, list) and (name := _merge_key(key, value.get(key))):
             value[key] = _merged_list(list(value.get(key) or []), each, name)
         else:
             value[key] = _merged(value.get(key), each, strategic)
+    if strategic:
+        _directed(value, patch)
     return value
+
+
+def _directed(value: dict[str, Any], patch: dict[str, Any]) -> None:
+    """What `kubectl apply` says besides what is to be merged: the order of a list, what goes from one of plain values,
+    and which of the fields stay of which there is to be one."""
+    for key, each in patch.items():
+        directive, _, name = key.partition("/")
+        match directive:
+            case "$setElementOrder":
+                at = _merge_key(name, each)
+                order = [item[at] if at else item for item in each]
+                place = {item: number for number, item in enumerate(order)}
+                items = value.get(name) or []
+                items.sort(key=lambda item: place.get(item.get(at) if at else item, len(place)))
+            case "$deleteFromPrimitiveList":
+                value[name] = [item for item in value.get(name) or () if item not in each]
+            case "$retainKeys":
+                for other in value.keys() - set(each):
+                    del value[other]
 
 
 def _merge_key(key: str, value: Any) -> str:
