@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from discovery.registry import Key
 from discovery.source import NOT_YET, Answer, Answered, Close, Looked, NotYet
 from meshd.api.endpoints import Endpoint, EndpointSet
+from meshd.api.followers import Followers
 
 
 class Followed(Generic[Key]):
@@ -60,8 +61,8 @@ class Followed(Generic[Key]):
         self._said: Answer = NOT_YET
         self._told: tuple[Answer, ...] = () if good is None else (self.answer,)
         self._addresses: tuple[EndpointSet, dict[tuple[str, int], Endpoint]] | None = None
-        self._watchers: dict[object, Answered] = {}
-        self._lookers: dict[object, Callable[[], None]] = {}
+        self._watchers = Followers[[Answer]]()
+        self._lookers = Followers[[]]()
         self._asked = self.denied = False
 
     # --- what the registry says -----------------------------------------------------------------------------------
@@ -151,11 +152,10 @@ class Followed(Generic[Key]):
 
     def watch(self, answered: Answered) -> Close:
         """Tell answered what is known, at once where anything can be said, and whenever that changes."""
-        watch = object()
-        self._watchers[watch] = answered
+        close = self._watchers.follow(answered)
         if self._told:
             answered(self.answer)
-        return lambda: self._watchers.pop(watch, None) and None
+        return close
 
     def tell(self) -> None:
         """Say to all who watch what is new, if anything is."""
@@ -163,9 +163,7 @@ class Followed(Generic[Key]):
         if self._told == (answer,):
             return
         self._told = (answer,)
-        for watch, answered in list(self._watchers.items()):
-            if watch in self._watchers:  # not closed by a callback earlier in this round
-                answered(answer)
+        self._watchers.tell(answer)
 
     # --- who looks ------------------------------------------------------------------------------------------------
 
@@ -176,12 +174,9 @@ class Followed(Generic[Key]):
 
     def look(self, changed: Callable[[], None]) -> Close:
         """Call changed whenever the registry was read, or could not be."""
-        look = object()
-        self._lookers[look] = changed
-        return lambda: self._lookers.pop(look, None) and None
+        return self._lookers.follow(changed)
 
     def _show(self) -> None:
         self._asked = True
         self.tell()
-        for changed in list(self._lookers.values()):
-            changed()
+        self._lookers.tell()

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from discovery.registry import Away, Key, Located
 from discovery.source import NOT_YET, Answer, Answered, Close, NotYet
 from meshd.api.endpoints import EndpointSet
+from meshd.api.followers import Followers
 from meshd.api.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,14 @@ class Lookups(Generic[Key]):
                 return lambda: None
             lookup = self._open[address, port] = Lookup(address, port, self._watch)
             lookup.task = self._tasks.start(self._ask(lookup), f"{address}:{port}")
-        watch = object()
-        lookup.watchers[watch] = answered
+        leave = lookup.watchers.follow(answered)
         if lookup.told:
             answered(lookup.told[0])
 
         def close() -> None:
-            if lookup.watchers.pop(watch, None) is not None and not lookup.watchers:
-                self._open.pop((address, port), None)  # it is not there when all are closed
+            leave()
+            if not lookup.watchers and self._open.get((address, port)) is lookup:  # it is not when all are closed
+                del self._open[address, port]
                 lookup.end()
 
         return close
@@ -71,7 +72,7 @@ class Lookups(Generic[Key]):
     ) -> "Lookup[Key]":
         """A look-up of its own, for its `end` to close, that follows the service at the address by `watch`."""
         lookup = Lookup(address, port, watch)
-        lookup.watchers[object()] = lambda _: changed()
+        lookup.watchers.follow(lambda _: changed())
         lookup.task = self._tasks.start(self._ask(lookup), f"look at {address}:{port}")
         return lookup
 
@@ -113,7 +114,7 @@ class Lookup(Generic[Key]):
 
     def __init__(self, address: str, port: int, watch: Callable[[Key, Answered], Close]) -> None:
         self.address, self.port, self._watch = address, port, watch
-        self.watchers: dict[object, Answered] = {}
+        self.watchers = Followers[[Answer]]()
         self.told: list[Answer] = []
         self.absent = asyncio.Event()
         self.absent.set()
@@ -159,9 +160,7 @@ class Lookup(Generic[Key]):
         if self.told == [answer] or (isinstance(answer, NotYet) and self.told):
             return
         self.told = [answer]
-        for watch, answered in list(self.watchers.items()):
-            if watch in self.watchers:
-                answered(answer)
+        self.watchers.tell(answer)
 
     def end(self) -> None:
         if self.task is not None:

@@ -23,6 +23,7 @@ from meshd.agent.services import source_statuses, stale_services
 from meshd.agent.traffic import WINDOW_S
 from meshd.api.control import Capture, ProxyConfiguration, ProxyWorkload, Status
 from meshd.api.detection import Detection
+from meshd.api.followers import Followers
 
 Changed = Callable[[], None]
 
@@ -50,7 +51,7 @@ class Core:
     sidecars: Sidecars = field(init=False)
     started_at: float = field(init=False)
     _detection: Detection = field(init=False)
-    _followers: dict[object, Changed] = field(default_factory=dict)
+    _followers: Followers[[]] = field(default_factory=Followers)
     _told: tuple[object, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,13 +69,7 @@ class Core:
 
     def follow(self, changed: Changed) -> Changed:
         """Call `changed` when a sidecar's configuration may differ, until what is returned is called."""
-        follower = object()
-        self._followers[follower] = changed
-
-        def leave() -> None:
-            self._followers.pop(follower, None)
-
-        return leave
+        return self._followers.follow(changed)
 
     def changed(self) -> None:
         """Something that sidecars are told of may differ. Where it does, they are told one batch after the other: what
@@ -83,12 +78,8 @@ class Core:
         if told == self._told:
             return
         loop = asyncio.get_running_loop()
-        for number, follower in enumerate(tuple(self._followers)):
-            loop.call_later(number // BATCH * BATCH_EVERY_S, self._tell, follower)
-
-    def _tell(self, follower: object) -> None:
-        if (changed := self._followers.get(follower)) is not None:
-            changed()
+        for number, tell in enumerate(self._followers.calls()):
+            loop.call_later(number // BATCH * BATCH_EVERY_S, tell)
 
     def _shared(self) -> tuple[object, ...]:
         """What all configurations are made of."""

@@ -10,6 +10,7 @@ is of this workload. Nothing that a session holds outlives its connection.
 from typing import Final
 
 from discovery.names import Authority
+from discovery.source import Close
 from k8s.controller.core import Core
 from k8s.controller.peer import Peer
 from k8s.controller.pods import PodFacts
@@ -20,7 +21,7 @@ from meshd.agent.connection import Outbox
 from meshd.agent.registration import check_report
 from meshd.agent.registry import Unacceptable
 from meshd.agent.under_way import UnderWay
-from meshd.agent.watches import Close, OpenWatches
+from meshd.agent.watches import OpenWatches
 from meshd.api.control import (
     Attach,
     Call,

@@ -26,6 +26,7 @@ from meshd.agent.traffic import Account
 from meshd.api.control import ProxyConfiguration
 from meshd.api.detection import Detection
 from meshd.api.documents import Selector
+from meshd.api.followers import Followers
 from meshd.api.names import Identity, WorkloadName
 
 Changed = Callable[[], None]
@@ -57,7 +58,7 @@ class Core:
     accounts: dict[str, Account] = field(default_factory=dict)
     holds: list[Callable[[], float]] = field(default_factory=list)
     calling: Calling = field(default_factory=Calling)
-    _followers: dict[object, Changed] = field(default_factory=dict)
+    _followers: Followers[[]] = field(default_factory=Followers)
 
     def __post_init__(self) -> None:
         self.started_at = self.clock()
@@ -68,20 +69,13 @@ class Core:
 
     def follow(self, changed: Changed) -> Changed:
         """Call `changed` when a proxy's configuration may differ, until what is returned is called."""
-        follower = object()
-        self._followers[follower] = changed
-
-        def leave() -> None:
-            self._followers.pop(follower, None)
-
-        return leave
+        return self._followers.follow(changed)
 
     def changed(self) -> None:
         """Something that proxies are told of may differ."""
         present = {instance.key for instance in self.registry.instances()}
         self.accounts = {key: account for key, account in self.accounts.items() if key in present}
-        for changed in list(self._followers.values()):
-            changed()
+        self._followers.tell()
 
     def account(self, key: str) -> Account:
         """What the proxies of an instance that is present counted."""

@@ -11,12 +11,11 @@ from typing import Final
 import msgspec
 
 from discovery.names import Authority
+from discovery.source import Close
 from meshd.agent.connection import Outbox
 from meshd.agent.registry import Unacceptable
 from meshd.api.control import Destination, WatchDestination
 from meshd.api.names import InvalidName
-
-Close = Callable[[], None]
 
 NOWHERE: Final = msgspec.Raw(msgspec.json.encode(Destination(None)))
 

@@ -20,6 +20,7 @@ from discovery.dns.names import is_host
 from discovery.source import Close
 from discovery.virtual import Told
 from meshd.agent.names.settings import Ranges
+from meshd.api.followers import Followers
 
 MAX_NAMES = 65_536
 
@@ -53,7 +54,7 @@ class Table:
         self._given: dict[str, Given] = {}  # by host, the one that was used last at the end
         self._hosts: dict[str, str] = {}  # by address
         self._below: Counter[str] = Counter()
-        self._watching: dict[str, dict[object, Told]] = {}
+        self._watching: dict[str, Followers[[str]]] = {}
 
     def __len__(self) -> int:
         return len(self._given)
@@ -164,15 +165,15 @@ class Table:
         return self._hosts.get(address, "")
 
     def watch(self, address: str, told: Told) -> Close:
-        watch = object()
-        self._watching.setdefault(address, {})[watch] = told
+        watching = self._watching.setdefault(address, Followers())
+        leave = watching.follow(told)
         host = self.host(address)
         self._used(host)
         told(host)
 
         def close() -> None:
-            watching = self._watching.get(address, {})
-            if watching.pop(watch, None) is not None and not watching:
+            leave()
+            if not watching and self._watching.get(address) is watching:
                 del self._watching[address]
                 self._used(self.host(address))
 
@@ -180,8 +181,8 @@ class Table:
 
     def _tell(self, given: Given, host: str) -> None:
         for address in (given.v4, given.v6):
-            for told in list(self._watching.get(address, {}).values()):
-                told(host)
+            if (watching := self._watching.get(address)) is not None:
+                watching.tell(host)
 
 
 def _above(host: str) -> list[str]:
