@@ -105,7 +105,7 @@ def host(tmp_path: Path) -> Host:
 def agent(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """An agent that ends by itself."""
     argv = [*MESHD, "agent", *map(str, arguments)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 async def status_of(path: Path) -> Status:
@@ -151,7 +151,7 @@ def test_scrapers_and_supervisors_are_answered_and_change_nothing(host: Host) ->
 
     def curl(path: str, *options: str) -> str:
         argv = [path_of("curl"), "-sS", "-w", "%{http_code} %{content_type}", *options, url + path]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
 
     def metrics() -> dict[str, float]:
         page, _, status = curl("/metrics").rpartition("\n")

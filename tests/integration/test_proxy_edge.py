@@ -377,7 +377,7 @@ def test_a_bad_file_ends_the_check_and_the_start(tmp_path: Path) -> None:
     (tmp_path / "site.key").unlink()
     for flags in (["--check"], []):
         ended = subprocess.run(
-            [*PROXY, "--config", str(files.file), *flags], capture_output=True, text=True, timeout=20, check=False
+            [*PROXY, "--config", str(files.file), *flags], capture_output=True, text=True, timeout=60, check=False
         )
         assert ended.returncode == 2, ended.stderr
         assert f"{tmp_path}/site.key: cannot be read" in ended.stderr
@@ -389,7 +389,7 @@ def test_what_is_only_doubtful_is_warned_of(tmp_path: Path) -> None:
     files.site.renew(ends_s=-1.0)
     (tmp_path / "site.key").chmod(0o644)
     ended = subprocess.run(
-        [*PROXY, "--config", str(files.file), "--check"], capture_output=True, text=True, timeout=20, check=False
+        [*PROXY, "--config", str(files.file), "--check"], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0
     expired, open_to_all = ended.stderr.splitlines()

@@ -25,12 +25,15 @@ PATHS = pytest.mark.parametrize("meshed", [False, True], ids=["one proxy", "two 
 
 Calls = Callable[[int], Awaitable[None]]
 
+PATIENT = Detection(timeout_s=300.0)
+"""Who waits for this finds that its client has given up."""
+
 
 class World:
     """`web` calls the service db at `port` through the upstream `listen`; the application listens at `application`."""
 
     def __init__(self, application: int, port: int, meshed: bool = True, detection: Detection | None = None) -> None:
-        detection = detection or Detection()
+        detection = detection or PATIENT
         root = Root()
         self.listen = free_port()
         self.db = Node("db", root, root.held(identity("db")), (WorkloadPort(application),), detection=detection)
@@ -125,7 +128,7 @@ def test_postgresql_with_tls_and_without(postgres: tuple[int, Path], meshed: boo
 
     async def calls(port: int) -> None:
         async def ask_psql(sql: str, *options: str) -> str:
-            place = f"hostaddr=127.0.0.1 host=db.example port={port} user=postgres dbname=postgres connect_timeout=8"
+            place = f"hostaddr=127.0.0.1 host=db.example port={port} user=postgres dbname=postgres connect_timeout=60"
             return (await output(path("psql"), " ".join((place, *options)), "-XAtc", sql)).decode().strip()
 
         secured = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
@@ -155,10 +158,10 @@ def mariadb() -> Iterator[int]:
 @PATHS
 def test_mariadb_speaks_first(mariadb: int, meshed: bool, known: bool) -> None:
     """By its number it does at once, of which the client's patience is the proof; where silence tells, after it."""
-    detection = Detection() if known else Detection((), 0.1)
+    detection = PATIENT if known else Detection((), 0.1)
 
     async def calls(port: int) -> None:
-        argv = (path("mariadb"), "--no-defaults", "--protocol=tcp", "-h127.0.0.1", f"-P{port}", "--connect-timeout=5")
+        argv = (path("mariadb"), "--no-defaults", "--protocol=tcp", "-h127.0.0.1", f"-P{port}", "--connect-timeout=60")
         found = await output(*argv, "-Ne", "select 6 * 7; select repeat('x', 2000000)")
         assert found == b"42\n" + b"x" * 2_000_000 + b"\n"
 
@@ -189,7 +192,7 @@ def test_mail_is_delivered(meshed: bool) -> None:
     body = "GET / HTTP/1.1\r\n" + "x" * 100_000
 
     def deliver(port: int) -> None:
-        with smtplib.SMTP("127.0.0.1", port, local_hostname="web.example", timeout=8.0) as client:
+        with smtplib.SMTP("127.0.0.1", port, local_hostname="web.example", timeout=60.0) as client:
             for number in range(3):
                 client.sendmail("web@example", ["db@example"], f"Subject: {number}\r\n\r\n{body}")
 

@@ -313,7 +313,7 @@ def test_a_bad_file_ends_the_start_with_a_line_that_says_where(
 ) -> None:
     files.web.write_text(change(files.web.read_text()))
     ended = subprocess.run(
-        [*PROXY, "--config", str(files.web)], capture_output=True, text=True, timeout=20, check=False
+        [*PROXY, "--config", str(files.web)], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 2, ended.stderr
     assert found in ended.stderr
@@ -324,7 +324,7 @@ def test_a_bad_file_ends_the_start_with_a_line_that_says_where(
 def test_a_taken_port_ends_the_start(files: Files) -> None:
     with socket.create_server(("127.0.0.1", files.upstream)):
         ended = subprocess.run(
-            [*PROXY, "--config", str(files.web)], capture_output=True, text=True, timeout=20, check=False
+            [*PROXY, "--config", str(files.web)], capture_output=True, text=True, timeout=60, check=False
         )
     assert ended.returncode == 1
     assert f"{files.web}: cannot listen at 127.0.0.1:{files.upstream}: Address already in use" in ended.stderr

@@ -127,7 +127,7 @@ def test_connections_wait_for_the_successor_of_a_worker_that_died(files: Files) 
         workers = children(web.pid)
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
-        callers = [socket.create_connection(("127.0.0.1", files.upstream), timeout=20.0) for _ in range(8)]
+        callers = [socket.create_connection(("127.0.0.1", files.upstream), timeout=60.0) for _ in range(8)]
         for caller in callers:
             caller.sendall(b"GET /waited HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
         for worker in workers:
@@ -243,7 +243,7 @@ def test_a_port_of_another_proxy_is_refused_though_it_is_shared_by_workers(files
     with files.started(files.web, files.web_admin, *WORKERS):
         for flags in (WORKERS, ()):
             ended = subprocess.run(
-                [*PROXY, "--config", str(files.web), *flags], capture_output=True, text=True, timeout=20, check=False
+                [*PROXY, "--config", str(files.web), *flags], capture_output=True, text=True, timeout=60, check=False
             )
             assert ended.returncode == 1
             taken = f"{files.web}: cannot listen at 127.0.0.1:{files.outbound}: Address already in use"
@@ -254,7 +254,7 @@ def test_a_port_of_another_proxy_is_refused_though_it_is_shared_by_workers(files
 def test_a_bad_file_ends_the_start_with_its_status(files: Files) -> None:
     files.web.write_text(files.web.read_text() + "unknown: 1\n")
     argv = [*PROXY, "--config", str(files.web), *WORKERS]
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert ended.stderr.count("unknown field `unknown`") == 1
     assert "worker 1 ended with status 2 before it was ready" in ended.stderr
@@ -329,7 +329,7 @@ def test_wrk_sees_no_error_in_a_handover(tmp_path: Path, manager: Manager) -> No
         assert first.wait(60) == 0
         assert wrk.poll() is None, "it was under load to the end"
         wrk.send_signal(signal.SIGINT)  # it says what it saw until now
-        said = wrk.communicate(timeout=20)[0]
+        said = wrk.communicate(timeout=60)[0]
         assert "requests in" in said
         assert "Socket errors" not in said, said
         assert "Non-2xx" not in said, said

@@ -114,7 +114,7 @@ def test_the_proxy_drains_after_the_command_and_a_second_signal_ends_that(agent:
     options = ["--socket", str(agent), "--outbound", outbound, "--drain-timeout", "5m"]
     with socket.create_server(("127.0.0.1", 0)) as server, meshed.run("web", options, NOTE, tmp_path) as run:
         run.says("ready")
-        with socket.create_connection(("127.0.0.1", int(outbound.rpartition(":")[2])), timeout=10) as tunnel:
+        with socket.create_connection(("127.0.0.1", int(outbound.rpartition(":")[2])), timeout=60) as tunnel:
             tunnel.sendall(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\nHost: a\r\n\r\n" % server.getsockname()[1])
             far, _ = server.accept()
             with far:

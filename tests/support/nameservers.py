@@ -75,7 +75,7 @@ class NameServer:
         """The one it answers with; 0 when it does not answer."""
         question = dns.message.make_query(f"{ZONE}.", dns.rdatatype.SOA)
         try:
-            answer = dns.query.tcp(question, "127.0.0.1", timeout=5.0, port=self.port)
+            answer = dns.query.tcp(question, "127.0.0.1", timeout=20.0, port=self.port)
         except (OSError, EOFError, dns.exception.DNSException):
             return 0
         return int(answer.answer[0][0].serial) if answer.rcode() == dns.rcode.NOERROR and answer.answer else 0

@@ -18,7 +18,7 @@ def main() -> None:
     assert proxy.hostname is not None
     seen: Counter[str] = Counter()
     while (seen.total() < int(until)) if until.isdigit() else (not Path(until).exists()):
-        connection = HTTPConnection(proxy.hostname, proxy.port, timeout=10)
+        connection = HTTPConnection(proxy.hostname, proxy.port, timeout=60)
         for _ in range(REQUESTS_ON_ONE_CONNECTION):
             try:
                 connection.request("GET", url)
