@@ -220,7 +220,7 @@ def while_a_host_is_cut_off(walk: Walk) -> None:
         walk.vm2.plugged(True)
         both = {walk.ca.address, walk.vm2.address}
         for host in (walk.vm1, walk.vm2):
-            wait_until(lambda host=host: addresses(host) == both, f"{host.name} knows that it is back", 120)  # type: ignore[misc]
+            wait_until(lambda host=host: addresses(host) == both, f"{host.name} knows that it is back", 300)  # type: ignore[misc]
     assert step.lost <= MOST_LOST, step.failed
 
 
