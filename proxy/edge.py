@@ -25,8 +25,9 @@ from meshd.api.documents import ListenerTls
 from meshd.api.loading import ConfigurationError, read_text
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
+from meshd.api.tls import present
 from proxy.mesh.identity import life
-from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S, load_chain
+from proxy.mesh.tls import HANDSHAKE_TIMEOUT_S
 from proxy.stats import Stats
 from proxy.sweep import Overdue
 
@@ -147,7 +148,7 @@ def _load(made: ssl.SSLContext, tls: ListenerTls, chain: str, key: str) -> None:
         return b""
 
     try:
-        load_chain(made, chain.encode(), key.encode(), passphrase)
+        present(made, f"{key}\n{chain}".encode(), passphrase)
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or ""
         if asked:

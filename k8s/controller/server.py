@@ -7,9 +7,7 @@ the CA does (`meshd.ca.door`), so that a thousand sidecars that come at once are
 
 import asyncio
 import logging
-import os
 import random
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from meshd.api.names import Address
 from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from meshd.ca.door import Door
+from meshd.ca.shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +68,9 @@ class ControllerServer:
         self._workloads: Counter[str] = Counter()
         self._places: Counter[tuple[str, str]] = Counter()
         """By workload and address."""
-        self._shown: ssl.SSLContext | None = None
         self._denied: frozenset[str] = frozenset()
-        self._tls = _context()
-        self._tls.sni_callback = self._choose
-        self._door = Door(self._connection, self._tls)
+        self._shown = Shown(clients=True, alpn=CONTROL_ALPN)
+        self._door = Door(self._connection, self._shown.listener)
         self.address = listen
         """Where it listens, once it does."""
         self.is_open = False
@@ -91,10 +88,7 @@ class ControllerServer:
 
     def show(self, pem: bytes, bundle_pem: str) -> None:
         """Handshakes begun from now on show the key and chain in pem, and believe the roots of bundle_pem."""
-        shown = _context()
-        shown.load_verify_locations(cadata=bundle_pem)
-        _load(shown, pem)
-        self._shown = shown
+        self._shown.show(pem, bundle_pem)
 
     def deny(self, denied: frozenset[str]) -> None:
         """These are not to be believed, by serial number or by SPIFFE ID."""
@@ -103,7 +97,7 @@ class ControllerServer:
 
     async def start(self) -> None:
         """Returns when connections are accepted; `show` comes first. Problem when they cannot be."""
-        assert self._shown is not None
+        assert self._shown.is_there
         try:
             self.address = await self._door.open(self._listen)
         except OSError as error:
@@ -123,10 +117,6 @@ class ControllerServer:
 
     def _connection(self) -> Connection[Peer]:
         return Connection(Peer.at, self._accept, self._closed)
-
-    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
-        if self._shown is not None:
-            connection.context = self._shown
 
     def _accept(self, connection: Connection[Peer], peer: Peer) -> SidecarSession | Refused:
         self._open[connection] = None
@@ -199,24 +189,3 @@ def _one_less(counted: Counter[Key], key: Key) -> None:
     counted[key] -= 1
     if not counted[key]:
         del counted[key]
-
-
-def _context() -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.num_tickets = 0  # each connection shows its certificate anew
-    made.verify_mode = ssl.CERT_OPTIONAL  # at first contact there is none
-    made.verify_flags |= ssl.VERIFY_X509_STRICT
-    made.set_alpn_protocols([CONTROL_ALPN])
-    return made
-
-
-def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Present what is only in memory: `load_cert_chain` wants a path, so it gets a memfd's."""
-    memory = os.memfd_create("controller", os.MFD_CLOEXEC)
-    try:
-        with open(memory, "wb", closefd=False) as file:
-            file.write(pem)
-        context.load_cert_chain(f"/proc/self/fd/{memory}")
-    finally:
-        os.close(memory)

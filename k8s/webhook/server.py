@@ -13,7 +13,6 @@ A review takes a millisecond, but for what must be read first (`k8s.webhook.name
 import asyncio
 import logging
 import os
-import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -30,6 +29,7 @@ from meshd.api.names import Address
 from meshd.api.problems import Problem
 from meshd.ca.certificates import KeyPair, key_pem, pem
 from meshd.ca.door import Door
+from meshd.ca.shown import Shown
 
 complaints = logging.getLogger(__name__)
 complaints.addFilter(Dam())
@@ -81,9 +81,7 @@ class WebhookServer:
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         )
-        self._tls = _context()
-        self._tls.sni_callback = self._choose
-        self._shown: ssl.SSLContext | None = None
+        self._shown = Shown()
         self._connections: Connections | None = None
         self._door: Door | None = None
 
@@ -98,28 +96,14 @@ class WebhookServer:
 
     def show(self, pair: KeyPair) -> None:
         """Handshakes that begin from now on are with this certificate."""
-        made = _context()
-        memory = os.memfd_create("webhook", os.MFD_CLOEXEC)  # `load_cert_chain` wants a path
-        try:
-            with open(memory, "wb", closefd=False) as file:
-                file.write(pem(pair.certificate) + key_pem(pair.key))
-            made.load_cert_chain(f"/proc/self/fd/{memory}")
-        finally:
-            os.close(memory)
-        self._shown = made
-
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> int | None:
-        if self._shown is None:
-            return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
-        connection.context = self._shown
-        return None
+        self._shown.show(key_pem(pair.key) + pem(pair.certificate))
 
     async def start(self) -> None:
         """Problem when it cannot listen."""
         await self._runner.setup()
         assert self._runner.server is not None
         self._connections = Connections(self._runner.server)
-        door = Door(self._connections, self._tls)
+        door = Door(self._connections, self._shown.listener)
         try:
             self.address = await door.open(self._listen)
         except OSError as error:
@@ -172,9 +156,3 @@ class WebhookServer:
         """A connection that has lived long is given back, so that replicas that came later have their share."""
         if self._connections is not None and self._connections.is_old(request.transport):
             response.force_close()
-
-
-def _context() -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    return made

@@ -8,11 +8,9 @@ of them can pose as the CA.
 import asyncio
 import errno
 import logging
-import os
 import resource
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
@@ -32,6 +30,7 @@ from meshd.ca.kubernetes import ByServiceAccount
 from meshd.ca.limits import MAX_CONNECTIONS, Limited
 from meshd.ca.material import Material
 from meshd.ca.settings import CaDaemonSettings
+from meshd.ca.shown import Shown
 from meshd.ca.source import Unreachable
 
 log = logging.getLogger(__name__)
@@ -59,9 +58,7 @@ class CaServer:
     ) -> None:
         self._authority, self._listen, self._clock = authority, listen, clock
         self.names = _all_names(listen, names)
-        self._tls = _context()
-        self._tls.sni_callback = self._choose
-        self._shown = self._tls
+        self._shown = Shown(clients=True)
         self._shows: Material | None = None
         clusters = (ByServiceAccount(settings.kubernetes),) if settings.kubernetes.url else ()
         self._api = Api(authority, clock, attestors=clusters, limits=settings.limits)
@@ -113,7 +110,7 @@ class CaServer:
         await self._runner.setup()
         assert self._runner.server is not None
         self._limited = Limited(self._runner.server)
-        door = Door(self._limited, self._tls)
+        door = Door(self._limited, self._shown.listener)
         try:
             self.address = await door.open(self._listen)
         except OSError as error:
@@ -165,13 +162,8 @@ class CaServer:
         """Handshakes begun from now on show a new certificate, and nodes are checked by the roots that there are."""
         shows = self._authority.own
         pem, self._life = self._authority.issue_server(self.names, now)
-        shown = _context()
-        shown.load_verify_locations(cadata=shows.bundle_pem)
-        _load(shown, pem)
-        self._shown, self._shows = shown, shows
-
-    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
-        connection.context = self._shown
+        self._shown.show(pem, shows.bundle_pem)
+        self._shows = shows
 
 
 def allow_connections() -> None:
@@ -236,26 +228,6 @@ def _is_name(name: str) -> bool:
     except ValueError:
         return is_trust_domain(name.lower())
     return True
-
-
-def _context() -> ssl.SSLContext:
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.minimum_version = ssl.TLSVersion.TLSv1_3
-    made.num_tickets = 0  # a connection is one call; there is nothing to resume
-    made.verify_mode = ssl.CERT_OPTIONAL  # a node shows its certificate, who joins has none yet
-    made.verify_flags |= ssl.VERIFY_X509_STRICT
-    return made
-
-
-def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """Present what is only in memory: `load_cert_chain` wants a path, so it gets a memfd's."""
-    memory = os.memfd_create("ca-server", os.MFD_CLOEXEC)
-    try:
-        with open(memory, "wb", closefd=False) as file:
-            file.write(pem)
-        context.load_cert_chain(f"/proc/self/fd/{memory}")
-    finally:
-        os.close(memory)
 
 
 def _advice(error: OSError) -> str:

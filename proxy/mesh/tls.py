@@ -5,13 +5,12 @@ certificate's subject alternative names, X509-SVID section 2), and `peer_of` rea
 it with whom it expects. DNS names are not looked at.
 """
 
-import os
 import ssl
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meshd.api.control import CONTROL_ALPN
 from meshd.api.names import Identity, InvalidName, WorkloadName
+from meshd.api.tls import present
 from proxy.mesh.header import ALPN
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def context(server: bool, workload: WorkloadName, chain_pem: bytes, key_pem: byt
     made.workload = workload
     _restrict(made)
     made.load_verify_locations(cadata=bundle_pem)
-    load_chain(made, chain_pem, key_pem)
+    present(made, key_pem + b"\n" + chain_pem)
     if server:
         made.num_tickets = 0  # each connection shows its certificate; none resumes on an older one's word
     return made
@@ -50,7 +49,7 @@ def control_context(anchors_pem: str, held: "Held | None") -> ssl.SSLContext:
     _restrict(made, CONTROL_ALPN)
     made.load_verify_locations(cadata=anchors_pem)
     if held is not None:
-        load_chain(made, held.certificate.chain_pem.encode(), held.key_pem)
+        present(made, held.key_pem + b"\n" + held.certificate.chain_pem.encode())
     return made
 
 
@@ -68,20 +67,6 @@ def _restrict(made: ssl.SSLContext, alpn: str = ALPN) -> None:
     made.verify_mode = ssl.CERT_REQUIRED
     made.verify_flags |= ssl.VERIFY_X509_STRICT
     made.set_alpn_protocols([alpn])
-
-
-def load_chain(
-    made: ssl.SSLContext, chain_pem: bytes, key_pem: bytes, passphrase: Callable[[], bytes] | None = None
-) -> None:
-    """Load a certificate and key that are only in memory: `load_cert_chain` wants a path, so it gets a memfd's.
-    `passphrase` is asked where the key is encrypted; without it OpenSSL asks the terminal. ssl.SSLError."""
-    memory = os.memfd_create("identity", os.MFD_CLOEXEC)
-    try:
-        with open(memory, "wb", closefd=False) as file:
-            file.write(key_pem + b"\n" + chain_pem)
-        made.load_cert_chain(f"/proc/self/fd/{memory}", password=passphrase)
-    finally:
-        os.close(memory)
 
 
 def listener_context(choose: "ServerContexts") -> ssl.SSLContext:

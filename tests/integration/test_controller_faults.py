@@ -28,11 +28,11 @@ from meshd.api.control import (
     WatchDestination,
 )
 from meshd.api.endpoints import EndpointSet
+from meshd.api.tls import present
 from meshd.ca.wire import Denial
 from proxy.control import AgentClient
 from proxy.controller import ControllerWay, place
 from proxy.mesh.identity import Held
-from proxy.mesh.tls import load_chain
 from proxy.ways import NoWay, UnixSocket
 from tests.integration.test_controller import WEB, certified, csr, refused
 from tests.support import aio
@@ -314,7 +314,7 @@ async def answering(root: Root, identity: str) -> AsyncIterator[int]:
     held = root.held(identity)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.set_alpn_protocols([CONTROL_ALPN])
-    load_chain(tls, held.certificate.chain_pem.encode(), held.key_pem)
+    present(tls, held.key_pem + held.certificate.chain_pem.encode())
     server = await asyncio.start_server(lambda _, writer: None, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
