@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from k8s import cluster as reaching
-from k8s.cli.options import cluster_options, settings_of, settings_options
+from k8s.cli.options import cluster_options, identity_options, settings_of, settings_options
 from k8s.cluster import Cluster
 from k8s.manifests import identity, objects
 from k8s.manifests.identity import ISSUER_SECRET, KeyMaterial
@@ -18,20 +18,9 @@ from meshd.ca.external import IssuerFiles
 
 @click.command()
 @settings_options
-@click.option(
-    "--identity-trust-anchors-file",
-    "anchors",
-    type=click.Path(path_type=Path),
-    help="The roots that all of the mesh trusts (PEM), when they are there already.",
-)
-@click.option(
-    "--identity-issuer-certificate-file",
-    "chain",
-    type=click.Path(path_type=Path),
-    help="The certificate of an issuer below them, and what is between (PEM).",
-)
-@click.option(
-    "--identity-issuer-key-file", "key", type=click.Path(path_type=Path), help="That issuer's private key (PEM)."
+@identity_options(
+    anchors="The roots that all of the mesh trusts (PEM), when they are there already.",
+    chain="The certificate of an issuer below them, and what is between (PEM).",
 )
 @click.option(
     "--identity-external-issuer",

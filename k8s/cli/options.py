@@ -33,6 +33,22 @@ def namespace_option(function: F) -> F:
     )(function)
 
 
+def identity_options(*, anchors: str, chain: str) -> Callable[[F], F]:
+    """--identity-trust-anchors-file, --identity-issuer-certificate-file and --identity-issuer-key-file, as `anchors`,
+    `chain` and `key`, with what to say of the first two."""
+
+    def with_them(function: F) -> F:
+        for name, field, text in (
+            ("--identity-issuer-key-file", "key", "That issuer's private key (PEM)."),
+            ("--identity-issuer-certificate-file", "chain", chain),
+            ("--identity-trust-anchors-file", "anchors", anchors),
+        ):
+            function = click.option(name, field, type=click.Path(path_type=Path), help=text)(function)
+        return function
+
+    return with_them
+
+
 def settings_options(function: F) -> F:
     """--values FILE, --set NAME=VALUE and --ha, as `values`, `given` and `ha`."""
     file = click.option(

@@ -7,7 +7,7 @@ import click
 from cryptography import x509
 
 from k8s import installed
-from k8s.cli.options import cluster_options, namespace_option, settings_of, settings_options
+from k8s.cli.options import cluster_options, identity_options, namespace_option, settings_of, settings_options
 from k8s.cluster import Cluster
 from k8s.installed import Found
 from k8s.manifests import identity, objects
@@ -23,20 +23,9 @@ _ROTATE = "docs/kubernetes.md says in which steps a root follows another; --forc
 @click.command()
 @namespace_option
 @settings_options
-@click.option(
-    "--identity-trust-anchors-file",
-    "anchors",
-    type=click.Path(path_type=Path),
-    help="Other roots that all of the mesh is to trust (PEM).",
-)
-@click.option(
-    "--identity-issuer-certificate-file",
-    "chain",
-    type=click.Path(path_type=Path),
-    help="The certificate of another issuer below them, and what is between (PEM).",
-)
-@click.option(
-    "--identity-issuer-key-file", "key", type=click.Path(path_type=Path), help="That issuer's private key (PEM)."
+@identity_options(
+    anchors="Other roots that all of the mesh is to trust (PEM).",
+    chain="The certificate of another issuer below them, and what is between (PEM).",
 )
 @click.option(
     "--root-key-file",
