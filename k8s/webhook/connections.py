@@ -9,9 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from meshd.api.complaints import Dam
+from meshd.ca.limits import Admitted
 
 complaints = logging.getLogger(__name__)
 complaints.addFilter(Dam())
@@ -27,7 +28,7 @@ class Connections:
 
     def __init__(self, inner: Callable[[], asyncio.Protocol], max_connections: int = MAX_CONNECTIONS) -> None:
         self._inner, self._max = inner, max_connections
-        self._open: dict[int, _Connection] = {}
+        self._open: dict[int, _Open] = {}
         """By the identity of the transport, which lives as long as its connection."""
 
     @property
@@ -35,7 +36,19 @@ class Connections:
         return len(self._open)
 
     def __call__(self) -> asyncio.Protocol:
-        return _Connection(self, self._inner())
+        return Admitted(self._admit, self._inner())
+
+    def _admit(self, transport: asyncio.WriteTransport) -> Callable[[], None] | None:
+        if len(self._open) >= self._max:
+            complaints.warning("refused a connection: %d are open already", self._max)
+            return None
+        opened = self._open[id(transport)] = _Open(transport)
+
+        def leave() -> None:
+            opened.timer.cancel()
+            del self._open[id(transport)]
+
+        return leave
 
     @contextmanager
     def busy(self, transport: Any) -> Iterator[None]:
@@ -54,37 +67,18 @@ class Connections:
         connection = self._open.get(id(transport))
         return connection is not None and asyncio.get_running_loop().time() - connection.began > LIFE_S
 
-    def admit(self, connection: "_Connection", transport: asyncio.WriteTransport) -> bool:
-        if len(self._open) >= self._max:
-            complaints.warning("refused a connection: %d are open already", self._max)
-            return False
-        self._open[id(transport)] = connection
-        return True
 
-    def leave(self, transport: asyncio.WriteTransport) -> None:
-        del self._open[id(transport)]
+class _Open:
+    """A connection: since when, for how many requests it is in use, and the timer that ends it where it is idle."""
 
+    __slots__ = ("_transport", "_used", "began", "busy", "timer")
 
-class _Connection(asyncio.Protocol):
-    """Passes everything on to the inner protocol, once it is admitted."""
-
-    def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
-        self._connections, self._inner = connections, inner
-        self._transport: asyncio.WriteTransport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self.busy = 0
-        self.began = self._used = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        writing = cast("asyncio.WriteTransport", transport)  # uvloop's are transports by shape, not by class
-        if not self._connections.admit(self, writing):
-            writing.abort()
-            return
-        self._transport = writing
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
         loop = asyncio.get_running_loop()
+        self._transport = transport
+        self.busy = 0
         self.began = self._used = loop.time()
-        self._timer = loop.call_later(IDLE_S, self._look)
-        self._inner.connection_made(transport)
+        self.timer = loop.call_later(IDLE_S, self._look)
 
     def used(self) -> None:
         self._used = asyncio.get_running_loop().time()
@@ -93,28 +87,6 @@ class _Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         left_s = self._used + IDLE_S - loop.time()
         if self.busy or left_s > 0:
-            self._timer = loop.call_later(IDLE_S if self.busy else left_s, self._look)
-        elif self._transport is not None:
+            self.timer = loop.call_later(IDLE_S if self.busy else left_s, self._look)
+        else:
             self._transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._transport is not None else None
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._connections.leave(self._transport)
-        self._transport = None
-        self._inner.connection_lost(exc)

@@ -21,6 +21,44 @@ CONNECTION_LIFE_S: Final = 30.0
 HANDSHAKE_S: Final = 10.0
 
 
+class Admitted(asyncio.Protocol):
+    """Passes everything on to `inner`, once `admit` has let its connection in; what that returned is called when it has
+    ended. Where it returned None the connection is closed at once, and `inner` hears nothing of it."""
+
+    def __init__(
+        self, admit: Callable[[asyncio.WriteTransport], Callable[[], None] | None], inner: asyncio.Protocol
+    ) -> None:
+        self._admit, self._inner = admit, inner
+        self._leave: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        writing = cast("asyncio.WriteTransport", transport)  # uvloop's are transports by shape, not by class
+        self._leave = self._admit(writing)
+        if self._leave is None:
+            writing.abort()
+        else:
+            self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._leave is not None:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received() if self._leave is not None else None
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+            self._inner.connection_lost(exc)
+
+
 class Limited:
     """A protocol factory: `inner`'s protocols, within limits. Above them a connection is closed at once."""
 
@@ -39,52 +77,19 @@ class Limited:
         return self._count
 
     def __call__(self) -> asyncio.Protocol:
-        return _Connection(self, self._inner())
+        return Admitted(self._admit, self._inner())
 
-    def admit(self, transport: asyncio.WriteTransport) -> asyncio.TimerHandle | None:
-        """Count a new connection in; None when there is no place for it. Else the timer that ends it."""
+    def _admit(self, transport: asyncio.WriteTransport) -> Callable[[], None] | None:
         if self._count >= self._max:
             complaints.warning(
                 "refused a connection from %s: %d are open already", transport.get_extra_info("peername"), self._max
             )
             return None
         self._count += 1
-        return asyncio.get_running_loop().call_later(self._life_s, transport.abort)
+        end = asyncio.get_running_loop().call_later(self._life_s, transport.abort)
 
-    def leave(self) -> None:
-        self._count -= 1
+        def leave() -> None:
+            end.cancel()
+            self._count -= 1
 
-
-class _Connection(asyncio.Protocol):
-    """Passes everything on to the inner protocol, once it is admitted."""
-
-    def __init__(self, limits: Limited, inner: asyncio.Protocol) -> None:
-        self._limits, self._inner = limits, inner
-        self._end: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        writing = cast("asyncio.WriteTransport", transport)  # uvloop's are transports by shape, not by class
-        self._end = self._limits.admit(writing)
-        if self._end is None:
-            writing.abort()
-        else:
-            self._inner.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self._end is not None:
-            self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._end is not None else None
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._end is not None:
-            self._end.cancel()
-            self._limits.leave()
-            self._inner.connection_lost(exc)
+        return leave
