@@ -24,10 +24,10 @@ class Orders(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """How it is: what keeps it from being ready, and where it is to answer /metrics (HOST:PORT, empty: nowhere)."""
+    """How it is: what keeps it from being ready, and where it is to answer /metrics (HOST:PORT)."""
 
     waiting_for: tuple[str, ...]
-    admin: str
+    admin: tuple[str, ...]
 
 
 class Place(Protocol):

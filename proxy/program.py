@@ -30,7 +30,7 @@ from proxy.mesh.identity import check as check_held
 from proxy.orders import Condition, Orders, Place
 from proxy.report import rows
 from proxy.resolve import Resolver
-from proxy.runtime import Proxy
+from proxy.runtime import Proxy, admin_of, here
 from proxy.static import StaticResolver, StaticWorld, load
 from proxy.ways import UnixSocket, Way
 
@@ -81,7 +81,7 @@ class Program:
         self._tasks = Tasks("meshd-proxy")
         self._stopping = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._admin = ""
+        self._admin: tuple[str, ...] = ()
         self._wanted: Workers | None = None
         self._proxy: Proxy
         self._resolver: StaticResolver | None = None
@@ -119,7 +119,7 @@ class Program:
         caller_agent: Agent | None = None,
     ) -> None:
         """Put a configuration in force; see `Proxy.apply`."""
-        before, self._admin = self._admin, configuration.admin
+        before, self._admin = self._admin, tuple(filter(None, admin_of(here(configuration))))
         self._proxy.listeners.reserve(configuration.admin)
         try:
             await self._proxy.apply(
@@ -131,7 +131,7 @@ class Program:
 
     def _own(self, configuration: ProxyConfiguration) -> ProxyConfiguration:
         """The part of a configuration that is for this process."""
-        return configuration if self._place.serves_admin else replace(configuration, admin="")
+        return configuration if self._place.serves_admin else replace(configuration, admin="", admin6="")
 
     # --- the end
 

@@ -96,7 +96,7 @@ class Proxy:
         """Become what `wanted` says. Certificates are `held` (by NAMESPACE/NAME), or else got from `signer`.
         `caller_agent` says who calls, where connections are captured.
         Problem or ssl.SSLError where it cannot be; then all is as it was."""
-        wanted = _here(wanted)
+        wanted = here(wanted)
         if wanted.trust_bundle_pem:
             try:
                 check_bundle(wanted.trust_bundle_pem)
@@ -156,7 +156,8 @@ class Proxy:
         captured = sorting.outbound if sorting is not None else None
         for old, new in zip(_outbound(before), _outbound(wanted), strict=True):
             self._move(old, new, self._forward, captured)
-        self._move("" if before is None else before.admin, wanted.admin, self._admin, essential=True)
+        for old, new in zip(admin_of(before), admin_of(wanted), strict=True):
+            self._move(old, new, self._admin, essential=True)
         for address in _inbound(wanted):
             self.listeners.sort(address, sorting.inbound if sorting is not None else None)
 
@@ -308,13 +309,11 @@ class Proxy:
             self._capturing.close()
 
 
-def _here(wanted: ProxyConfiguration) -> ProxyConfiguration:
+def here(wanted: ProxyConfiguration) -> ProxyConfiguration:
     """What of it can be here: who configures a proxy in a pod does not see whether the pod has IPv6."""
-    if wanted.capture is None:
+    if wanted.capture is None or not wanted.capture.caller or has_ipv6():
         return wanted
-    if wanted.capture.caller and not has_ipv6():
-        return replace(wanted, capture=replace(wanted.capture, outbound6="", inbound6=""))
-    return wanted
+    return replace(wanted, capture=replace(wanted.capture, outbound6="", inbound6=""), admin6="")
 
 
 def _outbound(configuration: ProxyConfiguration | None) -> tuple[str, str]:
@@ -329,3 +328,8 @@ def _inbound(configuration: ProxyConfiguration | None) -> tuple[str, str]:
     if configuration is None:
         return "", ""
     return configuration.inbound, configuration.capture.inbound6 if configuration.capture is not None else ""
+
+
+def admin_of(configuration: ProxyConfiguration | None) -> tuple[str, str]:
+    """Likewise where the admin port is."""
+    return ("", "") if configuration is None else (configuration.admin, configuration.admin6)

@@ -177,9 +177,9 @@ class _Host(NamedTuple):
     @classmethod
     def of(cls, found: Iterable[Found]) -> "_Host":
         found = tuple(found)
-        addresses = {canonical_address(str(record)) for each in found for record in each.records}
+        addresses = {str(record) for each in found for record in each.records}
         return cls(
-            tuple(sorted(filter(usable, addresses))),
+            tuple(sorted({canonical_address(each) for each in addresses if usable(each)})),
             any(each.exists for each in found),
             min(each.until for each in found),
             next((each.trouble for each in found if each.trouble), ""),

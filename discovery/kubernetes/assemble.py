@@ -292,7 +292,7 @@ def _another_hosts(address: IPv4Address | IPv6Address) -> str:
     """The one spelling of an address; empty for one that could only be this host's, or of many."""
     plain = getattr(address, "ipv4_mapped", None) or address
     bad = plain.is_loopback or plain.is_unspecified or plain.is_link_local or plain.is_multicast
-    return "" if bad or getattr(address, "scope_id", None) else str(address)
+    return "" if bad or getattr(address, "scope_id", None) else str(plain)
 
 
 def _is_host(name: str) -> bool:

@@ -91,6 +91,7 @@ class Core:
         proxy, signer = self.installation.proxy, self.signer
         outbound = f"127.0.0.1:{proxy.outbound_port}"
         inbound = f"{ANYWHERE}:{pod.inbound_port or proxy.inbound_port}"
+        admin = f"{ANYWHERE}:{proxy.admin_port}"
         renewal = signer.trust.renewal
         namespace, name = pod.workload
         return ProxyConfiguration(
@@ -98,7 +99,8 @@ class Core:
             trust_bundle_pem=signer.trust_bundle_pem,
             outbound=outbound,
             inbound=inbound,
-            admin=f"{ANYWHERE}:{proxy.admin_port}",
+            admin=admin,
+            admin6=beside(admin),
             workloads=(ProxyWorkload(namespace, name, opaque_ports=pod.opaque_ports, any_port=True),),
             zone=pod.zone,
             ca_healthy=signer.health().healthy,

@@ -15,12 +15,14 @@ from aiohttp import web
 from meshd.admin.page import CONTENT_TYPE, Page
 from meshd.api.names import Address
 from meshd.ca.limits import Limited
+from meshd.ca.listening import listen_at
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 64
 """A scraper has one, seldom two."""
 
+BACKLOG: Final = 100
 CONNECTION_LIFE_S: Final = 10.0
 """For a request and its answer; a page takes milliseconds."""
 
@@ -36,7 +38,7 @@ class AdminServer:
     ) -> None:
         self._page, self._waiting_for, self._blocks = page, waiting_for, blocks
         self._making = asyncio.Lock()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self.address = listen
         """Where it listens, once it does."""
         self.trouble = ""
@@ -59,20 +61,20 @@ class AdminServer:
         await self._runner.setup()
         assert self._runner.server is not None
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                Limited(self._runner.server, MAX_CONNECTIONS, CONNECTION_LIFE_S), self.address.host, self.address.port
-            )
+            listening = await listen_at(self.address, BACKLOG)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             self.trouble = f"{self.address}: no metrics: cannot listen: {reason}: choose another `admin`, and restart"
             log.error("%s", self.trouble)
             return
-        self.address = Address(*self._server.sockets[0].getsockname()[:2])
+        self.address = Address(*listening[0].getsockname()[:2])
+        limited, loop = Limited(self._runner.server, MAX_CONNECTIONS, CONNECTION_LIFE_S), asyncio.get_running_loop()
+        self._servers = [await loop.create_server(limited, sock=each, backlog=BACKLOG) for each in listening]
         log.info("metrics at http://%s/metrics", self.address)
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        for each in self._servers:
+            each.close()
         await self._runner.cleanup()
 
     async def _metrics(self, _: web.Request) -> web.Response:

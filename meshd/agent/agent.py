@@ -17,7 +17,7 @@ from discovery.names import Authority
 from discovery.publish import Publisher
 from discovery.source import Close
 from discovery.virtual import Virtual
-from meshd.agent.calling import capture_of
+from meshd.agent.calling import capture_of, everywhere6, has_ipv6
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
 from meshd.agent.documents import Documents
@@ -285,6 +285,7 @@ class Agent:
             outbound=proxy.outbound,
             inbound=proxy.inbound,
             admin=proxy.admin,
+            admin6=everywhere6(proxy.admin) if has_ipv6() else "",
             workers=proxy.workers,
             capture=capture_of(self._capture, proxy, idle=not self._captures()),
         )

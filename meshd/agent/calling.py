@@ -59,9 +59,12 @@ def beside(listen: str) -> str:
     from here, and else to one of the interface. Empty where the listener is of IPv6 itself, or of one interface."""
     if not listen:
         return ""
-    address = Address.parse(listen)
-    other = {"127.0.0.1": "::1", "0.0.0.0": "::"}.get(address.host)  # noqa: S104 - compared with, not bound
-    return str(Address(other, address.port)) if other else ""
+    return str(Address.parse(listen).by_ipv6 or "")
+
+
+def everywhere6(listen: str) -> str:
+    """Where a listener for every interface is by IPv6, which nothing is redirected to; empty of others."""
+    return "".join(map(str, Address.parse(listen).everywhere[1:])) if listen else ""
 
 
 def has_ipv6(interfaces: Path = Path("/proc/net/if_inet6")) -> bool:

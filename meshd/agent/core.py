@@ -93,6 +93,7 @@ class Core:
             outbound=instance.outbound,
             inbound=instance.inbound,
             admin=instance.admin,
+            admin6=instance.admin6,
             workloads=instance.workloads,
             zone=self.zone,
             ca_healthy=self.signer.health().healthy,

@@ -53,6 +53,7 @@ class Instance:
     outbound: str
     inbound: str
     admin: str
+    admin6: str = ""
     waiting_for: tuple[str, ...] = ()
     workers: Workers | None = None
     capture: Capture | None = None

@@ -269,7 +269,8 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     connections than `max_connections`, of all kinds; 0: as many as its descriptors allow. `denied`: peers that are not
     to be believed whatever their certificates say, by serial number (lower-case hexadecimal) or by SPIFFE ID.
     Certificates that are good from before `renew_issued_before` on are to be renewed at some time within
-    `renew_within_s`: the CA is about to change its root. `capture`: None where nothing is redirected."""
+    `renew_within_s`: the CA is about to change its root. `capture`: None where nothing is redirected.
+    `admin6` is where the admin port is by IPv6, beside `admin`; empty where that is all."""
 
     trust_domain: str
     trust_bundle_pem: str
@@ -286,6 +287,7 @@ class ProxyConfiguration(Struct, frozen=True, tag="proxy-configuration"):
     renew_issued_before: float = 0.0
     renew_within_s: float = 0.0
     capture: Capture | None = None
+    admin6: str = ""
 
 
 class Destination(Struct, frozen=True, tag="destination"):

@@ -122,6 +122,18 @@ class Address(NamedTuple):
             raise InvalidName(f"{text!r} is not HOST:PORT, as in 127.0.0.1:4140")
         return cls(host, int(port))
 
+    @property
+    def by_ipv6(self) -> Self | None:
+        """The same by IPv6, of one that is for the whole loopback or for every interface by IPv4; None of others."""
+        other = {"127.0.0.1": "::1", "0.0.0.0": "::"}.get(self.host)  # noqa: S104 - compared with, not bound
+        return None if other is None else self._replace(host=other)
+
+    @property
+    def everywhere(self) -> tuple[Self, ...]:
+        """All that a listener there is for: one of every interface by IPv4 is one by IPv6 too."""
+        other = self.by_ipv6 if self.host == "0.0.0.0" else None  # noqa: S104 - compared with, not bound
+        return (self,) if other is None else (self, other)
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -143,8 +155,10 @@ def is_another_hosts(text: str) -> bool:
 
 
 def canonical_address(text: str) -> str:
-    """The one spelling of an IP address, empty when text is none."""
+    """The one spelling of an IP address, empty when text is none. An IPv4 address in one of IPv6 (::ffff:192.0.2.1) is
+    as it is in IPv4, where the kernel goes: nothing is to be another place by its spelling."""
     try:
-        return str(ip_address(text))
+        address = ip_address(text)
     except ValueError:
         return ""
+    return str(getattr(address, "ipv4_mapped", None) or address)

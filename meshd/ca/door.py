@@ -21,6 +21,7 @@ from meshd.api.complaints import Dam
 from meshd.api.names import Address
 from meshd.api.tasks import Tasks
 from meshd.ca.limits import HANDSHAKE_S
+from meshd.ca.listening import listen_at
 
 complaints = logging.getLogger(__name__)
 complaints.addFilter(Dam())
@@ -48,16 +49,7 @@ class Door:
 
     async def open(self, listen: Address) -> Address:
         """Listen at all addresses that the name stands for; the first of them. OSError when one cannot be had."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address[:2]) for family, *_, address in found):
-            try:
-                listener = socket.create_server(address, family=family, backlog=QUEUE)
-            except OSError:
-                self._close_listeners()
-                raise
-            listener.setblocking(False)
-            self._listeners.append(listener)
+        self._listeners = await listen_at(listen, QUEUE)
         for listener in self._listeners:
             self._tasks.start(self._accept(listener), "accepting")
         return Address(*self._listeners[0].getsockname()[:2])

@@ -96,5 +96,4 @@ def listener(listen: str) -> Listener:
     address = Address.parse(listen)
     if ":" in address.host:
         return Listener(None, address)
-    other = {"127.0.0.1": "::1", "0.0.0.0": "::"}.get(address.host)  # noqa: S104 - compared with, not bound
-    return Listener(address, None if other is None else address._replace(host=other))
+    return Listener(address, address.by_ipv6)

@@ -27,6 +27,7 @@ from meshd.api.tasks import Tasks
 from proxy.caller import CallerTraffic
 from proxy.capture.callers import Callers
 from proxy.capture.diag import Process, SocketDiag, Undecided
+from proxy.capture.original import plain
 from proxy.capture.sorting import refuse, serve
 from proxy.connect import Dialer, NoCertificate
 from proxy.detect import Detected, Detecting
@@ -128,7 +129,7 @@ class CapturedOutbound(Connections):
     async def _renumbered(self, accepted: socket.socket, where: Address) -> Process | None:
         """Who made a connection to which the kernel gave another port, since that of its own was taken there."""
         try:
-            here, peer = Address(*accepted.getsockname()[:2]), Address(*accepted.getpeername()[:2])
+            here, peer = plain(accepted.getsockname()), plain(accepted.getpeername())
         except OSError:  # it is over
             return None
         source = await self._callers.source(here, peer)
@@ -152,7 +153,7 @@ class CapturedOutbound(Connections):
 def whose(diag: SocketDiag, accepted: socket.socket, where: Address) -> Process | None:
     """Who made a connection that was going to `where`; None where it is nobody of this host, or cannot be told."""
     try:
-        return asked(diag, Address(*accepted.getpeername()[:2]), where)
+        return asked(diag, plain(accepted.getpeername()), where)
     except OSError:  # it is over
         return None
 

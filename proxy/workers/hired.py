@@ -52,7 +52,7 @@ class Hired:
         self.number = number
         self.pid = process.pid
         self.status: int | None = None
-        self.told = Told((STARTING,), "")
+        self.told = Told((STARTING,), ())
         self.heard = False
         self.page = ""
         self._process = process

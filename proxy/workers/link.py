@@ -32,10 +32,10 @@ MAX_DATAGRAM_BYTES: Final = 1024
 
 
 class Told(msgspec.Struct, frozen=True, tag="condition"):
-    """The worker's `proxy.orders.Condition`; the master answers at the admin address."""
+    """The worker's `proxy.orders.Condition`; the master answers at the admin addresses."""
 
     waiting_for: tuple[str, ...]
-    admin: str
+    admin: tuple[str, ...]
 
 
 class Page(msgspec.Struct, frozen=True, tag="page"):

@@ -71,7 +71,7 @@ class Master:
         self._listeners = Listeners(_AdminSockets(self._places), self._tasks, self._changed)
         end = self._stop if shutdown_endpoint else None
         self._admin = Admin(self._waiting_for, self._page, self._endpoints, self._sweep, end)
-        self._admin_at = ""
+        self._admin_at: tuple[str, ...] = ()
         self._all_started = False
         self._was_ready = False
         self._starting = Starting(self._waiting_for)
@@ -165,16 +165,18 @@ class Master:
 
     # --- the admin port
 
-    def _move_admin(self, address: str) -> None:
-        """Answer at address from now on. A port that is taken ends the start, where a file names it, and later is tried
-        again."""
-        if address == self._admin_at:
-            return
-        if self._admin_at:
-            self._listeners.close(self._admin_at)
-        self._admin_at = address
-        if not address:
-            return
+    def _move_admin(self, addresses: tuple[str, ...]) -> None:
+        """Answer at these addresses from now on."""
+        before, self._admin_at = self._admin_at, addresses
+        for address in before:
+            if address not in addresses:
+                self._listeners.close(address)
+        for address in addresses:
+            if address not in before:
+                self._open_admin(address)
+
+    def _open_admin(self, address: str) -> None:
+        """A port that is taken ends the start, where a file names it, and later is tried again."""
         if self._from_file and not self._was_ready:
             try:
                 self._places.listen(_ADMIN, address)

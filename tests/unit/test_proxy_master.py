@@ -199,10 +199,10 @@ def test_a_worker_obeys_and_drains_when_its_master_is_gone() -> None:
     async def converse() -> None:
         said: list[str] = []
         async with linked(orders(lambda: b"page", said)) as (worker, reader, writer):
-            worker.changed(Condition(("configuration",), "127.0.0.1:1"), ())
-            worker.changed(Condition(("configuration",), "127.0.0.1:1"), ())
+            worker.changed(Condition(("configuration",), ("127.0.0.1:1",)), ())
+            worker.changed(Condition(("configuration",), ("127.0.0.1:1",)), ())
             writer.write(frame(FromMaster(Reload())) + frame(FromMaster(Ask())) + frame(FromMaster(Drain())))
-            assert await reader.readline() == frame(FromWorker(Told(("configuration",), "127.0.0.1:1")))
+            assert await reader.readline() == frame(FromWorker(Told(("configuration",), ("127.0.0.1:1",))))
             assert await reader.readline() == frame(FromWorker(Page("page"))), "what has not changed is told once"
             await eventually(lambda: said == ["drain", "reload"], "it obeys")
             writer.close()
