@@ -12,6 +12,7 @@ import yaml
 from msgspec.structs import replace
 
 from k8s.manifests.common import (
+    ALL_FAMILIES,
     SETTINGS_DIRECTORY,
     SETTINGS_VOLUME,
     component,
@@ -97,7 +98,11 @@ def authority(settings: Installation, checksum: str) -> Iterator[Object]:
         api_version="v1",
         kind="Service",
         metadata=of_namespace(settings, CA),
-        spec=ServiceSpec(selector=labels, ports=[ServicePort(name="https", port=CA_PORT, target_port="https")]),
+        spec=ServiceSpec(
+            ip_family_policy=ALL_FAMILIES,
+            selector=labels,
+            ports=[ServicePort(name="https", port=CA_PORT, target_port="https")],
+        ),
     )
     yield StatefulSet(
         api_version="apps/v1",

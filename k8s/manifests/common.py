@@ -19,6 +19,9 @@ PART_OF: Final = {"app.kubernetes.io/part-of": "meshd"}
 
 CONTROL_PLANE_NS: Final = "meshd.io/control-plane-ns"
 
+ALL_FAMILIES: Final = "PreferDualStack"
+"""Of Services: an address of each family that the cluster has, of one where it has one."""
+
 SETTINGS_VOLUME: Final = "settings"
 SETTINGS_DIRECTORY: Final = "/etc/meshd"
 

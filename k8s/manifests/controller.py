@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from k8s.manifests.common import (
+    ALL_FAMILIES,
     SETTINGS_DIRECTORY,
     SETTINGS_VOLUME,
     component,
@@ -124,7 +125,7 @@ def _service(settings: Installation, name: str, port: ServicePort) -> Service:
         api_version="v1",
         kind="Service",
         metadata=of_namespace(settings, name),
-        spec=ServiceSpec(selector=component(CONTROLLER), ports=[port]),
+        spec=ServiceSpec(ip_family_policy=ALL_FAMILIES, selector=component(CONTROLLER), ports=[port]),
     )
 
 

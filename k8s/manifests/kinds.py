@@ -335,6 +335,7 @@ class ServicePort(_Part, frozen=True, kw_only=True):
 
 class ServiceSpec(_Part, frozen=True, kw_only=True):
     type: str = ""
+    ip_family_policy: str = ""
     selector: Labels
     ports: list[ServicePort]
 

@@ -18,12 +18,14 @@ NODE, NODE6 = "10.244.0.1", "fd00:244::1"
 """Where pods see the node, and the kubelet's probes come from."""
 OUTSIDE, NODE_OUTSIDE = "10.99.0.2", "10.99.0.1"
 """A machine that is no part of the cluster, and where it sees the node."""
+OUTSIDE6, NODE_OUTSIDE6 = "fd00:99::2", "fd00:99::1"
 
 _CLONE_NEWNET: Final = 0x40000000
 
 
 class Network:
-    """One pod's: the namespace's file, the command that enters it, and its addresses."""
+    """One pod's: the namespace's file, the command that enters it, and its addresses. The first is of IPv6, too, where
+    the node has no other."""
 
     def __init__(self, file: Path, address: str, address6: str) -> None:
         self.file, self.address, self.address6 = file, address, address6
@@ -34,10 +36,11 @@ class Network:
 
 
 class Node:
-    """See the module; it is made by `node`."""
+    """See the module; it is made by `node`. `ipv4`: whether there is any address of IPv4 but loopback's."""
 
-    def __init__(self, file: Path, outside: Path, held: ExitStack) -> None:
-        self.file, self.outside = file, outside
+    def __init__(self, file: Path, outside: Path, held: ExitStack, *, ipv4: bool) -> None:
+        self.file, self.outside, self.ipv4 = file, outside, ipv4
+        self.address, self.outside_address = (NODE, OUTSIDE) if ipv4 else (NODE6, OUTSIDE6)
         self._held = held
         self._numbers = itertools.count(2)
 
@@ -52,14 +55,16 @@ class Node:
         ip("-n", file.name, "link", "set", "lo", "up")
         if not ipv6:
             self.run("sysctl", "--quiet", "--write", "net.ipv6.conf.all.disable_ipv6=1", within=file)
-        ip("-n", file.name, "address", "add", f"{address}/24", "dev", "eth0")
+        if self.ipv4:
+            ip("-n", file.name, "address", "add", f"{address}/24", "dev", "eth0")
         if ipv6:
             ip("-n", file.name, "address", "add", f"{address6}/64", "dev", "eth0", "nodad")
         ip("-n", file.name, "link", "set", "eth0", "up")
-        ip("-n", file.name, "route", "add", "default", "via", NODE)
+        if self.ipv4:
+            ip("-n", file.name, "route", "add", "default", "via", NODE)
         if ipv6:
             ip("-n", file.name, "route", "add", "default", "via", NODE6)
-        return Network(file, address, address6 if ipv6 else "")
+        return Network(file, address if self.ipv4 else address6, address6 if ipv6 else "")
 
     def run(self, *argv: str, within: Path | None = None, text: str = "", timeout_s: float = 90.0) -> str:
         """What a command prints that succeeds, on the node or in another namespace."""
@@ -92,8 +97,8 @@ class Node:
 
 
 @contextmanager
-def node() -> Iterator[Node]:
-    """One. Skips the test where there can be none."""
+def node(*, ipv4: bool = True) -> Iterator[Node]:
+    """One, with IPv6 alone where it has no IPv4. Skips the test where there can be none."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     with ExitStack() as held:
@@ -102,15 +107,21 @@ def node() -> Iterator[Node]:
         except subprocess.CalledProcessError as error:
             pytest.skip(f"no network namespace can be made here: {error.stderr.decode()}")
         outside = held.enter_context(_namespace(f"{file.name}-outside"))
-        made = Node(file, outside, held)
-        ip("-n", file.name, "address", "add", f"{NODE}/24", "dev", BRIDGE)
+        made = Node(file, outside, held, ipv4=ipv4)
+        if ipv4:
+            ip("-n", file.name, "address", "add", f"{NODE}/24", "dev", BRIDGE)
         ip("-n", file.name, "address", "add", f"{NODE6}/64", "dev", BRIDGE, "nodad")
         ip("-n", file.name, "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", outside.name)
-        for name, device, address in ((file.name, "up0", NODE_OUTSIDE), (outside.name, "eth0", OUTSIDE)):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", device)
+        for name, device, address, address6 in (
+            (file.name, "up0", NODE_OUTSIDE, NODE_OUTSIDE6),
+            (outside.name, "eth0", OUTSIDE, OUTSIDE6),
+        ):
+            if ipv4:
+                ip("-n", name, "address", "add", f"{address}/24", "dev", device)
+            ip("-n", name, "address", "add", f"{address6}/64", "dev", device, "nodad")
             ip("-n", name, "link", "set", device, "up")
         ip("-n", outside.name, "link", "set", "lo", "up")
-        made.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
+        made.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         yield made
 
 

@@ -16,17 +16,19 @@ from typing import Any, Final
 
 import yaml
 
+from meshd.api.names import Address
 from tests.support import peers, pods
 from tests.support.kubelet.life import Life, Running, living
-from tests.support.kubelet.node import NODE, NODE_OUTSIDE, Network, Node, node
+from tests.support.kubelet.node import NODE_OUTSIDE, NODE_OUTSIDE6, Network, Node, node
 from tests.support.machines.network import ip
 from tests.support.meshed import MESHD
 from tests.support.processes import running
 
 Manifest = dict[str, Any]
 
-API: Final = (NODE, 443)
+API_PORT: Final = 443
 PODS_CIDR: Final = "10.244.0.0/24"
+PODS_CIDR6: Final = "fd00:244::/64"
 ROOT_CA: Final = "kube-root-ca.crt"
 
 _SCHEDULERS: Final = {
@@ -41,14 +43,17 @@ class PlayedCluster:
 
     def __init__(self, directory: Path, on: Node, held: ExitStack, images: Mapping[str, Sequence[str]]) -> None:
         self.directory, self.node = directory, on
-        self.hosts: dict[str, str] = {"kubernetes.default.svc": API[0]}
+        self.hosts: dict[str, str] = {"kubernetes.default.svc": on.address}
         self.lives: dict[tuple[str, str], Life] = {}
         self._pods: dict[tuple[str, str], Manifest] = {}
         self._held, self._images = held, images
         self.kubeconfig = directory / "kubeconfig"
-        ip("-n", on.outside.name, "route", "add", PODS_CIDR, "via", NODE_OUTSIDE)
+        self.api = Address(on.address, API_PORT)
+        if on.ipv4:
+            ip("-n", on.outside.name, "route", "add", PODS_CIDR, "via", NODE_OUTSIDE)
+        ip("-n", on.outside.name, "route", "add", PODS_CIDR6, "via", NODE_OUTSIDE6)
         argv = ["nsenter", f"--net={on.file}", sys.executable, "-m", "tests.support.kubernetes", str(directory)]
-        held.enter_context(running([*argv, f"{API[0]}:{API[1]}"], directory / "api.log", self.kubeconfig.exists))
+        held.enter_context(running([*argv, str(self.api)], directory / "api.log", self.kubeconfig.exists))
 
     # --- who administers it
 
@@ -108,7 +113,7 @@ class PlayedCluster:
         self._tell(made, network)
         if subdomain:
             self._name(f"{name}.{subdomain}.{namespace}", network.address)
-        around = pods.Surroundings(self.find, self._token, self._api_ca(), API, self.hosts)
+        around = pods.Surroundings(self.find, self._token, self._api_ca(), self.api, self.hosts)
         directory = self.directory / f"{namespace}-pods"
         life = self._held.enter_context(living(self.node, self._playable(made), around, directory, network))
         self.lives[namespace, name], self._pods[namespace, name] = life, made
@@ -153,7 +158,7 @@ class PlayedCluster:
                     "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
                 },
             },
-            "addressType": "IPv4",
+            "addressType": "IPv4" if self.node.ipv4 else "IPv6",
             "ports": [
                 {"name": each.get("name", ""), "port": _target(each, [pod for _, pod in chosen]), "protocol": "TCP"}
                 for each in spec["ports"]
@@ -246,9 +251,11 @@ def _now() -> str:
 
 
 @contextmanager
-def played_cluster(directory: Path, images: Mapping[str, Sequence[str]]) -> Iterator[PlayedCluster]:
+def played_cluster(
+    directory: Path, images: Mapping[str, Sequence[str]], *, ipv4: bool = True
+) -> Iterator[PlayedCluster]:
     """One with nothing in it; the machine outside, which is no part of it, knows the way to its pods."""
-    with node() as on, ExitStack() as held:
+    with node(ipv4=ipv4) as on, ExitStack() as held:
         made = PlayedCluster(directory, on, held, images)
         try:
             yield made

@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from meshd.api.names import Address
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.settings import KubernetesSettings
@@ -96,7 +97,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        return f"https://{self.host}:{self.port}"
+        return f"https://{Address(self.host, self.port)}"
 
     @property
     def ca(self) -> Path:

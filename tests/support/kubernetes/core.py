@@ -23,6 +23,8 @@ SUBDOMAIN = (
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 SERVICE_CIDR = ipaddress.ip_network("10.96.0.0/16")
+FAMILIES = ["IPv4"]
+"""Those of a Service that says nothing of them."""
 SERVICE_CIDR_V6 = ipaddress.ip_network("fd00:10:96::/112")
 
 
@@ -59,7 +61,7 @@ def whole_service(content: Object, old: Object | None) -> None:
     if old is not None and spec.get("clusterIP", "") == "":
         spec["clusterIP"] = old["spec"].get("clusterIP", "")
     spec.setdefault("internalTrafficPolicy", "Cluster")
-    families = spec.setdefault("ipFamilies", ["IPv4"])
+    families = spec.setdefault("ipFamilies", [*FAMILIES])
     spec.setdefault("ipFamilyPolicy", "RequireDualStack" if len(families) > 1 else "SingleStack")
     if not spec.get("clusterIP"):
         spec["clusterIP"] = _free_address(families[0])

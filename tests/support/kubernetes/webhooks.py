@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from meshd.api.names import Address
 from tests.support.kubernetes import patches
 from tests.support.kubernetes.api import Api, Place
 from tests.support.kubernetes.core import NAMESPACES, SLICES
@@ -187,7 +188,10 @@ class Webhooks:
             raise _Failed("failed to call webhook: no endpoints available for service")
         self._turn += 1
         host, port = pods[self._turn % len(pods)]
-        return f"https://{host}:{port}{service.get('path', '/')}", f"{service['name']}.{service['namespace']}.svc"
+        return (
+            f"https://{Address(host, port)}{service.get('path', '/')}",
+            f"{service['name']}.{service['namespace']}.svc",
+        )
 
     def _found(self, service: Object) -> list[tuple[str, int]]:
         """Where a Service leads by what EndpointSlices say of it. Of several ports it is the first."""

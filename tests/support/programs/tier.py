@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 PATIENCE_S = 30.0
 CALLER = "l5d-client-id"
+EVERYWHERE = "::"  # of IPv4 too
 
 Answer = dict[str, Any]
 
@@ -82,7 +83,10 @@ def serve_http(tier: Tier, port: int) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    http.server.ThreadingHTTPServer(("", port), Handler).serve_forever()
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    Server((EVERYWHERE, port), Handler).serve_forever()
 
 
 def serve_grpc(tier: Tier, port: int) -> None:
@@ -97,7 +101,7 @@ def serve_grpc(tier: Tier, port: int) -> None:
 
     server = grpc.server(ThreadPoolExecutor(8))
     server.add_generic_rpc_handlers((Handler(),))
-    server.add_insecure_port(f"0.0.0.0:{port}")
+    server.add_insecure_port(f"[::]:{port}")
     server.start()
     server.wait_for_termination()
 
@@ -111,8 +115,9 @@ def serve_store(tier: Tier, port: int) -> None:
 
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = daemon_threads = True
+        address_family = socket.AF_INET6
 
-    Server(("", port), Handler).serve_forever()
+    Server((EVERYWHERE, port), Handler).serve_forever()
 
 
 def main() -> None:
