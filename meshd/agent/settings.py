@@ -165,7 +165,11 @@ class ProxySettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
         "0.0.0.0:4143"
     )
     admin: Annotated[
-        str, Meta(description="HOST:PORT of `/metrics`, `/ready`, `/live` and `/endpoints`; empty for none.")
+        str,
+        Meta(
+            description="HOST:PORT of `/metrics`, `/ready`, `/live` and `/endpoints`; empty for none. Of 0.0.0.0, by "
+            "IPv6 too."
+        ),
     ] = "127.0.0.1:4191"
     opaque_ports: Annotated[
         OpaquePorts,
@@ -370,7 +374,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
         "/run/meshd/meshd.sock"
     )
     admin: Annotated[
-        str, Meta(description="HOST:PORT of the agent's own `/metrics`, `/ready` and `/live`; empty for none.")
+        str,
+        Meta(
+            description="HOST:PORT of the agent's own `/metrics`, `/ready` and `/live`; empty for none. Of 0.0.0.0, by "
+            "IPv6 too."
+        ),
     ] = "127.0.0.1:4192"
     ca: Annotated[CaSettings, Meta(description="The certificate authority.")] = CaSettings()
     discovery: Annotated[

@@ -173,7 +173,10 @@ class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="
     ] = StoreSettings()
     admin: Annotated[
         str,
-        Meta(description="HOST:PORT of `/metrics`, `/ready` and `/live`, in plain HTTP; empty for none."),
+        Meta(
+            description="HOST:PORT of `/metrics`, `/ready` and `/live`, in plain HTTP; empty for none. Of 0.0.0.0, "
+            "by IPv6 too."
+        ),
     ] = "127.0.0.1:4181"
 
     def __post_init__(self) -> None:

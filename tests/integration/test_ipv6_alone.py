@@ -1,6 +1,6 @@
 """A cluster of IPv6 alone, and a machine beside it: no interface but loopback has an address of IPv4.
 
-The control plane is what `meshd install` prints, as pods, which the kubelet probes at their addresses; so are meshed pods.
+The control plane is what `meshd install` prints, as pods; the kubelet probes these and meshed ones at their addresses.
 """
 
 import json

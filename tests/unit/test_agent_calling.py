@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meshd.agent.calling import Calling, beside, capture_of, has_ipv6, path_of
+from meshd.agent.calling import Calling, beside, capture_of, everywhere6, has_ipv6, path_of
 from meshd.agent.settings import CaptureSettings, ProxySettings
 from meshd.api.documents import Selector
 from meshd.api.names import WorkloadName
@@ -80,17 +80,17 @@ def test_paths_are_below_the_top_and_links_are_not_followed(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "other"),
+    ("listen", "other", "everywhere"),
     [
-        ("127.0.0.1:4140", "[::1]:4140"),
-        ("0.0.0.0:4143", "[::]:4143"),
-        ("192.0.2.5:4143", ""),
-        ("[::]:4143", ""),
-        ("", ""),
+        ("127.0.0.1:4140", "[::1]:4140", ""),
+        ("0.0.0.0:4143", "[::]:4143", "[::]:4143"),
+        ("192.0.2.5:4143", "", ""),
+        ("[::]:4143", "", ""),
+        ("", "", ""),
     ],
 )
-def test_where_ipv6_comes(listen: str, other: str) -> None:
-    assert beside(listen) == other
+def test_where_ipv6_comes(listen: str, other: str, everywhere: str) -> None:
+    assert (beside(listen), everywhere6(listen)) == (other, everywhere)
 
 
 def test_the_proxy_is_told_of_capture_where_there_is_any(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from meshd.api.names import Address
 from proxy.capture.diag import Process, Undecided, answered, request
-from proxy.capture.original import decoded4, decoded6, original_destination
+from proxy.capture.original import decoded4, decoded6, original_destination, plain
 
 pytestmark = pytest.mark.skipif(sys.byteorder == "big", reason="what was recorded is little-endian")
 
@@ -106,7 +106,7 @@ class Accepted:
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         assert option == 80
-        assert level == (socket.IPPROTO_IPV6 if self.family == socket.AF_INET6 else socket.IPPROTO_IP)
+        assert level == (socket.IPPROTO_IPV6 if size == len(IN6) else socket.IPPROTO_IP)
         if isinstance(self._original, OSError):
             raise self._original
         assert len(self._original) == size
@@ -132,6 +132,14 @@ def test_what_was_not_redirected_came_to_the_listener() -> None:
     assert original_destination(Accepted(socket.AF_INET, ("240.0.0.7", 80), IN4)) is None
     assert original_destination(Accepted(socket.AF_INET6, ("2001:db8::7", 80, 0, 0), IN6)) is None
     assert original_destination(Accepted(socket.AF_INET, ("127.0.0.1", 4140), FileNotFoundError())) is None
+
+
+def test_what_came_by_ipv4_to_a_listener_of_both_families_is_of_ipv4() -> None:
+    here = ("::ffff:127.0.0.1", 4140, 0, 0)
+    assert original_destination(Accepted(socket.AF_INET6, here, IN4)) == Address("240.0.0.7", 80)
+    assert original_destination(Accepted(socket.AF_INET6, ("::ffff:240.0.0.7", 80, 0, 0), IN4)) is None
+    assert plain(("::ffff:0:1", 80, 0, 0)) == Address("::ffff:0:1", 80)  # which is one of IPv6
+    assert plain(("fe80::1%eth0", 80, 0, 2)) == Address("fe80::1%eth0", 80)
 
 
 def test_an_address_of_another_family_is_none() -> None:

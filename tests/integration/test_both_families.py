@@ -1,0 +1,126 @@
+"""Listeners for every address, by both families: daemons' sockets, and what the kernel shows of who connects."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from meshd.api.names import Address
+from meshd.ca.listening import listen_at
+from tests.support import aio, situations
+from tests.support.machines.network import network
+
+EVERYWHERE = Address("0.0.0.0", 0)
+
+LISTENING = """
+import asyncio, json
+from meshd.admin.page import Page
+from meshd.admin.server import AdminServer
+from meshd.api.names import Address
+from meshd.ca.listening import listen_at
+
+class Nothing:
+    def collect(self):
+        return iter(())
+
+async def main():
+    admin = AdminServer(Address("0.0.0.0", 0), Page(Nothing()), lambda: ())
+    await admin.start()
+    found = await listen_at(Address("0.0.0.0", 0), 1)
+    print(json.dumps([admin.trouble, [each.getsockname()[0] for each in found]]))
+    await admin.close()
+
+asyncio.run(main())
+"""
+
+REDIRECTED = '''
+import json, socket, subprocess
+from proxy.capture.original import original_destination, plain
+
+rules = """
+table inet t {
+    chain out {
+        type nat hook output priority -100
+        tcp dport 81 redirect to :4140
+    }
+}
+"""
+subprocess.run(["nft", "--file", "-"], input=rules, text=True, check=True)
+listener = socket.create_server(("::", 4140), family=socket.AF_INET6, dualstack_ipv6=True)
+found = []
+for host, port in (("127.0.0.1", 81), ("::1", 81), ("127.0.0.1", 4140)):
+    caller = socket.create_connection((host, port))
+    accepted, _ = listener.accept()
+    where = original_destination(accepted)
+    is_caller = plain(accepted.getpeername()) == tuple(caller.getsockname()[:2])
+    found.append([None if where is None else str(where), is_caller])
+print(json.dumps(found))
+'''
+
+
+def program(text: str, *within: str) -> list[object]:
+    argv = [*within, sys.executable, "-P", "-c", text]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said: list[object] = json.loads(done.stdout)
+    return said
+
+
+def test_each_family_has_a_socket_of_its_own_at_one_port() -> None:
+    async def main() -> None:
+        first, second = listeners = await listen_at(EVERYWHERE, 8)
+        port = first.getsockname()[1]
+        assert [each.getsockname()[:2] for each in listeners] == [("0.0.0.0", port), ("::", port)]
+        assert second.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+        loop = asyncio.get_running_loop()
+        for host, listener in (("127.0.0.1", first), ("::1", second)):
+            with socket.create_connection((host, port)):
+                accepted, peer = await loop.sock_accept(listener)
+                assert peer[0] == host  # and not ::ffff:127.0.0.1
+                accepted.close()
+        with pytest.raises(OSError, match="Address already in use"):
+            await listen_at(Address("0.0.0.0", port), 8)
+        for each in listeners:
+            each.close()
+
+    aio.run(main())
+
+
+def test_a_port_that_is_taken_in_the_other_family_is_not_half_listened_at() -> None:
+    async def main() -> None:
+        with socket.create_server(("::", 0), family=socket.AF_INET6) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(OSError, match="Address already in use"):
+                await listen_at(Address("0.0.0.0", port), 8)
+            with socket.create_server(("0.0.0.0", port)):  # it was let go of
+                pass
+
+    aio.run(main())
+
+
+def test_one_address_is_listened_at_alone() -> None:
+    async def main() -> None:
+        for host in ("127.0.0.1", "::1", "::"):
+            (only,) = await listen_at(Address(host, 0), 8)
+            assert only.getsockname()[0] == host
+            only.close()
+
+    aio.run(main())
+
+
+def test_without_ipv6_it_is_ipv4_alone() -> None:
+    assert program(LISTENING, *situations.denying("inet6")) == ["", ["0.0.0.0"]]
+    assert program(LISTENING) == ["", ["0.0.0.0", "::"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace: needs root")
+@pytest.mark.peer("nft", "ip", "nsenter")
+def test_what_was_captured_is_known_by_a_listener_of_both_families() -> None:
+    """One that was inherited may be such."""
+    with network() as file:
+        found = program(REDIRECTED, "nsenter", f"--net={file}")
+    assert found == [["127.0.0.1:81", True], ["[::1]:81", True], [None, True]]
