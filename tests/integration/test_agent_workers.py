@@ -38,7 +38,7 @@ class Mesh:
         self._settings = self.host.settings.read_text().replace(
             'proxy: {inbound: "0.0.0.0:4143"}',
             f'proxy: {{outbound: "127.0.0.1:{outbound}", inbound: "127.0.0.1:{inbound}", '
-            f'admin: "127.0.0.1:{self.admin}", workers: WORKERS}}',
+            f'admin: "0.0.0.0:{self.admin}", workers: WORKERS}}',
         )
         assert "WORKERS" in self._settings
         self.set_workers(workers)
@@ -99,6 +99,7 @@ def test_workers_are_one_proxy_to_the_agent(tmp_path: Path, setting: str, flags:
         assert edge["tls"]
         assert value(made.admin, "request_total") == 80, "each came out of it and into it"
         assert value(made.admin, "meshd_control_connected") == 1
+        assert get(made.admin, "/metrics", 60.0, "::1")[0] == 200
 
         killed = children(proxy.pid)[0]
         os.kill(killed, signal.SIGKILL)

@@ -97,8 +97,8 @@ def files(tmp_path: Path) -> Iterator[Files]:
         yield Files(tmp_path, port)
 
 
-def get(port: int, path: str, timeout_s: float = 5.0) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+def get(port: int, path: str, timeout_s: float = 5.0, host: str = "127.0.0.1") -> tuple[int, str]:
+    connection = HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
