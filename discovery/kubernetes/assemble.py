@@ -154,8 +154,10 @@ class Assembly:
 
     def _chosen(self, service: Service, candidates: list[Candidate]) -> list[Candidate]:
         families = service.spec.ip_families or ()
-        if len(families) > 1 and any(each.family == families[0] for each in candidates):
-            candidates = [each for each in candidates if each.family != families[1]]
+        if len(families) > 1:
+            wanted = self._key.family or families[0]
+            if any(each.family == wanted for each in candidates):
+                candidates = [each for each in candidates if each.family == wanted or each.family not in families]
         if service.spec.publish_not_ready_addresses:
             return candidates
         chosen = [each for each in candidates if each.ready] or [each for each in candidates if each.last_resort]

@@ -15,12 +15,14 @@ CLUSTER_DOMAIN: Final = "cluster.local"
 
 
 class ServiceKey(NamedTuple):
-    """A port of a Service; 0 where none was named. `hostname`: of its endpoints the one with that host name."""
+    """A port of a Service; 0 where none was named. `hostname`: of its endpoints the one with that host name.
+    `family`: of a Service of two families those of that one (`IPv4`, `IPv6`); empty for the Service's first."""
 
     namespace: str
     name: str
     port: int = 0
     hostname: str = ""
+    family: str = ""
 
 
 def claim(authority: Authority, cluster_domain: str) -> ServiceKey | None:

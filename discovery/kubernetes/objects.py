@@ -44,6 +44,7 @@ class ServiceSpec(Struct, frozen=True, rename="camel"):
     external_name: str = ""
     publish_not_ready_addresses: bool = False
     ip_families: tuple[str, ...] | None = None
+    cluster_ips: tuple[str, ...] | None = msgspec.field(default=None, name="clusterIPs")
 
 
 class Service(Struct, frozen=True, rename="camel"):

@@ -21,6 +21,7 @@ from discovery.kubernetes.lists import PODS, SERVICE_NAME, SERVICES, SLICES, Con
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.objects import Pod, Service, SliceEndpoint
 from discovery.kubernetes.pods import Pods
+from discovery.kubernetes.second import SecondFamily, family_of
 from discovery.kubernetes.settings import KubernetesDiscovery
 from discovery.names import Authority
 from discovery.registry import Away, Denied, Located
@@ -52,6 +53,7 @@ class KubernetesRegistry:
         self._access = access or Access(settings.kubeconfig, settings.context)
         self._feeds = Feeds(self._access)
         self._complained: set[str] = set()
+        self._second = SecondFamily(self._access)
         self._externals = Externals(self._access, self._complain, wanted=settings.external_workloads)
 
     def claim(self, authority: Authority) -> ServiceKey | None:
@@ -113,7 +115,12 @@ class KubernetesRegistry:
                 return Located(ServiceKey(meta.namespace, meta.name, port), whole=True)
         found = await self._by_pod(address, port) or await self._by_slice(address, port)
         found = found or await self._by_external(address, port)
-        return None if found is None else Located(found)
+        if found is not None:
+            return Located(found)
+        try:
+            return await self._second.locate(address, port)
+        except Gone as error:
+            raise Away("a list of Services takes longer than the server remembers (410)") from error
 
     async def _by_pod(self, address: str, port: int) -> ServiceKey | None:
         """By the selectors of Services, and not by slices: those can only be asked for all at once."""
@@ -121,7 +128,7 @@ class KubernetesRegistry:
             if pod.spec.host_network or pod.status.phase in ("Succeeded", "Failed"):
                 continue  # the address is the host's, or somebody else's by now
             services = await self._listed(SERVICES, Query(pod.metadata.namespace))
-            found = sorted(key for each in services if (key := _port_of(each, pod, port)) is not None)
+            found = sorted(key for each in services if (key := _port_of(each, pod, port, address)) is not None)
             if found:
                 return found[0]
         return None
@@ -137,8 +144,8 @@ class KubernetesRegistry:
             body = await self._access.get(path, {}, absent_is_none=True)
             service = None if body is None else decoded(SERVICES.one, body, path)
             for each in (service.spec.ports if service is not None else None) or ():
-                if each.name == (ports[0].name or ""):
-                    return ServiceKey(slice_.metadata.namespace, name, each.port)
+                if service is not None and each.name == (ports[0].name or ""):
+                    return _key(service, each.port, address)
         return None
 
     async def _by_external(self, address: str, port: int) -> ServiceKey | None:
@@ -256,7 +263,13 @@ def _is_at(endpoint: SliceEndpoint, address: str) -> bool:
     return canonical_address(endpoint.addresses[0]) == address
 
 
-def _port_of(service: Service, pod: Pod, port: int) -> ServiceKey | None:
+def _key(service: Service, port: int, address: str) -> ServiceKey:
+    """A port of a Service, as one of whose endpoints has that address."""
+    meta, families = service.metadata, service.spec.ip_families or ()
+    return ServiceKey(meta.namespace, meta.name, port, family=family_of(address) if len(families) > 1 else "")
+
+
+def _port_of(service: Service, pod: Pod, port: int, address: str) -> ServiceKey | None:
     """The port of a Service by which a pod's port is reached; None when it is not."""
     selector, labels = service.spec.selector, pod.metadata.labels
     if not selector or any(labels.get(name) != value for name, value in selector.items()):
@@ -266,5 +279,5 @@ def _port_of(service: Service, pod: Pod, port: int) -> ServiceKey | None:
     for each in service.spec.ports or ():
         target = each.target_port if isinstance(each.target_port, int) else named.get(each.target_port, 0)
         if each.protocol == "TCP" and (target or each.port) == port:
-            return ServiceKey(service.metadata.namespace, service.metadata.name, each.port)
+            return _key(service, each.port, address)
     return None

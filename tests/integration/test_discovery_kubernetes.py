@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from discovery.backends import Place
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.registry import KubernetesRegistry
@@ -13,7 +15,9 @@ from discovery.registry import Located
 from meshd.api.endpoints import Endpoint
 from tests.support import aio
 from tests.support.following import following
+from tests.support.kubernetes.api import Place as ApiPlace
 from tests.support.kubernetes.bodies import endpoint, pod, service, slice_of
+from tests.support.kubernetes.core import SERVICES
 from tests.support.kubernetes.worlds import World, world
 
 TRUST_DOMAIN = "prod.example"
@@ -227,6 +231,48 @@ def test_addresses_lead_back_to_services(tmp_path: Path) -> None:
         assert await registry.locate("192.0.2.78", 5432) is None
 
     play(tmp_path, scene)
+
+
+def test_addresses_of_the_second_family_lead_back_to_services(tmp_path: Path) -> None:
+    """Which the API server cannot be asked for by the address: it knows the first of each alone."""
+
+    async def scene(here: World, registry: KubernetesRegistry) -> None:
+        if here.double is None:
+            pytest.skip("needs a cluster of two families")
+        double = here.double
+        own = service("kubernetes", ("https", 443, 6443))
+        if double.api.store.get(SERVICES.key, ("default", "kubernetes")) is None:
+            double.api.create(ApiPlace(SERVICES, "default"), own, "test")
+        families = {"ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack", "selector": {"app": "web"}}
+        made = await here.service(service("web", ("http", 80, 8080), **families))
+        await here.service(service("db", ("", 5432, 5432), **families, clusterIP="None"))
+        first, second = made["spec"]["clusterIPs"]
+        running = await here.pod(pod("a", labels={"app": "web"}), "192.0.2.77")
+        for name, ports in (("web", {"http": 8080}), ("db", {"": 5432})):
+            for family, address in (("IPv4", "192.0.2.77"), ("IPv6", "2001:db8::77")):
+                at = endpoint(address, running)
+                await here.slice(slice_of(name, f"{name}-{family.lower()}", at, ports=ports, family=family))
+        web, db = ServiceKey(here.namespace, "web", 80), ServiceKey(here.namespace, "db", 5432)
+        assert await registry.locate(first, 80) == await registry.locate(second, 80) == Located(web, whole=True)
+        assert await registry.locate(second, 8080) is None
+        assert await registry.locate("192.0.2.77", 8080) == Located(web._replace(family="IPv4"))
+        assert await registry.locate("2001:db8::77", 8080) == Located(web._replace(family="IPv6"))
+        assert await registry.locate("2001:db8::77", 5432) == Located(db._replace(family="IPv6"))
+        async with following(registry, web._replace(family="IPv6")) as six, following(registry, web) as either:
+            await six.endpoints("2001:db8::77")
+            await either.endpoints("192.0.2.77")
+
+        double.requests.clear()
+        assert await registry.locate("2001:db8::78", 8080) is None
+        assert await registry.locate("192.0.2.78", 8080) is None
+        whole = [path for method, path, query in double.requests if path == "/api/v1/services" and not fields(query)]
+        assert len(whole) == 0, "what was found a moment ago serves others, and of the first family it is not asked"
+
+    play(tmp_path, scene)
+
+
+def fields(query: dict[str, str]) -> str:
+    return query.get("fieldSelector", "")
 
 
 def test_a_cluster_that_is_there_is_found_to_be(tmp_path: Path) -> None:

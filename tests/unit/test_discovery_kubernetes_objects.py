@@ -106,9 +106,11 @@ class Assembled:
         port: int = 80,
         hostname: str = "",
         zone: str = "",
+        family: str = "",
     ) -> None:
         self.complaints: list[str] = []
-        assembly = Assembly(ServiceKey("shop", "web", port, hostname), TRUST_DOMAIN, zone, self.complaints.append)
+        key = ServiceKey("shop", "web", port, hostname, family)
+        assembly = Assembly(key, TRUST_DOMAIN, zone, self.complaints.append)
         self.said = assembly.of(of or service(), hostname, slices, pods or {})
 
     @property
@@ -160,6 +162,10 @@ def test_of_two_families_the_services_first_where_there_is_any() -> None:
     both = service(ipFamilies=["IPv6", "IPv4"])
     assert [each.address for each in Assembled(slice_of(at(1)), six, of=both).found.endpoints] == ["2001:db8::1"]
     assert Assembled(slice_of(at(1)), of=both).numbers == [1]
+    for family, found in (("IPv4", "192.0.2.1"), ("IPv6", "2001:db8::1")):  # who asked by an address has that one's
+        said = Assembled(slice_of(at(1)), six, of=both, family=family).found.endpoints
+        assert [each.address for each in said] == [found]
+    assert Assembled(slice_of(at(1)), of=both, family="IPv6").numbers == [1]
 
 
 def hinted(number: int, *zones: str) -> dict[str, Any]:
