@@ -215,6 +215,13 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
             "`--ha` sets it, `replicas: 3` and `failurePolicy: Fail`."
         ),
     ] = False
+    priority_class: Annotated[
+        str,
+        Meta(
+            description="The PriorityClass of the control plane's pods, as in `system-cluster-critical`; when empty, "
+            "the cluster's default."
+        ),
+    ] = ""
     failure_policy: Annotated[
         FailurePolicy,
         Meta(
@@ -257,6 +264,8 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
             raise ValueError(f"discovery: a back end needs a name of its own, and {repeated!r} is taken: set `name`")
         if self.controller:
             _said("controller", _check_address, self.controller)
+        if self.priority_class and not is_trust_domain(self.priority_class):
+            raise ValueError(f"priorityClass: {self.priority_class[:128]!r} is not DNS labels joined by dots")
 
     @property
     def controller_address(self) -> str:

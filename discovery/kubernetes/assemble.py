@@ -179,7 +179,8 @@ class Assembly:
                 pod = pods.get(reference.uid)
                 if pod is None:
                     continue  # it is gone, and the slice will say so soon
-            identity = self._identity(slice_.metadata.namespace, pod)
+            is_admin = pod is not None and port == pod.admin_port
+            identity = "" if is_admin else self._identity(slice_.metadata.namespace, pod)
             if not address or identity is None:
                 continue
             yield Candidate(

@@ -120,6 +120,7 @@ class ContainerPort(Struct, frozen=True, rename="camel"):
 
 
 class Container(Struct, frozen=True, rename="camel"):
+    name: str = ""
     ports: tuple[ContainerPort, ...] | None = None
 
 

@@ -25,6 +25,9 @@ INBOUND_PORT: Final = ("config.meshd.io/inbound-port", "config.linkerd.io/inboun
 OPAQUE_PORTS: Final = ("config.meshd.io/opaque-ports", "config.linkerd.io/opaque-ports")
 """Annotations; the first that is there counts."""
 
+PROXY, ADMIN = "meshd-proxy", "meshd-admin"
+"""The injector's container, and its port with the metrics."""
+
 DEFAULT_INBOUND_PORT: Final = 4143
 
 FEW: Final = 8
@@ -35,11 +38,13 @@ Ranges = tuple[tuple[int, int], ...]
 
 class PodFacts(NamedTuple):
     """What matters of a pod. `account` is empty where it is not meshed; `opaque`: its opaque ports, None where it says
-    nothing of them."""
+    nothing of them. `admin_port` is where its proxy has its metrics, in plain text for anybody and not by the mesh; 0
+    where there is none."""
 
     account: str
     inbound_port: int
     opaque: Ranges | None
+    admin_port: int = 0
 
     def is_opaque(self, port: int) -> bool | None:
         return within(port, self.opaque)
@@ -51,7 +56,10 @@ def facts(pod: Pod) -> PodFacts:
     text = _first(marks, INBOUND_PORT) or ""
     inbound = int(text) if re.fullmatch(r"[1-9][0-9]{0,4}", text) and int(text) <= 65535 else DEFAULT_INBOUND_PORT
     containers = (*(pod.spec.containers or ()), *(pod.spec.init_containers or ()))
-    return PodFacts(account, inbound, opaque_ports(marks, _by_name(containers)))
+    admin = next(
+        (ports[ADMIN] for each in containers if each.name == PROXY and ADMIN in (ports := _by_name([each]))), 0
+    )
+    return PodFacts(account, inbound, opaque_ports(marks, _by_name(containers)), admin if account else 0)
 
 
 def opaque_ports(annotations: Mapping[str, str], names: Mapping[str, int]) -> Ranges | None:

@@ -236,6 +236,10 @@ def _changed(text: str, file: str, change: Callable[[Editor, _Object], Change]) 
     except (NotEditable, ConfigurationError) as error:
         raise _uneditable(file, str(error)) from error
     if said != [bare(document.value) for document in documents]:
+        shared = next(filter(None, (editor.shared(document.node) for document in documents)), "")
+        if shared:
+            why = f"{shared} are one part, by an anchor and its alias, and not all are to be changed: write them out"
+            raise _uneditable(file, why)
         raise _uneditable(file, "what comes out says something else: are there anchors and aliases in it?")
     return result, outcomes
 

@@ -90,6 +90,24 @@ class Editor:
         self._grown: dict[int, MappingNode] = {}
         """The mappings that were given keys, by their identity."""
 
+    def shared(self, document: Node) -> str:
+        """Which part of it was given keys and stands there more than once, by an alias; empty where none did."""
+        places: dict[int, list[str]] = {id(node): [] for node in self._grown.values()}
+        waiting, seen = [document], set[int]()
+        while waiting:
+            node = waiting.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, MappingNode):
+                for key, value in node.value:
+                    if id(value) in places:
+                        places[id(value)].append(f"`{key.value}` (line {key.start_mark.line + 1})")
+                waiting += [value for _, value in reversed(node.value)]
+            elif isinstance(node, SequenceNode):
+                waiting += reversed(node.value)
+        return next((" and ".join(sorted(each)) for each in places.values() if len(each) > 1), "")
+
     # --- putting in
 
     def added(self, node: Node, additions: Additions) -> Iterator[Edit]:

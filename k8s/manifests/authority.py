@@ -15,6 +15,7 @@ from k8s.manifests.common import (
     ALL_FAMILIES,
     SETTINGS_DIRECTORY,
     SETTINGS_VOLUME,
+    annotations,
     component,
     group,
     liveness,
@@ -23,7 +24,6 @@ from k8s.manifests.common import (
     startup,
     unprivileged,
 )
-from k8s.manifests.controller import annotations
 from k8s.manifests.identity import CHAIN_KEY, ISSUER_SECRET, PRIVATE_KEY
 from k8s.manifests.kinds import (
     ClaimResources,
@@ -115,7 +115,10 @@ def authority(settings: Installation, checksum: str) -> Iterator[Object]:
             service_name=CA,
             selector=Selector(match_labels=labels),
             template=PodTemplate(
-                metadata=Metadata(labels=labels, annotations=annotations(checksum)), spec=_pod(settings)
+                metadata=Metadata(
+                    labels=labels, annotations=annotations(checksum, loses_nothing=settings.ca.storage == "persistent")
+                ),
+                spec=_pod(settings),
             ),
         ),
     )
@@ -131,6 +134,7 @@ def names(settings: Installation) -> list[str]:
 def _pod(settings: Installation) -> PodSpec:
     return PodSpec(
         service_account_name=CA,
+        priority_class_name=settings.priority_class,
         node_selector={"kubernetes.io/os": "linux"},
         security_context=group(),
         termination_grace_period_seconds=TERMINATION_S,

@@ -31,6 +31,17 @@ def component(name: str) -> Labels:
     return {"app.kubernetes.io/name": name, **PART_OF}
 
 
+EVICTED: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+"""The cluster's autoscaler takes no node away whose pods have something on its disk, unless they say so themselves."""
+
+
+def annotations(checksum: str, *, loses_nothing: bool = True) -> Labels:
+    """Of the control plane's pods: never injected, and another when what they read is. `loses_nothing`: what they have
+    on their node's disk may go with it."""
+    said = {EVICTED: "true"} if loses_nothing else {}
+    return {"meshd.io/inject": "disabled", "meshd.io/configuration": checksum, **said}
+
+
 def of_namespace(settings: Installation, name: str, labels: Labels | None = None) -> Metadata:
     """The metadata of an object in the control plane's namespace."""
     return Metadata(name=name, namespace=settings.namespace, labels=PART_OF if labels is None else labels)

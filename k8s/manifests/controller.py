@@ -7,6 +7,7 @@ from k8s.manifests.common import (
     ALL_FAMILIES,
     SETTINGS_DIRECTORY,
     SETTINGS_VOLUME,
+    annotations,
     component,
     group,
     liveness,
@@ -115,11 +116,6 @@ def controller(settings: Installation, checksum: str) -> Iterator[Object]:
         )
 
 
-def annotations(checksum: str) -> dict[str, str]:
-    """Of the control plane's pods: never injected, and another when what they read is."""
-    return {"meshd.io/inject": "disabled", "meshd.io/configuration": checksum}
-
-
 def _service(settings: Installation, name: str, port: ServicePort) -> Service:
     return Service(
         api_version="v1",
@@ -138,6 +134,7 @@ def _strategy(settings: Installation) -> Strategy:
 def _pod(settings: Installation) -> PodSpec:
     return PodSpec(
         service_account_name=CONTROLLER,
+        priority_class_name=settings.priority_class,
         node_selector={"kubernetes.io/os": "linux"},
         affinity=_apart() if settings.high_availability else None,
         security_context=group(),

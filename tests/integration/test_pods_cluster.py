@@ -64,6 +64,13 @@ def test_a_pod_of_a_stateful_set_is_called_by_name(shop: Shop) -> None:
     assert got["host"] == "db-0.db:8080"
 
 
+def test_metrics_of_sidecars_are_scraped_through_a_service(shop: Shop) -> None:
+    address = shop.cluster.serve("metrics", 4191, 4191, shop.api)
+    done = shop.web.run("app", "curl", "-sSf", "--max-time", "60", f"http://{address}:4191/metrics")
+    assert done.returncode == 0, (done.stderr, shop.web.logs())
+    assert "process_start_time_seconds" in done.stdout
+
+
 def test_an_annotation_makes_a_port_opaque(shop: Shop) -> None:
     done = shop.web.run("app", *program("hear", f"{shop.mail_address}:25"))
     assert done.stdout == "b'220 hello\\r\\nheard me\\r\\n'\n", done.stderr

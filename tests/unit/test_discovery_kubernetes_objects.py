@@ -157,6 +157,13 @@ def test_an_endpoint_in_two_slices_is_one_and_ready_where_either_says_so() -> No
     assert Assembled(first, second).numbers == [1, 2]
 
 
+def test_the_metrics_of_a_meshed_pods_proxy_are_in_plain_text() -> None:
+    pods: dict[str, PodFacts | None] = {"a": MESHED._replace(admin_port=8080), "b": MESHED}
+    slices = slice_of(at(1, "a"), at(2, "b"), ports=({"name": "web", "port": 8080},))
+    said = Assembled(slices, of=service({"name": "web", "port": 80}), pods=pods).found.endpoints
+    assert [(bool(each.identity), each.inbound_port) for each in said] == [(False, 0), (True, 4143)]
+
+
 def test_of_two_families_the_services_first_where_there_is_any() -> None:
     six = slice_of({"addresses": ["2001:DB8::1"]}, addressType="IPv6", metadata={"name": "web-2"})
     both = service(ipFamilies=["IPv6", "IPv4"])
@@ -320,6 +327,15 @@ def test_what_a_pod_says_of_itself() -> None:
     assert said(labels={"linkerd.io/control-plane-ns": "linkerd"}).account == ""
     for text, port in (("5000", 5000), ("0", 4143), ("65536", 4143), ("x", 4143), ("", 4143)):
         assert said(labels=label, annotations={"config.meshd.io/inbound-port": text}).inbound_port == port
+    sidecar = {"name": "meshd-proxy", "ports": [{"name": "meshd-admin", "containerPort": 4191}]}
+    for containers, meshed, port in (
+        ([{}, sidecar], True, 4191),
+        ([sidecar], False, 0),
+        ([{**sidecar, "name": "app"}], True, 0),
+    ):
+        spec = {"containers": [{}], "initContainers": containers}
+        metadata = {"name": "a", "labels": label if meshed else {}}
+        assert facts(msgspec.convert({"metadata": metadata, "spec": spec}, Pod)).admin_port == port
     ours, theirs = "config.meshd.io/opaque-ports", "config.linkerd.io/opaque-ports"
     assert said(annotations={ours: "1, 5-7,sql,x,9-y,"}).opaque == ((1, 1), (5, 7), (5432, 5432))
     assert said(annotations={ours: "1", theirs: "2"}).opaque == ((1, 1),)

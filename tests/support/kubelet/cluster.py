@@ -84,7 +84,8 @@ class Cluster:
         name, network = pod["metadata"]["name"], self.node.plug()
         if meshed:
             marks = made["metadata"].get("annotations", {})
-            self.do(lambda: self.plane.pod(NAMESPACE, name, pod["spec"]["serviceAccountName"], marks))
+            spec = {which: made["spec"][which] for which in ("initContainers", "containers")}
+            self.do(lambda: self.plane.pod(NAMESPACE, name, pod["spec"]["serviceAccountName"], marks, **spec))
         around = pods.Surroundings(
             _nothing, lambda space, account, _: self.plane.token(space, account), "", ("192.0.2.1", 443), self.names
         )
