@@ -70,6 +70,7 @@ class AgentClient:
         self._known: dict[int, EndpointSet | None] = {}  # what was said last, on this connection
         self._asked: dict[int, asyncio.Future[Response]] = {}
         self._attached = 0
+        self._is_attached = False  # on this connection: until then nothing that is reported has a place
         self._writer: asyncio.StreamWriter | None = None
         self._state: ReportState | None = None
         self._stats: ReportStats | None = None
@@ -129,12 +130,16 @@ class AgentClient:
     def report_state(self, state: ReportState) -> None:
         """Tell how the proxy is; told again whenever the agent comes back."""
         self._state = state
-        self._send(0, state)
+        self._report(state)
 
     def report_stats(self, stats: ReportStats) -> None:
         """Tell what was counted; told again whenever the agent comes back, as what its rates begin from."""
         self._stats = stats
-        self._send(0, stats)
+        self._report(stats)
+
+    def _report(self, body: ReportState | ReportStats | None) -> None:
+        if body is not None and self._is_attached:
+            self._send(0, body)
 
     def identified(self) -> None:
         """The proxy may have another certificate: where the connection does not show who it is, make one that does."""
@@ -221,7 +226,7 @@ class AgentClient:
             rejected |= isinstance(error, ssl.SSLError)
             log.warning("%s: %s", self._name, error)
         finally:
-            self._writer = None
+            self._writer, self._is_attached = None, False
             writer.close()
             for asked in self._asked.values():
                 if not asked.done():
@@ -264,10 +269,9 @@ class AgentClient:
             self._refusal, self._attach_pause_s = "", ATTACH_AGAIN_S
             self._way.use(body)
             self._configured(body)
-            if self._state is not None:
-                self._send(0, self._state)
-            if self._stats is not None:
-                self._send(0, self._stats)
+            self._is_attached = True
+            self._report(self._state)
+            self._report(self._stats)
         elif isinstance(body, Refused):
             if body.reason != self._refusal:
                 self._refusal = body.reason

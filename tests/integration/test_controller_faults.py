@@ -22,6 +22,7 @@ from meshd.api.control import (
     Destination,
     ProxyConfiguration,
     Refused,
+    ReportState,
     ReportStats,
     SignCertificate,
     Traffic,
@@ -146,6 +147,35 @@ def test_the_api_server_is_away_and_comes_back(tmp_path: Path) -> None:
             )
             for each in (first, known, new, back):
                 await each.close()
+
+    aio.run(main())
+
+
+def test_nothing_is_reported_before_a_sidecar_is_attached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A controller that waits for the API server is told of the sidecar when it knows it, and refuses nothing."""
+
+    async def main() -> None:
+        async with control_plane(tmp_path) as plane, plane.controller() as controller:
+            plane.pod("shop", "web-1", "web")
+            asked, let = asyncio.Event(), asyncio.Event()
+
+            async def slow(request: web.Request) -> web.StreamResponse | None:
+                if request.path.endswith("/pods/web-1"):
+                    asked.set()
+                    await let.wait()
+                return None
+
+            plane.cluster.interfere = slow
+            async with client(Way(plane, plane.issue(WEB), controller)) as sidecar:
+                await asked.wait()
+                sidecar.report_state(ReportState(1, ("the destinations",), ()))
+                sidecar.report_stats(ReportStats("x", (traffic("shop/web"),)))
+                sidecar.watch("api.shop:80", "shop", (heard := list[EndpointSet | None]()).append)
+                await eventually(lambda: heard, "what was said before it is read")
+                let.set()
+                await eventually(lambda: controller.core.status(60.0).edges, "what it counted is known")
+                assert controller.core.status(60.0).workloads[0].waiting_for == ("web-1: the destinations",)
+        assert "refused Report" not in caplog.text
 
     aio.run(main())
 
