@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 
 TOKEN_FILE: Final = "/var/run/secrets/meshd.io/token/token"  # noqa: S105 - a path
 
+ASK_EVERY_S: Final = 4.0
+"""Between questions to the CA for its roots and what it denies. It lets its nodes wait for news, and not a controller,
+whom it would have to have reviewed by the API server each time; a few of them cost it a handshake each."""
+
 LOOK_AGAIN_S: Final = 0.05
 
 
@@ -85,7 +89,8 @@ class Controller:
         anchors = installation.trust_anchors
         source = AccountSource(Failover([CaClient(url, anchors) for url in urls]), place.token_file)
         _make(place.state_dir)
-        signer = Signer(source, anchors, ", ".join(urls), memory=TrustFile(place.state_dir / FILE_NAME))
+        memory = TrustFile(place.state_dir / FILE_NAME)
+        signer = Signer(source, anchors, ", ".join(urls), memory=memory, ask_every_s=ASK_EVERY_S)
         sources = _sources(installation, place)
         self._registries = tuple(each.source for each in sources if isinstance(each.source, Following))
         self._access = Access(place.kubeconfig)

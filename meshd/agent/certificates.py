@@ -64,7 +64,8 @@ class Signer:
     """Certificates from `source`, which is called `name` in the status. `watch` and `follow` run beside it for as long
     as it is in use. `changed` is called when the CA went away or came back, and when there is something else to believe
     (`trust`, kept in `memory`): the roots, and what is denied. `oldest` says since when the oldest certificate of the
-    proxies here has been good, in seconds since the epoch; 0 when that is not known."""
+    proxies here has been good, in seconds since the epoch; 0 when that is not known. `ask_every_s` is the longest pause
+    between questions for news of a CA that answers at once, as it does where it does not let this one wait."""
 
     def __init__(
         self,
@@ -73,9 +74,10 @@ class Signer:
         name: str,
         clock: Callable[[], float] = time.time,
         memory: TrustFile | None = None,
+        ask_every_s: float = LOOK_EVERY_S,
     ) -> None:
         """Problem when what is remembered cannot be read."""
-        self._clock, self._memory = clock, memory
+        self._clock, self._memory, self._ask_every_s = clock, memory, ask_every_s
         self.trust = memory.recall() if memory is not None else Trust()
         self.signed = Signed()
         self._clock_trouble = ""
@@ -184,7 +186,7 @@ class Signer:
     async def follow(self) -> None:
         """Keep up with the CA's roots and with what it denies; to be run beside `watch`. `changed` is called with each
         change of either."""
-        backoff = Backoff(LOOK_AGAIN_S, LOOK_EVERY_S)
+        backoff = Backoff(LOOK_AGAIN_S, self._ask_every_s)
         while True:
             asked_at = time.monotonic()
             self._said = self._oldest()

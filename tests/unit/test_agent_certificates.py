@@ -238,6 +238,32 @@ def test_what_the_ca_denies_is_followed_and_outlasts_the_agent(tmp_path: Path) -
         Signer(Source(), BUNDLE, "https://ca", memory=file)
 
 
+def test_a_ca_that_does_not_let_it_wait_is_asked_as_often_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hasty(Source):
+        async def news(self, after: int, oldest: float = 0.0) -> Bundle:
+            return self.bundle
+
+    async def main() -> None:
+        pauses: list[float] = []
+        yielding, enough = asyncio.sleep, asyncio.Event()
+
+        async def sleep(pause_s: float) -> None:
+            pauses.append(pause_s)
+            if len(pauses) == 8:
+                enough.set()
+            await yielding(0)
+
+        signer = Signer(Hasty(), BUNDLE, "CA", ask_every_s=4.0)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        following = asyncio.get_running_loop().create_task(signer.follow())
+        await enough.wait()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert all(2.0 <= pause_s <= 4.0 for pause_s in pauses[3:])
+
+    aio.run(main())
+
+
 def test_a_bundle_that_the_ca_tells_of_is_in_force_and_kept(tmp_path: Path) -> None:
     file, both = TrustFile(tmp_path / "trust.json"), BUNDLE + root()
 
