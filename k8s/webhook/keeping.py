@@ -54,7 +54,7 @@ class Keeper:
         self._shown: KeyPair | None = None
         self.announced = False
         """Whether the API server has been told what to believe."""
-        self.trouble = "the webhook has no certificate yet"
+        self.trouble, self._said = "the webhook has no certificate yet", ""
 
     @property
     def shown_by(self) -> x509.Name | None:
@@ -73,13 +73,17 @@ class Keeper:
             try:
                 await self.look()
             except (Away, Gone) as error:
-                self.trouble = str(error) or "the API server does not know any more (410)"
-                complaints.warning("the webhook's certificate: %s", self.trouble)
+                trouble = str(error) or "the API server does not know any more (410)"
+                if trouble != self._said:  # it may be away for hours
+                    complaints.warning("the webhook's certificate: %s", trouble)
+                self.trouble = self._said = trouble
                 self._serve()
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - replicas take turns
                 wait_s = min(4 * wait_s, POLL_S)
             else:
-                self.trouble, wait_s = "", AGAIN_S
+                if self._said:
+                    complaints.info("the webhook's certificate: all is well again")
+                self.trouble, self._said, wait_s = "", "", AGAIN_S
                 await asyncio.sleep(POLL_S * random.uniform(0.5, 1.0))  # noqa: S311 - the same
 
     async def look(self) -> None:

@@ -41,7 +41,7 @@ class Namespaces(ListWatch):
         self._known: dict[str, dict[str, str]] = {}
         self.current = self.listed = False
         self._reads = asyncio.Semaphore(MAX_READS)
-        self.trouble = "the namespaces are not listed yet"
+        self.trouble, self._said = "the namespaces are not listed yet", ""
 
     async def run(self) -> None:
         """For ever."""
@@ -53,9 +53,19 @@ class Namespaces(ListWatch):
                 if self.current:
                     wait_s = AGAIN_S[0]
                 self.current, self.trouble = False, str(error)
-                complaints.warning("namespaces: %s", error)
+                self._complain(str(error))
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - to spread load
             wait_s = min(2 * wait_s, AGAIN_S[1])
+
+    def _complain(self, trouble: str) -> None:
+        """Once: the API server may be away for hours."""
+        if trouble == self._said:
+            return
+        self._said = trouble
+        if trouble:
+            complaints.warning("namespaces cannot be read, and are as they were last: %s", trouble)
+        else:
+            complaints.info("namespaces can be read")
 
     def known(self, name: str) -> Annotations | None:
         """Those of one namespace, as they were heard of last; None for one of which nothing is known."""
@@ -96,6 +106,7 @@ class Namespaces(ListWatch):
 
     def _confirm(self) -> None:
         self.current, self.trouble = True, ""
+        self._complain("")
 
     def _changed(self, event: Event, met: Versioned) -> None:
         if event.type == "DELETED":

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -11,8 +11,9 @@ import pytest
 from cryptography import x509
 
 from discovery.kubernetes.access import Access
+from discovery.registry import Away
 from k8s.injector.annotations import RELEVANT, names, relevant
-from k8s.webhook import certificates
+from k8s.webhook import certificates, keeping, namespaces
 from k8s.webhook.certificates import AUTHORITY_LIFE_S, SPREAD_S, Authority, Unreadable
 from k8s.webhook.connections import IDLE_S, Connections
 from k8s.webhook.namespaces import MAX_READS, Namespaces
@@ -292,3 +293,42 @@ def test_names_of_no_namespace_leave_the_api_server_to_others() -> None:
         assert len(server.asked) == 3 * MAX_READS
 
     asyncio.run(scene())
+
+
+class Broken(Access):
+    """An API server that is away."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.often = asyncio.Event()
+
+    async def get(self, *_: Any, **__: Any) -> bytes | None:
+        self.asked += 1
+        if self.asked == 20:
+            self.often.set()
+        raise Away("it cannot be reached")
+
+
+def test_an_api_server_that_is_away_for_long_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(namespaces, "AGAIN_S", (0.001, 0.001))
+    monkeypatch.setattr(keeping, "AGAIN_S", 0.001)
+    monkeypatch.setattr(keeping, "POLL_S", 0.001)
+
+    async def told(work: Callable[[Access], Coroutine[Any, Any, None]]) -> list[str]:
+        caplog.clear()
+        access = Broken()
+        running = asyncio.get_running_loop().create_task(work(access))
+        await access.often.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return [each.getMessage() for each in caplog.records]
+
+    async def main() -> None:
+        (said,) = await told(lambda access: Namespaces(access).run())
+        assert said == "namespaces cannot be read, and are as they were last: it cannot be reached"
+        (said,) = await told(lambda access: keeping.Keeper(access, SETTINGS, lambda _: None, lambda: NOW).run())
+        assert said == "the webhook's certificate: it cannot be reached"
+
+    aio.run(main())
