@@ -54,6 +54,9 @@ SIGN_TIMEOUT_S: Final = 30.0
 IDENTIFY_TIMEOUT_S: Final = 5.0
 """As long as a connection waits to be known whose it is."""
 
+MAX_COMPLAINTS: Final = 16
+"""That are remembered, so as not to be said again."""
+
 MAX_UNREAD_BYTES: Final = 8 << 20
 """What may wait for an agent that does not read; more than all that is followed, said at once."""
 
@@ -75,6 +78,7 @@ class AgentClient:
         self._state: ReportState | None = None
         self._stats: ReportStats | None = None
         self._refusal = ""
+        self._complaints: set[str] = set()  # what was said since the agent was last heard
         self._attach_pause_s = ATTACH_AGAIN_S
         self._is_changing = False
 
@@ -178,31 +182,38 @@ class AgentClient:
     async def run(self) -> None:
         """Stay connected, for ever."""
         pause = RETRY_MIN_S
-        complaint = ""
         while True:
             how = Ending(spoken=False)
             try:
                 reader, writer = await self._way.connect()
             except NoWay as error:
-                if str(error) != complaint:
-                    complaint = str(error)
-                    log.warning(
-                        "no %s answers at %s (%s); %s", self._way.kind, self._way.place, error, self._without_it()
-                    )
+                at = f"{self._way.kind} answers at {self._way.place}"
+                self._complain(f"no {at} ({error}); {self._without_it()}")
             else:
-                if complaint:
-                    log.info("%s is back", self._name)
                 how = await self._converse(reader, writer)
-                complaint = "it is lost"
                 if self._is_changing:
-                    self._is_changing, complaint, pause = False, "", RETRY_MIN_S
+                    self._is_changing, pause = False, RETRY_MIN_S
                     continue
                 self._way.ended(how)
-                log.warning("lost %s; %s", self._name, self._without_it())
+                self._complain(f"lost {self._name}; {self._without_it()}")
             if how.spoken:
                 pause = RETRY_MIN_S
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, self._way.retry_max_s)
+
+    def _complain(self, trouble: str) -> None:
+        """Once for each that there is until the agent is heard again."""
+        if trouble in self._complaints:
+            return
+        if len(self._complaints) >= MAX_COMPLAINTS:
+            self._complaints.clear()
+        self._complaints.add(trouble)
+        log.warning("%s", trouble)
+
+    def _heard(self) -> None:
+        if self._complaints:
+            log.info("%s is back", self._name)
+            self._complaints.clear()
 
     def _without_it(self) -> str:
         return "going on with what is known" if self._attached else "waiting for it"
@@ -217,14 +228,16 @@ class AgentClient:
             while data := await reader.read(READ_BYTES):
                 for answer in lines.feed(data):
                     if answer.id == 0 and isinstance(answer.body, Refused):  # of the connection as such
-                        log.warning("%s: %s", self._name, answer.body.reason)
+                        self._complain(f"{self._name}: {answer.body.reason}")
                         rejected |= not answer.body.retry
                     else:
+                        if not spoken:
+                            self._heard()
                         spoken = True
                         self._answered(answer)
         except (OSError, FramingError, Differing, NoWay) as error:
             rejected |= isinstance(error, ssl.SSLError)
-            log.warning("%s: %s", self._name, error)
+            self._complain(f"{self._name}: {error}")
         finally:
             self._writer, self._is_attached = None, False
             writer.close()

@@ -5,9 +5,9 @@ anchors and SPIFFE ID.
     from then on     mutual TLS with that certificate; the token goes with a request for the next one alone
 
 The token is read for each use, since the kubelet replaces it, and is in no message for people. A certificate that has
-expired, or that the controller does not take (it was revoked, or the clocks are apart), is as none: the next connection
-is a first contact again. The trust bundle of the last configuration takes the place of the anchors for later
-connections, so that the mesh's root can change while a pod runs.
+expired, or that the controller does not take (it was revoked, or the clocks are apart), is as none for a while: the
+next connection is a first contact again. The trust bundle of the last configuration takes the place of the anchors for
+later connections, so that the mesh's root can change while a pod runs.
 
 Its counterpart is `k8s.controller`.
 """
@@ -53,6 +53,12 @@ MAX_TOKEN_BYTES: Final = 16 << 10
 MAX_SILENT: Final = 3
 """Connections in a row that end without a word before the certificate is taken for the reason: TLS 1.3 tells a client
 after its handshake that its certificate is not believed, and often all that it hears is the end."""
+REPLACE_AGAIN_S: Final = (60.0, 600.0)
+"""A certificate that took the place of one which was not taken, and is not taken either, is not the reason: a
+controller's clock may be behind. Until the next is asked for so long is waited, twice as long each time."""
+
+_OF_TIME: Final = (9, 10)
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED."""
 
 _KEEP_ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -122,8 +128,10 @@ class ControllerWay:
         held: Callable[[], Held | None],
         refused: Callable[[Held], None],
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.place = str(place.address)
+        self._monotonic = monotonic
         self._place, self._held, self._refused, self._clock = place, held, refused, clock
         self._anchors_pem = place.anchors_pem
         self._denied: frozenset[str] = frozenset()
@@ -133,6 +141,8 @@ class ControllerWay:
         """The replica whose connection was the last to end: the others come before it."""
         self._at = ""
         self._silent = 0
+        self._replace_at = self._replace_again_s = 0.0
+        self._has_warned = False
 
     @property
     def proven(self) -> bool:
@@ -144,7 +154,9 @@ class ControllerWay:
 
     def _presentable(self) -> Held | None:
         held = self._held()
-        if held is None or held is self._not_taken or held.certificate.not_after <= self._clock():
+        if held is None or held.certificate.not_after <= self._clock():
+            return None
+        if held is self._not_taken and self._monotonic() < self._replace_at:
             return None
         return held
 
@@ -238,16 +250,38 @@ class ControllerWay:
     def ended(self, how: Ending) -> None:
         self._lost = self._at
         self._silent = 0 if how.spoken else self._silent + 1
-        if self._shown is not None and (how.rejected or self._silent >= MAX_SILENT):
-            self._silent = 0
-            self._not_taken = self._shown
-            log.warning("the controller at %s does not take this proxy's certificate: asking for another", self.place)
-            self._refused(self._shown)
+        if self._shown is None:
+            return
+        if how.spoken and not how.rejected:
+            self._replace_at = self._replace_again_s = 0.0
+        elif how.rejected or self._silent >= MAX_SILENT:
+            self._not_believed(self._shown, says_why=how.rejected)
+
+    def _not_believed(self, shown: Held, *, says_why: bool) -> None:
+        """The controller does not take what was shown: ask for another, where that may help."""
+        now = self._monotonic()
+        if now < self._replace_at:
+            if not self._has_warned and not says_why:
+                self._has_warned = True
+                log.error(
+                    "the controller at %s does not take this proxy's new certificate either: see its log, and compare "
+                    "the clocks of its node, of this one and of the CA's",
+                    self.place,
+                )
+            return
+        least_s, most_s = REPLACE_AGAIN_S
+        self._replace_again_s = min(max(2 * self._replace_again_s, least_s), most_s)
+        self._replace_at, self._has_warned = now + self._replace_again_s, False
+        self._silent = 0
+        self._not_taken = shown
+        log.warning("the controller at %s does not take this proxy's certificate: asking for another", self.place)
+        self._refused(shown)
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not good: {error.verify_message}"
+        advice = ": compare this node's clock with that of the controller's" if error.verify_code in _OF_TIME else ""
+        return f"its certificate is not good: {error.verify_message}{advice}"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,13 +1,23 @@
 """The way of a sidecar to its controller: what the environment must say, and when a certificate is shown."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from meshd.api.control import Attach, SignCertificate
 from meshd.api.problems import Misuse
-from proxy.controller import MAX_SILENT, POD, TOKEN_FILE, TRUST_ANCHORS, TRUST_DOMAIN, ControllerWay, place
+from proxy.controller import (
+    MAX_SILENT,
+    POD,
+    REPLACE_AGAIN_S,
+    TOKEN_FILE,
+    TRUST_ANCHORS,
+    TRUST_DOMAIN,
+    ControllerWay,
+    place,
+)
 from proxy.mesh.identity import Held
 from proxy.ways import Ending, NoWay
 from tests.support.certificates import Root, identity
@@ -52,7 +62,7 @@ class Way(ControllerWay):
         token = tmp_path / "token"
         token.write_text("a.b.c\n")
         where = place("192.0.2.1:1", GOOD | {TOKEN_FILE: str(token)})
-        super().__init__(where, lambda: self.holds, self.asked_for.append, lambda: self.now)
+        super().__init__(where, lambda: self.holds, self.asked_for.append, lambda: self.now, lambda: self.now)
 
     async def _replicas(self) -> list[tuple[str, int]]:
         return []
@@ -124,3 +134,51 @@ def test_connections_that_end_without_a_word_are_taken_for_a_rejection_in_the_en
     way.begin()
     way.ended(Ending(spoken=False))
     assert way.asked_for == [HELD]
+
+
+def test_a_controller_that_takes_no_certificate_is_not_shown_one_after_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its clock is behind: a new one would be signed a second else, for each sidecar there is."""
+    way = Way(tmp_path)
+    begun, every_s, asked_at = way.now, 10, list[float]()
+    way.holds = HELD
+
+    async def main() -> None:
+        for second in range(0, 2400, every_s):
+            if len(way.asked_for) > len(asked_at):
+                asked_at.append(way.now - begun)
+                way.holds = Held(*HELD)  # another
+            way.now = begun + second
+            with pytest.raises(NoWay):
+                await way.connect()
+            way.ended(Ending(spoken=not way.proven))
+
+    asyncio.run(main())
+    assert asked_at[0] <= MAX_SILENT * every_s
+    pauses = [after - before for before, after in pairwise(asked_at)]
+    least_s, most_s = REPLACE_AGAIN_S
+    assert pauses == pytest.approx([least_s, 2 * least_s, 4 * least_s, 8 * least_s, most_s, most_s], abs=2 * every_s)
+    assert caplog.text.count("compare the clocks") == len(asked_at)
+
+
+def test_another_certificate_is_asked_for_at_once_where_the_last_was_taken(tmp_path: Path) -> None:
+    way = Way(tmp_path)
+    for number in range(1, 4):
+        way.holds = ROOT.held(identity("web"))
+        way.begin()
+        way.ended(Ending(spoken=True))
+        way.begin()
+        way.ended(Ending(spoken=False, rejected=True))
+        assert len(way.asked_for) == number
+
+
+def test_a_certificate_that_was_not_taken_is_shown_again_after_a_while(tmp_path: Path) -> None:
+    """It was the controllers, and there may be nobody who signs another."""
+    way = Way(tmp_path)
+    way.holds = HELD
+    way.begin()
+    way.ended(Ending(spoken=False, rejected=True))
+    assert not way.can_prove
+    way.now += REPLACE_AGAIN_S[0]
+    assert way.can_prove
