@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import ClientSession, web
 
@@ -18,7 +19,9 @@ from meshd.agent.trust import FILE_NAME, Trust, TrustFile
 from meshd.api.control import (
     CONTROL_ALPN,
     LATENCY_BOUNDS_MS,
+    Answer,
     Attach,
+    Call,
     Destination,
     ProxyConfiguration,
     Refused,
@@ -29,6 +32,7 @@ from meshd.api.control import (
     WatchDestination,
 )
 from meshd.api.endpoints import EndpointSet
+from meshd.api.frames import frame
 from meshd.api.tls import present
 from meshd.ca.wire import Denial
 from proxy.control import AgentClient
@@ -358,12 +362,15 @@ def test_an_agent_that_does_not_read_makes_nothing_grow(tmp_path: Path) -> None:
 
     async def main() -> None:
         async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            connections.append(writer)
+            attach = msgspec.json.decode(await reader.readline(), type=Call)
+            writer.write(frame(Answer(attach.id, configuration("no bundle"))))
             writer.transport.pause_reading()  # type: ignore[attr-defined]
+            connections.append(writer)
 
         server = await asyncio.start_unix_server(hang, str(tmp_path / "meshd.sock"))
-        async with client(UnixSocket(str(tmp_path / "meshd.sock"))) as proxy:
-            await eventually(lambda: proxy.connected, "it is connected")
+        attached: list[ProxyConfiguration] = []
+        async with client(UnixSocket(str(tmp_path / "meshd.sock")), attached.append) as proxy:
+            await eventually(lambda: attached and connections, "it is attached")
             rows = tuple(traffic(f"default/web-{number}") for number in range(2000))
             said = 0
             while len(connections) < 2 and said < 100:
