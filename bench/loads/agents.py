@@ -12,7 +12,6 @@ import asyncio
 import json
 import random
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +24,11 @@ import msgspec
 import uvloop
 
 from bench import cost
+from bench.loads import driven
 from bench.loads.nodes import Asking, asking, connect
 from bench.scenario import Load, Target
 from meshd.agent.certificates import LOOK_AGAIN_S, LOOK_EVERY_S
 from meshd.api.backoff import Backoff
-from meshd.api.problems import Problem
 from meshd.api.tasks import Tasks
 from meshd.ca.calls import WITHIN_S
 from meshd.ca.following import LONGEST_WAIT_S
@@ -96,17 +95,8 @@ def _too_few_files(agents: int) -> str | None:
 @contextmanager
 def _begun(agents: int, target: Target, core: int) -> Iterator[dict[str, Any]]:
     """They are served, and go on until the end. Problem when they never are."""
-    argv = ("taskset", "-c", str(core), sys.executable, "-m", __name__)
-    what = (str(target.port), str(target.directory), str(agents))
-    with subprocess.Popen((*argv, *what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise Problem(f"{__name__} ended with status {process.wait()}")
-        try:
-            yield json.loads(line)
-        finally:
-            process.communicate("")
+    with driven.going(__name__, core, target.port, target.directory, agents) as program:
+        yield program.line()
 
 
 class _Agent:

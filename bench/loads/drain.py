@@ -6,14 +6,13 @@ python -m bench.loads.drain PORT CONNECTIONS SECONDS    # prints one line of JSO
 import json
 import selectors
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.loads import driven
 from bench.scenario import Load, Target
-from meshd.api.problems import Problem
 
 _AT_ONCE_BYTES = 4 << 20
 
@@ -28,12 +27,7 @@ class Drain:
         return None
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:  # noqa: ARG002
-        argv = ("taskset", "-c", str(core), sys.executable, "-m", __name__)
-        what = (str(target.port), str(self.connections), str(seconds))
-        done = subprocess.run((*argv, *what), capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Problem(f"{__name__} ended with status {done.returncode}: {done.stderr.strip()}")
-        seen = json.loads(done.stdout)
+        seen = driven.run(__name__, core, target.port, self.connections, seconds)
         return Load(
             value=seen["bytes"] * 8 / 1e9 / seen["duration_s"],
             count=seen["bytes"] / 1e6,

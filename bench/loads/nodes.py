@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import json
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ import msgspec
 import uvloop
 
 from bench.configure.ca import IDENTITY
+from bench.loads import driven
 from bench.scenario import Load, Target
-from meshd.api.problems import Problem
 from meshd.ca.wire import SignRequest
 
 
@@ -40,24 +39,8 @@ class Sign:
         return None
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:  # noqa: ARG002
-        argv = ("taskset", "-c", str(core), sys.executable, "-m", __name__, str(target.port), str(target.directory))
-        what = (str(self.nodes), str(self.at_once), str(seconds), *(("KEPT",) if self.kept else ()))
-        done = subprocess.run((*argv, *what), capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Problem(f"{__name__} ended with status {done.returncode}: {done.stderr.strip()}")
-        return self.parse(done.stdout)
-
-    def parse(self, output: str) -> Load:
-        """What it prints."""
-        seen = json.loads(output)
-        return Load(
-            value=seen["count"] / seen["duration_s"],
-            count=seen["count"],
-            duration_s=seen["duration_s"],
-            failed=seen["failed"],
-            p50_ms=seen["p50_ms"],
-            p99_ms=seen["p99_ms"],
-        )
+        what = (self.nodes, self.at_once, seconds, *(("KEPT",) if self.kept else ()))
+        return driven.as_rate(driven.run(__name__, core, target.port, target.directory, *what))
 
 
 @dataclass(frozen=True, slots=True)

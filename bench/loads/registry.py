@@ -14,7 +14,6 @@ second an endpoint's weight is another; each must come, or one after it, and at 
 import asyncio
 import json
 import random
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +26,7 @@ import uvloop
 
 from bench import cost
 from bench.configure.agent import Parts
+from bench.loads import driven
 from bench.loads.nodes import quantiles
 from bench.scenario import Load, Target
 from meshd.api.control import Answer, Call, Destination, DestinationChange, WatchDestination
@@ -46,10 +46,6 @@ _OPERATIONS = 60
 """Of one transaction; Consul takes 64."""
 
 
-def _program(what: str, target: Target, *arguments: object, core: int) -> tuple[str, ...]:
-    return "taskset", "-c", str(core), sys.executable, "-m", __name__, what, str(target.directory), *map(str, arguments)
-
-
 def _missing() -> str | None:
     return None if peers.find("consul") else "consul (scripts/setup-system bench)"
 
@@ -64,11 +60,7 @@ class News:
         return _missing()
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:  # noqa: ARG002
-        argv = _program("news", target, self.registrations, core=core)
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Problem(f"{__name__} ended with status {done.returncode}: {done.stderr.strip()}")
-        seen = json.loads(done.stdout)
+        seen = driven.run(__name__, core, "news", target.directory, self.registrations)
         p50_ms, p99_ms = seen["p50_ms"], seen["p99_ms"]
         return Load(p99_ms, seen["count"], seen["duration_s"], seen["failed"], p50_ms, p99_ms)
 
@@ -87,28 +79,16 @@ class Changes:
         return _missing()
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:  # noqa: ARG002
-        argv = _program("changes", target, self.services, self.each, self.lasting_s, core=core)
-        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            self._line(process)
+        what = ("changes", target.directory, self.services, self.each, self.lasting_s)
+        with driven.going(__name__, core, *what) as program:
+            program.line()
             began, before_s = time.monotonic(), sum(map(cost.cpu_s, target.pids))
-            process.stdin.write("go on\n")
-            process.stdin.flush()
-            seen = self._line(process)
+            program.go_on()
+            seen = program.line()
             took_s, used_s = time.monotonic() - began, sum(map(cost.cpu_s, target.pids)) - before_s
             resident_mb = sum(map(cost.rss_bytes, target.pids)) / 1e6
-            process.communicate("")
         value = resident_mb if self.of_memory else 100 * used_s / took_s
         return Load(value, seen["count"], took_s, seen["lost"], seen["p50_ms"], seen["p99_ms"])
-
-    @staticmethod
-    def _line(process: "subprocess.Popen[str]") -> dict[str, Any]:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise Problem(f"{__name__} ended with status {process.wait()}")
-        return cast(dict[str, Any], json.loads(line))
 
 
 @contextmanager

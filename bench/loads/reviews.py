@@ -11,7 +11,6 @@ import asyncio
 import copy
 import json
 import ssl
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from typing import Any, Final
 
 import uvloop
 
+from bench.loads import driven
 from bench.loads.nodes import Connection, quantiles
 from bench.origins.injector import BUNDLE
 from bench.scenario import Load, Target
-from meshd.api.problems import Problem
 from tests.support.injections import SETTINGS
 
 RECORDED: Final = Path(__file__).parents[2] / "tests" / "recordings" / "kubernetes" / "webhook.json"
@@ -41,24 +40,7 @@ class Reviews:
         return None
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:  # noqa: ARG002
-        argv = ("taskset", "-c", str(core), sys.executable, "-m", __name__)
-        what = (str(target.port), str(target.directory), str(self.at_once), str(seconds))
-        done = subprocess.run((*argv, *what), capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Problem(f"{__name__} ended with status {done.returncode}: {done.stderr.strip()}")
-        return self.parse(done.stdout)
-
-    def parse(self, output: str) -> Load:
-        """What it prints."""
-        seen = json.loads(output)
-        return Load(
-            value=seen["count"] / seen["duration_s"],
-            count=seen["count"],
-            duration_s=seen["duration_s"],
-            failed=seen["failed"],
-            p50_ms=seen["p50_ms"],
-            p99_ms=seen["p99_ms"],
-        )
+        return driven.as_rate(driven.run(__name__, core, target.port, target.directory, self.at_once, seconds))
 
 
 def request() -> bytes:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import random
 import ssl
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -23,13 +22,13 @@ import uvloop
 
 from bench import cost
 from bench.configure.controller import Parts, beside
+from bench.loads import driven
 from bench.loads.nodes import quantiles
 from bench.scenario import Load, Target
 from k8s.settings import CONTROLLER
 from meshd.api.control import Attach, Call, WatchDestination
 from meshd.api.frames import frame
 from meshd.api.names import Address
-from meshd.api.problems import Problem
 from meshd.ca.authority import Authority
 from meshd.ca.server import CaServer
 from meshd.ca.settings import CaDaemonSettings
@@ -58,16 +57,9 @@ class Watch:
         return None
 
     def drive(self, target: Target, seconds: float, core: int, directory: Path) -> Load:  # noqa: ARG002
-        argv = ("taskset", "-c", str(core), sys.executable, "-m", __name__, str(target.directory))
-        what = (str(self.sidecars), str(self.services))
-        with subprocess.Popen((*argv, *what), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise Problem(f"{__name__} ended with status {process.wait()}")
-            seen = json.loads(line)
+        with driven.going(__name__, core, target.directory, self.sidecars, self.services) as program:
+            seen = program.line()
             resident_mb = sum(map(cost.rss_bytes, target.pids)) / 1e6
-            process.communicate("")
         return Load(resident_mb, self.sidecars, seen["took_s"], seen["failed"], seen["p50_ms"], seen["p99_ms"])
 
 
