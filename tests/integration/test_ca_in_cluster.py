@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from cryptography import x509
 
 from k8s.manifests.identity import make
-from tests.support import peers
+from tests.support.kubernetes.administered import Kubectl
 from tests.support.meshed import MESHD
-from tests.support.pods import Manifest, Pod, Surroundings
+from tests.support.pods import Manifest, Pod
 from tests.support.processes import running
 from tests.support.waiting import wait_until
 
@@ -52,7 +51,7 @@ class World:
     def __init__(self, directory: Path, pid: int) -> None:
         self.directory = directory
         self.enter = ["nsenter", f"--net=/proc/{pid}/ns/net"]
-        self.manifests: list[Manifest] = []
+        self.kubectl = Kubectl(directory, self.says)
 
     def says(self, *argv: str, given: str = "", status: int = 0) -> str:
         environment = {**os.environ, "HOME": str(self.directory), "KUBECONFIG": str(self.directory / "kubeconfig")}
@@ -62,33 +61,15 @@ class World:
         assert done.returncode == status, f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stderr if status else done.stdout
 
-    def kubectl(self, *arguments: str, given: str = "") -> str:
-        return self.says(peers.path("kubectl"), *arguments, given=given)
-
-    def install(self, *options: str, by: str = "install") -> None:
-        printed = self.says(*MESHD, by, *options)
-        self.kubectl("apply", "-f", "-", given=printed)
-        self.manifests = [*yaml.safe_load_all(printed)]
+    def install(self) -> None:
+        self.kubectl.apply(self.says(*MESHD, "install"))
 
     def find(self, kind: str, namespace: str, name: str) -> Manifest:
-        found: Manifest = json.loads(self.kubectl("get", kind, "-n", namespace, name, "-o", "json"))
-        return found
-
-    def token(self, namespace: str, name: str, audience: str) -> str:
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        spec = {"audiences": [audience]} if audience else {}
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-        made = json.loads(self.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(body)))
-        return str(made["status"]["token"])
+        return self.kubectl.find(kind, namespace, name)
 
     def pod(self, manifest: Manifest, namespace: str, name: str) -> Pod:
-        around = Surroundings(
-            self.find,
-            self.token,
-            (self.directory / "api-ca.pem").read_text(),
-            API,
-            {"kubernetes.default.svc": API[0], "meshd-ca.meshd.svc": HERE, "meshd-ca.meshd.svc.cluster.local": HERE},
-        )
+        ours = dict.fromkeys(("meshd-ca.meshd.svc", "meshd-ca.meshd.svc.cluster.local"), HERE)
+        around = self.kubectl.surroundings(API, {"kubernetes.default.svc": API[0]} | ours)
         claims = self.directory / "claims"
         return Pod(manifest, namespace, name, around, self.directory / f"pod-{name}", self.enter, claims=claims)
 
@@ -166,7 +147,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         argv = [*made.enter, sys.executable, "-m", "tests.support.kubernetes", str(directory), f"{API[0]}:{API[1]}"]
         with running(argv, directory / "api.log", (directory / "kubeconfig").exists, deadline_s=180.0):
             made.install()
-            made.kubectl("apply", "-f", "-", given=SHOP)
+            made.kubectl.apply(SHOP)
             yield made
 
 

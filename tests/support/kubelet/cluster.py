@@ -1,5 +1,6 @@
 """A cluster's control plane on a played node: the double of the API server, a real CA and a real controller, in a
-thread of the test's that is in the node's network, and pods that find them there, as the injector has left them."""
+thread of the test's that is in the node's network, and pods that find them there, as the injector has left them. A
+control plane that is in pods itself is another's affair (`tests.support.kubelet.played`)."""
 
 import asyncio
 import threading

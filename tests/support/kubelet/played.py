@@ -17,9 +17,9 @@ from typing import Any, Final
 import yaml
 
 from meshd.api.names import Address
-from tests.support import peers, pods
 from tests.support.kubelet.life import Life, Running, living
 from tests.support.kubelet.node import NODE_OUTSIDE, NODE_OUTSIDE6, Network, Node, node
+from tests.support.kubernetes.administered import Kubectl
 from tests.support.machines.network import ip
 from tests.support.meshed import MESHD
 from tests.support.processes import running
@@ -29,7 +29,6 @@ Manifest = dict[str, Any]
 API_PORT: Final = 443
 PODS_CIDR: Final = "10.244.0.0/24"
 PODS_CIDR6: Final = "fd00:244::/64"
-ROOT_CA: Final = "kube-root-ca.crt"
 
 _SCHEDULERS: Final = {
     "affinity", "dnsPolicy", "enableServiceLinks", "nodeName", "nodeSelector", "preemptionPolicy", "priority",
@@ -48,6 +47,7 @@ class PlayedCluster:
         self._pods: dict[tuple[str, str], Manifest] = {}
         self._held, self._images = held, images
         self.kubeconfig = directory / "kubeconfig"
+        self.kubectl = Kubectl(directory, self.does)
         self.api = Address(on.address, API_PORT)
         if on.ipv4:
             ip("-n", on.outside.name, "route", "add", PODS_CIDR, "via", NODE_OUTSIDE)
@@ -62,12 +62,9 @@ class PlayedCluster:
         environment = [f"KUBECONFIG={self.kubeconfig}", f"HOME={self.directory}"]
         return self.node.run("env", *environment, *argv, text=given, timeout_s=300.0)
 
-    def kubectl(self, *arguments: str, given: str = "") -> str:
-        return self.does(peers.path("kubectl"), *arguments, given=given)
-
     def apply(self, text: str) -> None:
         """Objects: what is named by them is known from then on, and pods of workloads are begun by `begin`."""
-        self.kubectl("apply", "-f", "-", given=text)
+        self.kubectl.apply(text)
         for each in filter(None, yaml.safe_load_all(text)):
             if each["kind"] == "Service":
                 meta = each["metadata"]
@@ -76,10 +73,7 @@ class PlayedCluster:
                     self._name(f"{meta['name']}.{meta['namespace']}", found["spec"]["clusterIP"])
 
     def find(self, kind: str, namespace: str, name: str) -> Manifest:
-        if kind == "ConfigMap" and name == ROOT_CA:  # which a controller puts into every namespace
-            return {"data": {"ca.crt": self._api_ca()}}
-        found: Manifest = json.loads(self.kubectl("get", kind, "-n", namespace, name, "-o", "json"))
-        return found
+        return self.kubectl.find(kind, namespace, name)
 
     def install(self, *options: str) -> None:
         """The mesh; the control plane's pods are begun. They are reached at their own addresses: nobody here turns a
@@ -107,13 +101,12 @@ class PlayedCluster:
             spec |= {"hostname": name, "subdomain": subdomain}
         meta = {**template.get("metadata", {}), "name": name, "namespace": namespace}
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
-        path = f"/api/v1/namespaces/{namespace}/pods"
-        made: Manifest = json.loads(self.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(body)))
+        made = self.kubectl.create(f"/api/v1/namespaces/{namespace}/pods", body)
         network = self.node.plug()
         self._tell(made, network)
         if subdomain:
             self._name(f"{name}.{subdomain}.{namespace}", network.address)
-        around = pods.Surroundings(self.find, self._token, self._api_ca(), self.api, self.hosts)
+        around = self.kubectl.surroundings(self.api, self.hosts)
         directory = self.directory / f"{namespace}-pods"
         life = self._held.enter_context(living(self.node, self._playable(made), around, directory, network))
         self.lives[namespace, name], self._pods[namespace, name] = life, made
@@ -131,7 +124,7 @@ class PlayedCluster:
             self._tell(self._pods[key], life.network, life)
         services = json.loads(self.kubectl("get", "services", "--all-namespaces", "-o", "json"))["items"]
         slices = [self._slice(each) for each in services if each["spec"].get("selector")]
-        self.kubectl("apply", "-f", "-", given=json.dumps(_list(slices)))
+        self.kubectl.apply(json.dumps(_list(slices)))
 
     def end(self) -> None:
         """Delete all pods at once, those of the control plane last."""
@@ -202,16 +195,6 @@ class PlayedCluster:
         if "command" not in made:
             made["command"] = list(self._images[made["image"].partition(":")[0]])
         return made
-
-    def _api_ca(self) -> str:
-        return (self.directory / "api-ca.pem").read_text()
-
-    def _token(self, namespace: str, account: str, audience: str) -> str:
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        spec = {"audiences": [audience]} if audience else {}
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-        made = json.loads(self.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(body)))
-        return str(made["status"]["token"])
 
     def _name(self, name: str, *addresses: str) -> None:
         """In the forms that a cluster's DNS knows from any namespace."""
