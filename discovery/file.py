@@ -3,7 +3,8 @@
     conf.d/*.yaml, *.yml    read in the order of their names; names beginning with a dot are passed over
 
 Changes are seen by inotify, and looked for again on SIGHUP (`load`). A file that turns bad keeps what was last good of
-it; when the whole path goes away, everything known stays, marked stale, until it is back (`discovery.declaring`).
+it; one that somebody is writing anew is read when it is closed; when the whole path goes away, everything known stays,
+marked stale, until it is back (`discovery.declaring`).
 """
 
 import asyncio
@@ -25,7 +26,14 @@ log = logging.getLogger(__name__)
 MAX_FILES = 4096
 """Beyond this the directory is not one of configuration."""
 
+EMPTY_S = 1.0
+"""How long a file that had something may be empty before that is taken for what is meant: whoever opens it to write it
+anew has it empty at first, and what another file's change has us see just then is nobody's wish."""
+
 Signature = tuple[int, int, int, int]
+"""Inode, bytes, and the times of the last changes to the content and to the inode."""
+
+_NONE: Signature = (0, 0, 0, 0)
 
 
 class FileSource(DocumentSource):
@@ -43,6 +51,7 @@ class FileSource(DocumentSource):
         self.path = path
         self._beside_settings = beside_settings
         self._signatures: dict[str, Signature] = {}
+        self._empty_until: dict[str, float] = {}  # by the loop's clock
         self._path_watch: PathWatch | None = None
 
     def start(self) -> None:
@@ -88,7 +97,10 @@ class FileSource(DocumentSource):
 
     def _read(self, files: dict[str, Signature], touched: Iterable[str]) -> None:
         changed = {file for file, signature in files.items() if self._signatures.get(file) != signature}
-        changed |= {str(self.path / name) for name in touched} & files.keys()
+        named = {str(self.path / name) for name in touched} & files.keys()
+        begun = self._begun(files, changed - named) if self._path_watch is not None else frozenset()
+        changed = (changed | named) - begun
+        files |= {file: self._signatures[file] for file in begun}
         read: dict[str, Reading] = {}
         for file in changed:
             try:
@@ -98,6 +110,20 @@ class FileSource(DocumentSource):
         gone = self._signatures.keys() - files.keys()
         self._signatures = files
         self._take(read, gone)
+
+    def _begun(self, files: dict[str, Signature], changed: Iterable[str]) -> frozenset[str]:
+        """Those of changed that somebody seems to have begun to write: they are passed over, and looked at again."""
+        loop = asyncio.get_running_loop()
+        emptied = {file for file in changed if files[file][1] == 0 and self._signatures.get(file, _NONE)[1] > 0}
+        self._empty_until = {file: self._empty_until.get(file, loop.time() + EMPTY_S) for file in emptied}
+        begun = frozenset(file for file, until in self._empty_until.items() if loop.time() < until)
+        if begun:
+            loop.call_later(EMPTY_S, self._load_if_open)
+        return begun
+
+    def _load_if_open(self) -> None:
+        if self._path_watch is not None:
+            self.load()
 
 
 def _signature(file: Path) -> Signature:

@@ -229,6 +229,39 @@ def test_one_file_instead_of_a_directory(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_file_that_somebody_writes_anew_is_not_empty_meanwhile(tmp_path: Path) -> None:
+    """Whatever has it looked at: here another file, and the question itself."""
+
+    async def main() -> None:
+        async with followed(tmp_path) as watched:
+            (tmp_path / "api.yaml").write_text(service(8080))
+            await watched.sees([8080])
+            with (tmp_path / "api.yaml").open("w") as file:
+                (tmp_path / "other.yaml").write_text(service(1, "other"))
+                await eventually(lambda: len(watched.source.documents) == 2, "the other one")
+                watched.source.load()
+                file.write(service(8081))
+            await watched.sees([8081])
+            assert None not in watched.answers[1:]
+
+    run(main())
+
+
+@pytest.mark.parametrize("stays_open", [False, True], ids=["closed", "open"])
+def test_a_file_that_stays_empty_is_empty(tmp_path: Path, stays_open: bool) -> None:
+    async def main() -> None:
+        async with followed(tmp_path) as watched:
+            (tmp_path / "api.yaml").write_text(service(8080))
+            await watched.sees([8080])
+            with (tmp_path / "api.yaml").open("w") as file:
+                if not stays_open:
+                    file.close()
+                watched.source.load()
+                await watched.sees(None)
+
+    run(main())
+
+
 def test_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
     for name in ("api.yaml~", ".api.yaml", "api.json", ".api.yaml.swp", "#api.yaml#"):
         (tmp_path / name).write_text("{")
