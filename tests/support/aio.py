@@ -66,10 +66,13 @@ def run_in_made_up_time(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def output(*argv: str, stdin: bytes = b"") -> bytes:
-    """What a program that succeeds prints."""
+    """What a program that succeeds prints. One that is given nothing may have ended before it could be given that."""
     process = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *argv,
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await process.communicate(stdin)
+    out, err = await process.communicate(stdin or None)
     assert process.returncode == 0, (argv, process.returncode, out[-1000:], err[-1000:])
     return out

@@ -15,6 +15,7 @@ import dns.rcode
 import dns.rdatatype
 
 from meshd.api.names import Address
+from tests.support.meshed import children
 from tests.support.peers import path
 from tests.support.ports import free_port
 from tests.support.processes import running
@@ -68,8 +69,15 @@ class NameServer:
         self._write(records, negative_s)
         if self._process is None:
             return
+        before = _processes(self._process.pid)
         self._process.send_signal(signal.SIGHUP)
-        wait_until(lambda: self.serial() == self._serial, f"serial {self._serial} of the zone", 30.0)
+        wait_until(lambda: self.serial() == self._serial, f"serial {self._serial} of the zone")
+
+        def has_gone() -> bool:  # the one that answered until now, beside its successor for a while
+            now = _processes(self._process.pid) if self._process else before
+            return len(now) == len(before) and now != before
+
+        wait_until(has_gone, "the server's former process ends")
 
     def serial(self) -> int:
         """The one it answers with; 0 when it does not answer."""
@@ -87,12 +95,17 @@ class NameServer:
         configuration.write_text(_CONFIGURATION.format(directory=self._directory, port=self.port, zone=ZONE))
         argv = [path("nsd"), "-d", "-c", str(configuration)]
         ready = lambda: self.serial() == self._serial  # noqa: E731
-        with running(argv, self._directory / "log", ready, deadline_s=30.0) as process:
+        with running(argv, self._directory / "log", ready) as process:
             self._process = process
             try:
                 yield process
             finally:
                 self._process = None
+
+
+def _processes(pid: int) -> set[int]:
+    """It and all that descend from it."""
+    return {pid}.union(*(_processes(each) for each in children(pid)))
 
 
 @contextmanager
