@@ -35,6 +35,7 @@ from meshd.capture.keeper import Standing
 
 log = logging.getLogger(__name__)
 
+IPV6_EVERY_S = 5.0
 BACK_WITHIN_S = 10.0
 """How long the workloads of before a restart have for coming back: their back-off is 5 s at most."""
 
@@ -165,6 +166,7 @@ class Agent:
         self._socket = socket
         self._tasks = Tasks("agent")
         self.health = Monitor(self.registry)
+        self._has_ipv6 = has_ipv6()
 
     @property
     def control_connections(self) -> int:
@@ -198,6 +200,7 @@ class Agent:
             log.error("%s", trouble)
         self._tasks.start(self.core.signer.watch(), "watch CA")
         self._tasks.start(self.core.signer.follow(), "follow CA")
+        self._tasks.start(self._follow_ipv6(), "follow IPv6")
         if self.names is not None:
             await self.names.start(self.core.discovery.watch)
         await self._server.start()
@@ -294,6 +297,15 @@ class Agent:
         """There is somebody to capture now, or nobody any more."""
         if self._proxy is not None:
             self.registry.declare_host(self._host(self._proxy))
+
+    async def _follow_ipv6(self) -> None:
+        """A host may get IPv6 while it runs, or lose it; the kernel is asked, which has it in memory."""
+        while True:
+            await asyncio.sleep(IPV6_EVERY_S)
+            if (now := has_ipv6()) != self._has_ipv6:
+                self._has_ipv6 = now
+                log.info("this host has %s: its proxy is told", "IPv6 now" if now else "no IPv6 any more")
+                self.capture_changed()
 
     def _captures(self) -> bool:
         """Whether somebody is captured, or is about to be: the proxy hears of it before the kernel does."""

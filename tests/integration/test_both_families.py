@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,9 @@ from meshd.api.names import Address
 from meshd.ca.listening import listen_at
 from tests.support import aio, situations
 from tests.support.machines.network import network
+from tests.support.pods import ROOT
+from tests.support.processes import running
+from tests.support.waiting import wait_until
 
 EVERYWHERE = Address("0.0.0.0", 0)
 
@@ -60,6 +65,20 @@ for host, port in (("127.0.0.1", 81), ("::1", 81), ("127.0.0.1", 4140)):
     found.append([None if where is None else str(where), is_caller])
 print(json.dumps(found))
 '''
+
+
+HOST = """
+import asyncio, sys
+from pathlib import Path
+from meshd.agent.settings import ProxySettings
+from tests.support.agents import local_agent
+
+async def main():
+    async with local_agent(Path(sys.argv[1]), ProxySettings(inbound="0.0.0.0:4143", admin="0.0.0.0:4191")):
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 
 
 def program(text: str, *within: str) -> list[object]:
@@ -124,3 +143,38 @@ def test_what_was_captured_is_known_by_a_listener_of_both_families() -> None:
     with network() as file:
         found = program(REDIRECTED, "nsenter", f"--net={file}")
     assert found == [["127.0.0.1:81", True], ["[::1]:81", True], [None, True]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace: needs root")
+@pytest.mark.peer("ip", "nsenter", "curl")
+def test_a_host_that_gets_ipv6_later_is_called_by_it(tmp_path: Path) -> None:
+    def answers(*url: str) -> bool:
+        argv = [*within, "curl", "-sf", "--noproxy", "*", "--max-time", "10", *url]
+        return subprocess.run(argv, capture_output=True, check=False, timeout=60).returncode == 0
+
+    def switch(off: int) -> None:
+        command = f"echo {off} > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+        subprocess.run([*within, "sh", "-c", command], check=True, timeout=60)
+
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "web.yaml").write_text(
+        "apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {name: web}\nspec: {ports: [{port: 8080}]}\n"
+    )
+    control = tmp_path / "meshd.sock"
+    with network() as file, ExitStack() as held:
+        within = ["nsenter", f"--net={file}"]
+        switch(1)
+        agent = [*within, sys.executable, "-c", HOST, str(tmp_path)]
+        held.enter_context(running(agent, tmp_path / "agent.log", control.exists, cwd=ROOT))
+        proxy = [*within, sys.executable, "-P", "-m", "proxy.main", "--control", str(control)]
+        by_ipv4 = ("http://127.0.0.1:4191/ready",)
+        held.enter_context(running(proxy, tmp_path / "proxy.log", lambda: answers(*by_ipv4)))
+        assert not answers("http://[::1]:4191/ready")
+        switch(0)
+        wait_until(lambda: answers("http://[::1]:4191/ready"), "the admin port answers by IPv6", 60.0)
+        peer = ("--insecure", "--output", "/dev/null", "telnet://[::1]:4143", "--max-time", "1")
+        listening = subprocess.run(
+            [*within, "curl", "-sv", *peer], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert "Connected to" in listening.stderr
+        assert answers(*by_ipv4)
