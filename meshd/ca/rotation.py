@@ -29,7 +29,7 @@ UNKNOWN: Final = "hosts that did not say which they are, until their certificate
 MAX_NAMED: Final = 10
 
 BETWEEN_CAS_S: Final = 10.0
-"""How much later than the one that leads others may have signed as before: the calls of Consul until that cannot be."""
+"""How much later than the one that leads others may have signed as before: the store's calls until that cannot be."""
 
 ON_ITS_WAY_S: Final = 5.0
 """How long after a stage began there may still be signatures of what signed before it: a request that was being looked

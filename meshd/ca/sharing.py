@@ -165,7 +165,7 @@ class Sharing:
         if before is not None and found.number <= before.number:
             raise Problem(
                 f"the roots on the store are of version {found.number}, and this CA had {before.number}: restore "
-                "Consul's data from a newer copy"
+                "its data from a newer copy"
             )
         roots.check(found, self._trust_domain, x509.load_pem_x509_certificates(own.bundle_pem.encode()))
         own = self._prepared(own, found, now)

@@ -1,5 +1,5 @@
-"""The seam between the CA and where it keeps what it must not forget: `meshd.ca.sqlite` on one host, `meshd.ca.consul`
-for CAs on several.
+"""The seam between the CA and where it keeps what it must not forget: `meshd.ca.sqlite` on one host, `meshd.ca.keyed`
+for several CAs, in Consul (`meshd.ca.consul`) or in objects of a cluster (`meshd.ca.objects`).
 
 Several processes use one store at once: the daemon (or several), and `meshd ca token …` beside it. So what must not
 happen twice is one call, which is done whole or not at all: a token's use with the certificate it is for, a

@@ -27,18 +27,20 @@ def create(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> Store:
     """A new, empty store for the first CA of a trust domain. Problem when there is one, or it cannot be made."""
     if not settings.consul.address:
         return SqliteStore.create(paths.database)
-    from meshd.ca.consul.store import ConsulStore  # noqa: PLC0415 - it takes 10 MB, and most CAs do without
+    from meshd.ca.consul.client import Client  # noqa: PLC0415 - it takes 10 MB, and most CAs do without
+    from meshd.ca.keyed.store import KeyedStore  # noqa: PLC0415
 
-    return ConsulStore.create(settings.consul, _named(paths), trust_domain)
+    return KeyedStore.create(Client(settings.consul), _named(paths), trust_domain)
 
 
 def join(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> Store:
     """The store for a CA below the root of another: in Consul the one that there is; a new one where there is none."""
     if not settings.consul.address:
         return SqliteStore.create(paths.database)
-    from meshd.ca.consul.store import ConsulStore  # noqa: PLC0415
+    from meshd.ca.consul.client import Client  # noqa: PLC0415
+    from meshd.ca.keyed.store import KeyedStore  # noqa: PLC0415
 
-    return ConsulStore.share(settings.consul, _named(paths), trust_domain)
+    return KeyedStore.share(Client(settings.consul), _named(paths), trust_domain)
 
 
 def open_store(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> Store:
@@ -51,12 +53,13 @@ def open_store(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> St
         )
     if not settings.consul.address:
         return SqliteStore.open(paths.database)
-    from meshd.ca.consul.store import ConsulStore  # noqa: PLC0415
+    from meshd.ca.consul.client import Client  # noqa: PLC0415
+    from meshd.ca.keyed.store import KeyedStore  # noqa: PLC0415
 
     name = files.read(paths.name).decode("ascii", "replace").strip()
     if not is_label(name):
         raise Problem(f"{paths.name}: holds no name of a CA: restore it from a copy")
-    return ConsulStore.open(settings.consul, name, trust_domain)
+    return KeyedStore.open(Client(settings.consul), name, trust_domain)
 
 
 def _named(paths: CaFiles) -> str:

@@ -14,8 +14,8 @@ from meshd.api.problems import Problem
 from meshd.ca import certificates, external, files, material, roots
 from meshd.ca.authority import Authority
 from meshd.ca.certificates import Life
-from meshd.ca.consul.store import ConsulStore
 from meshd.ca.files import CaFiles
+from meshd.ca.keyed.store import KeyedStore
 from meshd.ca.records import IssuerAnswer, Rotation
 from meshd.ca.rotation import waits_for
 from meshd.ca.settings import StoreSettings
@@ -433,7 +433,7 @@ def test_no_issuer_is_used_that_was_not_asked_for(cas: Cas) -> None:
     overwritten(cas, f"issuers/{cas.called('second')}/answer", IssuerAnswer(roots.request_hash(request), "x"))
     with pytest.raises(Unreachable, match="the issuer on the store cannot be read"):
         second.rotate(cas.now)
-    assert isinstance(second.store, ConsulStore)
+    assert isinstance(second.store, KeyedStore)
 
 
 def test_cas_below_an_offline_root_hand_out_what_is_in_their_files(consul: Consul, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from meshd.api.problems import Problem
 from meshd.ca.consul.client import Client
-from meshd.ca.consul.store import ConsulStore
+from meshd.ca.keyed.store import KeyedStore
 from meshd.ca.records import Denied, Running
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
@@ -53,16 +53,16 @@ def store(consul: Consul) -> Iterator[Store]:
 
 
 @pytest.fixture
-def stores(consul: Consul) -> Iterator[list[ConsulStore]]:
+def stores(consul: Consul) -> Iterator[list[KeyedStore]]:
     """One store as three CAs have it."""
     settings = consul_settings(consul)
-    ConsulStore.create(settings, "first", TRUST_DOMAIN).close()
+    KeyedStore.create(Client(settings), "first", TRUST_DOMAIN).close()
     with ExitStack() as opened:
         names = ("first", "second", "third")
-        yield [opened.enter_context(closing(ConsulStore.open(settings, name, TRUST_DOMAIN))) for name in names]
+        yield [opened.enter_context(closing(KeyedStore.open(Client(settings), name, TRUST_DOMAIN))) for name in names]
 
 
-def test_a_token_is_used_up_once_whichever_ca_it_comes_to(stores: list[ConsulStore]) -> None:
+def test_a_token_is_used_up_once_whichever_ca_it_comes_to(stores: list[KeyedStore]) -> None:
     stores[0].add_join_token(join_token(uses=2))
     together = threading.Barrier(9)
     outcomes: list[str] = []
@@ -87,7 +87,7 @@ def test_a_token_is_used_up_once_whichever_ca_it_comes_to(stores: list[ConsulSto
     assert stores[2].join_tokens() == [join_token(uses=2)._replace(used=2)]
 
 
-def test_what_one_ca_denies_none_signs(stores: list[ConsulStore]) -> None:
+def test_what_one_ca_denies_none_signs(stores: list[KeyedStore]) -> None:
     first, second, _ = stores
     second.add(issued("01", "vm1"))  # it knows the deny list now
     first.deny([Denied("node", "vm1", "lost", NOW)])
@@ -98,10 +98,10 @@ def test_what_one_ca_denies_none_signs(stores: list[ConsulStore]) -> None:
     assert [each.serial for each in first.issued()] == ["03", "01"]
 
 
-def test_all_of_many_changes_at_once_are_done(stores: list[ConsulStore]) -> None:
+def test_all_of_many_changes_at_once_are_done(stores: list[KeyedStore]) -> None:
     failed: list[Exception] = []
 
-    def change(store: ConsulStore) -> None:
+    def change(store: KeyedStore) -> None:
         try:
             for number in range(10):
                 store.add_entry(
@@ -120,7 +120,7 @@ def test_all_of_many_changes_at_once_are_done(stores: list[ConsulStore]) -> None
     assert (len(stores[0].entries()), len(stores[0].denied().records)) == (30, 30)
 
 
-def test_more_is_done_together_than_one_transaction_has_room_for(stores: list[ConsulStore]) -> None:
+def test_more_is_done_together_than_one_transaction_has_room_for(stores: list[KeyedStore]) -> None:
     first, second, _ = stores
     with first.together():
         numbers = [first.add(issued(f"{number:04x}", f"vm{number}")) for number in range(100)]
@@ -130,7 +130,7 @@ def test_more_is_done_together_than_one_transaction_has_room_for(stores: list[Co
     assert first.next_audit() == 101
 
 
-def test_a_token_that_is_used_twice_among_what_is_done_together_is_good_once(stores: list[ConsulStore]) -> None:
+def test_a_token_that_is_used_twice_among_what_is_done_together_is_good_once(stores: list[KeyedStore]) -> None:
     first, second, _ = stores
     first.add_join_token(join_token())
     with first.together():
@@ -141,7 +141,7 @@ def test_a_token_that_is_used_twice_among_what_is_done_together_is_good_once(sto
     assert [each.serial for each in second.issued()] == ["01"]
 
 
-def test_what_is_done_together_is_decided_again_when_others_were_faster(stores: list[ConsulStore]) -> None:
+def test_what_is_done_together_is_decided_again_when_others_were_faster(stores: list[KeyedStore]) -> None:
     first, second, _ = stores
     with first.together():
         numbers = [first.add(issued("01", "vm1")), first.add(issued("02", "vm2"))]
@@ -150,7 +150,7 @@ def test_what_is_done_together_is_decided_again_when_others_were_faster(stores: 
     assert first.next_audit() == numbers[-1] + 1
 
 
-def test_what_must_not_be_any_more_is_not_done_with_what_is_done_together(stores: list[ConsulStore]) -> None:
+def test_what_must_not_be_any_more_is_not_done_with_what_is_done_together(stores: list[KeyedStore]) -> None:
     """Nobody was told yet that it was, and all of it is asked for again."""
     first, second, _ = stores
 
@@ -169,8 +169,8 @@ def test_what_must_not_be_any_more_is_not_done_with_what_is_done_together(stores
 def test_no_number_is_given_twice_when_a_command_is_given_beside_what_is_done_together(consul: Consul) -> None:
     settings = consul_settings(consul)
     with (
-        closing(ConsulStore.create(settings, "first", TRUST_DOMAIN)) as daemon,
-        closing(ConsulStore.open(settings, "first", TRUST_DOMAIN)) as command,
+        closing(KeyedStore.create(Client(settings), "first", TRUST_DOMAIN)) as daemon,
+        closing(KeyedStore.open(Client(settings), "first", TRUST_DOMAIN)) as command,
     ):
 
         def counted_meanwhile() -> None:
@@ -185,18 +185,18 @@ def test_no_number_is_given_twice_when_a_command_is_given_beside_what_is_done_to
             assert daemon.add(issued("02")) == 2
 
 
-def test_the_lines_of_each_audit_log_are_counted_for_themselves(stores: list[ConsulStore]) -> None:
+def test_the_lines_of_each_audit_log_are_counted_for_themselves(stores: list[KeyedStore]) -> None:
     assert [stores[0].next_audit(), stores[1].next_audit(), stores[0].add(issued("01"))] == [1, 1, 2]
 
 
-def test_a_serial_number_is_there_once(stores: list[ConsulStore]) -> None:
+def test_a_serial_number_is_there_once(stores: list[KeyedStore]) -> None:
     stores[0].add(issued("01", "vm1"))
     with pytest.raises(Unreachable, match="there is a certificate with that serial number"):
         stores[1].add(issued("01", "vm2"))
     assert [each.node for each in stores[1].issued()] == ["vm1"]
 
 
-def test_more_is_forgotten_than_one_transaction_has_room_for_and_by_one_ca(stores: list[ConsulStore]) -> None:
+def test_more_is_forgotten_than_one_transaction_has_room_for_and_by_one_ca(stores: list[KeyedStore]) -> None:
     first, second, _ = stores
     for number in range(70):
         first.add(issued(f"{number:x}0{number:02}", at=NOW - 5 * DAY_S))
@@ -212,7 +212,7 @@ def test_more_is_forgotten_than_one_transaction_has_room_for_and_by_one_ca(store
     assert [each.serial for each in second.issued()] == ["ff"]
 
 
-def test_who_runs_is_known_until_it_ends(stores: list[ConsulStore]) -> None:
+def test_who_runs_is_known_until_it_ends(stores: list[KeyedStore]) -> None:
     first, second, third = stores
     for store in (first, second):
         store.peers.beat(Running(store.peers.name, NOW, NOW, False, "roots", "issuer"))
@@ -225,7 +225,7 @@ def test_who_runs_is_known_until_it_ends(stores: list[ConsulStore]) -> None:
     assert second.peers.alone("rotation")
 
 
-def test_a_session_that_is_lost_is_begun_anew(stores: list[ConsulStore], consul: Consul) -> None:
+def test_a_session_that_is_lost_is_begun_anew(stores: list[KeyedStore], consul: Consul) -> None:
     first, second, _ = stores
     first.peers.beat(Running("first", NOW, NOW, False, "roots", "issuer"))
     for session in consul.call("GET", "session/list"):
@@ -243,7 +243,7 @@ def test_a_session_that_is_lost_is_begun_anew(stores: list[ConsulStore], consul:
     wait_until(beats, "the first one is seen again", 30.0)
 
 
-def test_values_are_bounded(store: ConsulStore) -> None:
+def test_values_are_bounded(store: KeyedStore) -> None:
     with pytest.raises(Conflict, match="is the most"):
         store.deny(
             [Denied("serial", random.randbytes(200).hex(), random.randbytes(200).hex(), NOW) for _ in range(2000)]
@@ -254,17 +254,17 @@ def test_values_are_bounded(store: ConsulStore) -> None:
 def test_a_place_is_taken_once_and_by_one_trust_domain(consul: Consul) -> None:
     settings = consul_settings(consul)
     with pytest.raises(Problem, match="the CA's records are missing"):
-        ConsulStore.open(settings, "first", TRUST_DOMAIN)
-    ConsulStore.create(settings, "first", TRUST_DOMAIN).close()
+        KeyedStore.open(Client(settings), "first", TRUST_DOMAIN)
+    KeyedStore.create(Client(settings), "first", TRUST_DOMAIN).close()
     with pytest.raises(Problem, match=r"there is a CA already, of prod\.example: .*`meshd ca init --bundle`"):
-        ConsulStore.create(settings, "second", TRUST_DOMAIN)
+        KeyedStore.create(Client(settings), "second", TRUST_DOMAIN)
     with pytest.raises(Problem, match=r"is of the trust domain prod\.example, and this CA of b\.example"):
-        ConsulStore.share(settings, "second", "b.example")
+        KeyedStore.share(Client(settings), "second", "b.example")
 
 
 def test_records_of_another_make_are_not_guessed_at(consul: Consul) -> None:
     settings = consul_settings(consul)
-    with closing(ConsulStore.create(settings, "first", TRUST_DOMAIN)) as store:
+    with closing(KeyedStore.create(Client(settings), "first", TRUST_DOMAIN)) as store:
         consul.call("PUT", f"kv/{settings.prefix}/nodes/vm1/node", {"name": "vm1"})
         with pytest.raises(Unreachable, match="nodes/vm1/node holds no Node"):
             store.nodes()
@@ -329,16 +329,16 @@ def test_a_token_has_to_be_good_for_the_prefix_and_is_in_no_message(caplog: pyte
         )
         other = token_for(consul, 'key_prefix "other/" { policy = "write" }')
         settings = consul_settings(consul, prefix, good)
-        with closing(ConsulStore.create(settings, "first", TRUST_DOMAIN)) as store:
+        with closing(KeyedStore.create(Client(settings), "first", TRUST_DOMAIN)) as store:
             store.add(issued("01"))
             assert store.peers.alone("pruning")
         refused = []
         for token in (other, "", "not-a-token"):
             with pytest.raises(Problem) as problem:
-                ConsulStore.open(consul_settings(consul, prefix, token), "second", TRUST_DOMAIN)
+                KeyedStore.open(Client(consul_settings(consul, prefix, token)), "second", TRUST_DOMAIN)
             refused.append(str(problem.value))
         assert all("refuses" in each and "key_prefix 'meshd/ca/'" in each for each in refused), refused
-        with closing(ConsulStore(Client(consul_settings(consul, prefix, other)), "second")) as store:
+        with closing(KeyedStore(Client(consul_settings(consul, prefix, other)), "second")) as store:
             asks: list[Callable[[], object]] = [store.denied, store.sequence, lambda: store.add(issued("02"))]
             for ask in asks:
                 with pytest.raises(Unreachable) as unreachable:
@@ -360,19 +360,19 @@ def test_over_tls_consul_and_the_ca_prove_who_they_are(tmp_path: Path) -> None:
             certificate=str(tmp_path / "ca.pem"),
             key=str(tmp_path / "ca.key"),
         )
-        with closing(ConsulStore.create(good, "first", TRUST_DOMAIN)) as store:
+        with closing(KeyedStore.create(Client(good), "first", TRUST_DOMAIN)) as store:
             store.add(issued("01"))
         for bad in (replace(good, ca=str(tmp_path / "stranger.pem")), replace(good, certificate="", key="")):
             with pytest.raises(Problem, match="cannot be used"):
-                ConsulStore.open(bad, "second", TRUST_DOMAIN)
+                KeyedStore.open(Client(bad), "second", TRUST_DOMAIN)
 
 
 def test_the_token_is_read_from_its_file_each_time(tmp_path: Path, consul: Consul) -> None:
     file = tmp_path / "token"
     settings = replace(consul_settings(consul), token_file=str(file))
     with pytest.raises(Problem, match="token: Consul's token cannot be read: No such file"):
-        ConsulStore.create(settings, "first", TRUST_DOMAIN)
+        KeyedStore.create(Client(settings), "first", TRUST_DOMAIN)
     file.write_text("x\n")
     file.chmod(0o644)
     with pytest.raises(Problem, match="everyone on this host can read it"):
-        ConsulStore.create(settings, "first", TRUST_DOMAIN)
+        KeyedStore.create(Client(settings), "first", TRUST_DOMAIN)

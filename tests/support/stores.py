@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from meshd.ca.consul.store import ConsulStore
+from meshd.ca.consul.client import Client
+from meshd.ca.keyed.store import KeyedStore
 from meshd.ca.records import Entry, Issued, JoinToken, JwtKey, Node, hashed
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.sqlite import SqliteStore
@@ -28,9 +29,9 @@ def consul_settings(consul: Consul, prefix: str = "", token: str = "") -> Consul
     return ConsulSettings(address=consul.url, prefix=prefix or f"test/{uuid.uuid4().hex}", token=token)
 
 
-def consul_store(consul: Consul, name: str = "here") -> ConsulStore:
+def consul_store(consul: Consul, name: str = "here") -> KeyedStore:
     """An empty one."""
-    return ConsulStore.create(consul_settings(consul), name, TRUST_DOMAIN)
+    return KeyedStore.create(Client(consul_settings(consul)), name, TRUST_DOMAIN)
 
 
 def issued(

@@ -8,8 +8,7 @@ transaction that others were faster than is Raced, and has changed nothing.
 import base64
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ import consul
 import requests
 from consul import base
 
+from meshd.ca.keyed.operations import Found, Operation, Raced
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
 
@@ -27,61 +27,26 @@ ANSWER_WITHIN_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 64 << 20
 """A sixteenth of all certificates on record is the most that is read at once."""
 
-MAX_VALUE_BYTES: Final = 320 << 10
+MAX_BATCH_BYTES: Final = 288 << 10
 """Consul takes 512 KiB in one transaction, in base64 and with what is around it."""
-
-MAX_OPERATIONS: Final = 64
-"""In one transaction: Consul's own bound."""
 
 MAX_SAID: Final = 200
 
-Operation = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What is under a key, and when it came there: numbers grow with every change in all of Consul."""
-
-    value: bytes
-    index: int
-
-
-class Raced(Exception):
-    """A transaction was not done, because of what was under these keys."""
-
-    def __init__(self, keys: frozenset[str]) -> None:
-        super().__init__(", ".join(sorted(keys)))
-        self.keys = keys
-
 
 class Client:
-    """All keys below `settings.prefix`; keys here are without it. May be used by several threads."""
+    """All keys below `settings.prefix`; keys here are without it. See `meshd.ca.keyed.operations.Keys`."""
+
+    max_batch_bytes: Final = MAX_BATCH_BYTES
 
     def __init__(self, settings: ConsulSettings) -> None:
         self._consul = _Consul(settings)
         self.where = f"Consul at {settings.address}"
+        self.place = f"{self.where}, {settings.prefix}"
+        self.in_the_way = (
+            "choose another `store.consul.prefix`; what an interrupted `init` left there is removed with "
+            f"`consul kv delete -recurse {settings.prefix}/`"
+        )
         self._prefix = f"{settings.prefix}/"
-
-    # --- operations of a transaction
-
-    def put(self, key: str, value: bytes, index: int | None = None) -> Operation:
-        """`value` under key; with index, only where that is the one that was found there, 0: where there was none."""
-        how: dict[str, Any] = {"Verb": "set"} if index is None else {"Verb": "cas", "Index": index}
-        return {"KV": {**how, "Key": self._prefix + key, "Value": base64.b64encode(value).decode()}}
-
-    def take(self, key: str, value: bytes, session: str) -> Operation:
-        """`value` under key for as long as the session lives, where no other one has it."""
-        found = {"Key": self._prefix + key, "Value": base64.b64encode(value).decode()}
-        return {"KV": {"Verb": "lock", "Session": session, **found}}
-
-    def remove(self, key: str, index: int) -> Operation:
-        return {"KV": {"Verb": "delete-cas", "Key": self._prefix + key, "Index": index}}
-
-    def unchanged(self, key: str, index: int) -> Operation:
-        """Have the transaction fail where something else is under key."""
-        return {"KV": {"Verb": "check-index", "Key": self._prefix + key, "Index": index}}
-
-    # --- calls
 
     def read(self, *prefixes: str) -> dict[str, Found]:
         """All that is under keys that begin so, at one moment."""
@@ -93,15 +58,37 @@ class Client:
         _, found = self._call(lambda: self._consul.kv.get(self._prefix + key))
         return None if found is None else Found(found["Value"] or b"", int(found["ModifyIndex"]))
 
+    def pages(self, prefix: str) -> Iterator[dict[str, Found]]:
+        """By the next digit, in hexadecimal, where it ends with a slash, so that no answer is of all."""
+        for each in [f"{prefix}{digit:x}" for digit in range(16)] if prefix.endswith("/") else [prefix]:
+            yield self.read(each)
+
     def commit(self, operations: Sequence[Operation]) -> dict[str, int]:
-        """Do all of them; the new index of each key that was written. Raced when none was done."""
-        answer = self._call(lambda: self._consul.txn.put(operations))
+        asked = [self._written(each) for each in operations]
+        answer = self._call(lambda: self._consul.txn.put(asked))
         return {key: index for key, _, index in self._keys(answer)}
+
+    def _written(self, operation: Operation) -> dict[str, Any]:
+        """As Consul's API has it."""
+        verb, key, value, index, session = operation
+        content: dict[str, Any] = {"Key": self._prefix + key}
+        if verb in {"put", "take"}:
+            content["Value"] = base64.b64encode(value).decode()
+        match verb:
+            case "take":
+                content |= {"Verb": "lock", "Session": session}
+            case "remove":
+                content |= {"Verb": "delete-cas", "Index": index}
+            case "check":
+                content |= {"Verb": "check-index", "Index": index}
+            case "put":
+                content |= {"Verb": "set"} if index is None else {"Verb": "cas", "Index": index}
+        return {"KV": content}
 
     def begin_session(self, name: str, ttl_s: int) -> str:
         """A session that ends ttl_s after its last renewal, at the earliest, with all that it holds."""
         create = self._consul.session.create
-        return str(self._call(lambda: create(name=name, lock_delay=0, behavior="delete", ttl=ttl_s)))
+        return str(self._call(lambda: create(name=f"meshd-ca {name}", lock_delay=0, behavior="delete", ttl=ttl_s)))
 
     def renew_session(self, session: str) -> bool:
         """Whether there still was one."""

@@ -1,4 +1,4 @@
-"""Which record is under which key, and how it is written there; the whole of it is in `meshd.ca.consul`."""
+"""Which record is under which key, and how it is written there; the whole of it is in `meshd.ca.keyed`."""
 
 import zlib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from meshd.ca.consul.client import MAX_VALUE_BYTES, Found
+from meshd.ca.keyed.operations import MAX_VALUE_BYTES, Found
 from meshd.ca.patterns import is_exact
 from meshd.ca.records import Denied
 from meshd.ca.source import Unreachable
@@ -112,5 +112,5 @@ def denied_read(found: Found) -> tuple[Denied, ...]:
 
 def _bounded(value: bytes, what: str) -> bytes:
     if len(value) > MAX_VALUE_BYTES:
-        raise Conflict(f"{what} would take {len(value)} bytes of Consul, and {MAX_VALUE_BYTES} is the most")
+        raise Conflict(f"{what} would take {len(value)} bytes of the store, and {MAX_VALUE_BYTES} is the most")
     return value

@@ -1,16 +1,16 @@
-"""The store in Consul; see `meshd.ca.store.Store` for what it does, and `meshd.ca.consul` for what is where.
+"""The store that several CAs share; see `meshd.ca.store.Store` for what it does, `meshd.ca.keyed` for what is where.
 
-Each change is one transaction (`meshd.ca.consul.transactions`), which is decided on here.
+Each change is one transaction (`meshd.ca.keyed.transactions`), which is decided on here.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from meshd.api.problems import Problem
-from meshd.ca.consul import layout
-from meshd.ca.consul.client import MAX_OPERATIONS, Client, Found, Operation, Raced
-from meshd.ca.consul.layout import About, denied_written, read, written
-from meshd.ca.consul.transactions import NOTHING, Transactions, number_after
+from meshd.ca.keyed import layout
+from meshd.ca.keyed.layout import About, denied_written, read, written
+from meshd.ca.keyed.operations import MAX_OPERATIONS, Found, Keys, Operation, Raced, put, remove, unchanged
+from meshd.ca.keyed.transactions import NOTHING, Transactions, number_after
 from meshd.ca.patterns import matches_node
 from meshd.ca.records import (
     NODE_ORIGIN,
@@ -25,70 +25,66 @@ from meshd.ca.records import (
     Rotation,
     hashed,
 )
-from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
 from meshd.ca.store import MAX_DENIED, MAX_JWT_KEYS, MAX_LISTED, Conflict
 
 
-class ConsulStore(Transactions):
-    """What is below the prefix, for the CA called `name` (`CaFiles.name`)."""
+class KeyedStore(Transactions):
+    """What is in `client`, for the CA called `name` (`CaFiles.name`)."""
 
     callers: Final = 1
     keep_expired_s: Final = 86400.0
 
     @classmethod
-    def create(cls, settings: ConsulSettings, name: str, trust_domain: str) -> Self:
-        """A new, empty one; Problem when there is something already, or Consul cannot be used."""
-        client = Client(settings)
-        where = f"{client.where}, {settings.prefix}"
+    def create(cls, client: Keys, name: str, trust_domain: str) -> Self:
+        """A new, empty one; Problem when there is something already, or it cannot be used."""
         try:
             if found := client.read(layout.ABOUT):
                 of = read(found[layout.ABOUT], About, layout.ABOUT).trust_domain if layout.ABOUT in found else "?"
                 raise Problem(
-                    f"{where}: there is a CA already, of {of}: make this one below its root with `meshd ca init "
-                    "--bundle`, or choose another `store.consul.prefix`; what an interrupted `init` left there is "
-                    f"removed with `consul kv delete -recurse {settings.prefix}/`"
+                    f"{client.place}: there is a CA already, of {of}: make this one below its root with `meshd ca init "
+                    f"--bundle`, or {client.in_the_way}"
                 )
             client.commit(
                 [
-                    client.put(layout.ABOUT, written(About(layout.FORMAT, trust_domain)), 0),
-                    client.put(layout.SEQUENCE, written(0), 0),
-                    client.put(layout.DENIED, denied_written(()), 0),
-                    client.put(layout.ROOTS, written(None), 0),
+                    put(layout.ABOUT, written(About(layout.FORMAT, trust_domain)), 0),
+                    put(layout.SEQUENCE, written(0), 0),
+                    put(layout.DENIED, denied_written(()), 0),
+                    put(layout.ROOTS, written(None), 0),
                 ]
             )
         except Raced as raced:
-            raise Problem(f"{where}: another CA was made there at this moment: see which, and try again") from raced
+            raise Problem(
+                f"{client.place}: another CA was made there at this moment: see which, and try again"
+            ) from raced
         except Unreachable as error:
             raise Problem(str(error)) from error
         return cls(client, name)
 
     @classmethod
-    def share(cls, settings: ConsulSettings, name: str, trust_domain: str) -> Self:
+    def share(cls, client: Keys, name: str, trust_domain: str) -> Self:
         """The one that is there, as of `open`, or a new one where there is none."""
         try:
-            exists = Client(settings).get(layout.ABOUT) is not None
+            exists = client.get(layout.ABOUT) is not None
         except Unreachable as error:
             raise Problem(str(error)) from error
-        return (cls.open if exists else cls.create)(settings, name, trust_domain)
+        return (cls.open if exists else cls.create)(client, name, trust_domain)
 
     @classmethod
-    def open(cls, settings: ConsulSettings, name: str, trust_domain: str) -> Self:
-        """The one that is there. Problem when there is none, it is of another trust domain or a later version, or
-        Consul cannot be used."""
-        client = Client(settings)
-        where = f"{client.where}, {settings.prefix}"
+    def open(cls, client: Keys, name: str, trust_domain: str) -> Self:
+        """The one that is there. Problem when there is none, it is of another trust domain or a later version, or it
+        cannot be used."""
         try:
             found = client.get(layout.ABOUT)
             if found is None:
-                raise Problem(f"{where}: the CA's records are missing: restore Consul's data from a copy")
+                raise Problem(f"{client.place}: the CA's records are missing: restore them from a copy")
             about = read(found, About, layout.ABOUT)
         except Unreachable as error:
             raise Problem(str(error)) from error
         if about.format != layout.FORMAT:
-            raise Problem(f"{where}: was made by another version of meshd (format {about.format})")
+            raise Problem(f"{client.place}: was made by another version of meshd (format {about.format})")
         if about.trust_domain != trust_domain:
-            raise Problem(f"{where}: is of the trust domain {about.trust_domain}, and this CA of {trust_domain}")
+            raise Problem(f"{client.place}: is of the trust domain {about.trust_domain}, and this CA of {trust_domain}")
         return cls(client, name)
 
     # --- certificates
@@ -103,7 +99,7 @@ class ConsulStore(Transactions):
                     renewed = before._replace(
                         key_hash=node.key_hash, renewed_at=node.renewed_at, not_after=node.not_after
                     )
-                    changes.append(self._client.put(key, written(renewed), found.index))
+                    changes.append(put(key, written(renewed), found.index))
             return changes
 
         return self._change(decide)
@@ -133,7 +129,7 @@ class ConsulStore(Transactions):
                 if read(found, JoinToken, key).expires_at < before:
                     gone.append((key, found.index))
             for begin in range(0, len(gone), MAX_OPERATIONS):
-                self._prune([self._client.remove(*each) for each in gone[begin : begin + MAX_OPERATIONS]])
+                self._prune([remove(*each) for each in gone[begin : begin + MAX_OPERATIONS]])
 
         def decide() -> list[Operation] | None:
             trust, (found, keys) = self._fresh_trust(), self._jwt_keys()
@@ -141,7 +137,7 @@ class ConsulStore(Transactions):
             good = [each for each in keys if each.not_after >= now]
             changes = [] if len(denied) == len(trust.denied) else [self._denied(trust, denied)]
             if len(good) < len(keys):
-                changes.append(self._client.put(layout.JWT_KEYS, written(good), found.index))
+                changes.append(put(layout.JWT_KEYS, written(good), found.index))
             return [*changes, self._counted(trust)] if changes else None
 
         self._change(decide, is_audited=False)
@@ -150,7 +146,7 @@ class ConsulStore(Transactions):
 
     def add_token(self, token: str, now: float) -> None:
         key = layout.shared(_token_hash(token))
-        self._change(lambda: [self._client.put(key, written(now))], is_audited=False)
+        self._change(lambda: [put(key, written(now))], is_audited=False)
 
     def knows_token(self, token: str) -> bool:
         """By a look at one key, named by a hash of the token: how long it takes says nothing of the token."""
@@ -160,7 +156,7 @@ class ConsulStore(Transactions):
     # --- nodes, and the tokens they join with
 
     def add_join_token(self, token: JoinToken) -> int:
-        return self._change(lambda: [self._client.put(layout.token(token.id), written(token), 0)])
+        return self._change(lambda: [put(layout.token(token.id), written(token), 0)])
 
     def join_token(self, token_id: str) -> JoinToken | None:
         key = layout.token(token_id)
@@ -176,7 +172,7 @@ class ConsulStore(Transactions):
     def revoke_join_token(self, token_id: str, now: float) -> int:
         def decide() -> list[Operation]:
             found, token = self._token(token_id)
-            return [self._client.put(layout.token(token_id), written(token._replace(revoked_at=now)), found.index)]
+            return [put(layout.token(token_id), written(token._replace(revoked_at=now)), found.index)]
 
         return self._change(decide)
 
@@ -193,9 +189,9 @@ class ConsulStore(Transactions):
             used = token if again else token._replace(used=token.used + 1)
             after = _joined(_entries(at_entries, entries_key), entries)
             return [
-                self._client.put(layout.token(token_id), written(used), at_token.index),
-                self._client.put(key, written(node), at_node.index),
-                self._client.put(entries_key, written(after), at_entries.index),
+                put(layout.token(token_id), written(used), at_token.index),
+                put(key, written(node), at_node.index),
+                put(entries_key, written(after), at_entries.index),
                 *self._issuing(issued),
             ]
 
@@ -223,7 +219,7 @@ class ConsulStore(Transactions):
             for each in have:
                 if each.workload == entry.workload:
                     raise Conflict(f"the node {entry.node} may have {entry.workload} already: entry {each.id}")
-            return [self._client.put(key, written([*have, entry]), found.index)]
+            return [put(key, written([*have, entry]), found.index)]
 
         return self._change(decide)
 
@@ -233,7 +229,7 @@ class ConsulStore(Transactions):
                 have = _entries(found, key)
                 left = [each for each in have if each.id != entry_id]
                 if len(left) < len(have):
-                    return [self._client.put(key, written(left), found.index)]
+                    return [put(key, written(left), found.index)]
             raise Conflict(f"there is no entry {entry_id}")
 
         return self._change(decide)
@@ -303,8 +299,8 @@ class ConsulStore(Transactions):
                 raise Conflict("the rotation is further than it was: look at `meshd ca rotate status`")
             made = after._replace(sequence=number_after(trust.sequence))
             return [
-                self._client.put(layout.ROTATION, written(made), found.index),
-                self._client.put(layout.SEQUENCE, written(made.sequence), trust.sequence_index),
+                put(layout.ROTATION, written(made), found.index),
+                put(layout.SEQUENCE, written(made.sequence), trust.sequence_index),
             ]
 
         number = self._change(decide)
@@ -312,7 +308,7 @@ class ConsulStore(Transactions):
 
     def hear(self, held: Held) -> None:
         with self._used():
-            self._client.commit([self._client.put(layout.of_node(held.node, "held"), written(held))])
+            self._client.commit([put(layout.of_node(held.node, "held"), written(held))])
 
     def held(self) -> list[Held]:
         with self._used():
@@ -347,7 +343,7 @@ class ConsulStore(Transactions):
                 raise Conflict(f"the JWT key {after.kid} is another now")
             if (count := len(others) + 1) > MAX_JWT_KEYS:
                 raise Conflict(f"there would be {count} JWT keys, and {MAX_JWT_KEYS} is the most that agents are sent")
-            kept = self._client.put(layout.JWT_KEYS, written([*others, after]), found.index)
+            kept = put(layout.JWT_KEYS, written([*others, after]), found.index)
             return [kept, self._counted(trust)]
 
         return self._change(decide)
@@ -364,10 +360,10 @@ class ConsulStore(Transactions):
     # --- inside
 
     def _certificates(self, serial: str) -> Iterator[tuple[Found, Issued]]:
-        """All there are, or the one with that serial number: by the first digit of it, so that no answer is of all."""
-        prefixes = [layout.issued(serial)] if serial else [f"{layout.ISSUED}{digit:x}" for digit in range(16)]
-        for prefix in prefixes:
-            for key, found in self._client.read(prefix).items():
+        """All there are, or the one with that serial number."""
+        prefix = layout.issued(serial)
+        for page in self._client.pages(prefix):
+            for key, found in page.items():
                 if not serial or key == prefix:
                     yield found, read(found, Issued, key)
 
@@ -395,9 +391,9 @@ class ConsulStore(Transactions):
             raise Conflict(f"the {found.kind} {found.value} is denied: {found.reason}")
         taken = self.peers.taken
         return [
-            *([] if taken is None else [self._client.unchanged(layout.ROOTS, taken)]),
-            self._client.unchanged(layout.DENIED, trust.denied_index),
-            self._client.put(layout.issued(issued.serial), written(issued), 0),
+            *([] if taken is None else [unchanged(layout.ROOTS, taken)]),
+            unchanged(layout.DENIED, trust.denied_index),
+            put(layout.issued(issued.serial), written(issued), 0),
         ]
 
     def _prune(self, operations: Sequence[Operation]) -> None:

@@ -1,4 +1,4 @@
-"""Transactions on the CA's records in Consul: decided by what was read, and done where it is still so.
+"""Transactions on the CA's records in a shared store: decided by what was read, and done where it is still so.
 
 What was read and decided on is named in a transaction by its index, so that it is done as it was decided or not at all.
 What others were faster with is decided anew. The threads of one process take turns, since each change counts on the
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, cast
 
-from meshd.ca.consul import layout
-from meshd.ca.consul.client import MAX_OPERATIONS, Client, Found, Operation, Raced
-from meshd.ca.consul.layout import denied_read, denied_written, read, written
-from meshd.ca.consul.presence import Presence
+from meshd.ca.keyed import layout
+from meshd.ca.keyed.layout import denied_read, denied_written, read, written
+from meshd.ca.keyed.operations import MAX_OPERATIONS, Found, Keys, Operation, Raced, put
+from meshd.ca.keyed.presence import Presence
 from meshd.ca.records import Denied
 from meshd.ca.source import Unreachable
 from meshd.ca.store import Behind, Conflict, Undone
@@ -25,9 +25,6 @@ LONGEST_PAUSE_S: Final = 0.05
 """When others are faster: some 60 changes of one record are waited out, by which time a second or so has passed."""
 
 NOTHING: Final = Found(b"", 0)
-
-MAX_BATCH_BYTES: Final = 384 << 10
-"""In base64: Consul takes 512 KiB in one transaction, and there are keys around it."""
 
 Decide = Callable[[], Sequence[Operation]]
 """Reads, and says what is to be done; Conflict where it must not be."""
@@ -45,7 +42,8 @@ class Trust(NamedTuple):
 class Batch:
     """What is to be one transaction: who decided on it, and the operations, no two of which change the same key."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self.decided: list[Decide] = []
         self._operations: dict[str, Operation] = {}
         self._bytes = 0
@@ -56,21 +54,21 @@ class Batch:
 
     def has_room(self, operations: Sequence[Operation]) -> bool:
         """Whether these go with the others: they fit in, and change other keys, or look at the same."""
-        shared = [each for each in self._operations.values() if each["KV"]["Verb"] == "check-index"]
+        shared = [each for each in self._operations.values() if each.verb == "check"]
         added = [each for each in operations if each not in shared]
         return (
-            self._operations.keys().isdisjoint(map(_key, added))
+            self._operations.keys().isdisjoint(each.key for each in added)
             and len(self._operations) + len(added) < MAX_OPERATIONS
-            and self._bytes + _size(added) <= MAX_BATCH_BYTES
+            and self._bytes + _size(added) <= self._max_bytes
         )
 
     def add(self, decide: Decide, operations: Sequence[Operation]) -> None:
         self.decided.append(decide)
-        self._bytes += _size([each for each in operations if _key(each) not in self._operations])
-        self._operations |= {_key(each): each for each in operations}
+        self._bytes += _size([each for each in operations if each.key not in self._operations])
+        self._operations |= {each.key: each for each in operations}
 
     def decide_again(self) -> None:
-        self._operations = {_key(each): each for decide in self.decided for each in decide()}
+        self._operations = {each.key: each for decide in self.decided for each in decide()}
 
     def done(self) -> None:
         """What was in it is; it is empty now."""
@@ -84,7 +82,7 @@ class Batch:
 class Transactions:
     """On what is below the prefix, for the CA called `name` (`CaFiles.name`)."""
 
-    def __init__(self, client: Client, name: str) -> None:
+    def __init__(self, client: Keys, name: str) -> None:
         self._client, self._name = client, name
         self._writing, self._counting = threading.RLock(), threading.Lock()
         self._batch: Batch | None = None
@@ -95,7 +93,7 @@ class Transactions:
         self.peers = Presence(client, name, self._told)
 
     def _there(self, found: Found | None) -> Found:
-        """What is there from the beginning. Consul leaves out what the token may not read: none is no empty one."""
+        """What is there from the beginning. A store may leave out what its token may not read: none is no empty one."""
         if found is None:
             raise Unreachable(f"{self.where} has not the CA's records, or its token may not read them")
         return found
@@ -114,18 +112,19 @@ class Transactions:
         return [self._denied(trust, records), self._counted(trust)]
 
     def _denied(self, trust: Trust, records: tuple[Denied, ...]) -> Operation:
-        return self._client.put(layout.DENIED, denied_written(records), trust.denied_index)
+        return put(layout.DENIED, denied_written(records), trust.denied_index)
 
     def _counted(self, trust: Trust) -> Operation:
         """The next number of what is believed and denied."""
-        return self._client.put(layout.SEQUENCE, written(number_after(trust.sequence)), trust.sequence_index)
+        return put(layout.SEQUENCE, written(number_after(trust.sequence)), trust.sequence_index)
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """See `meshd.ca.store.Store`. What was decided is done at the end, or as often as a transaction is full; should
         others be faster then, it is decided once more."""
         with self._used(), self._writing:
-            self._batch, self._audit, self._trust = Batch(), None, None  # what is read is of now, as far as can be
+            self._batch = Batch(self._client.max_batch_bytes)
+            self._audit = self._trust = None  # what is read is of now, as far as can be
             try:
                 yield
                 self._do(self._batch)
@@ -150,7 +149,7 @@ class Transactions:
         value = written(number + len(batch.decided))
         for attempt in range(ATTEMPTS if batch.decided else 0):
             try:
-                indexes = self._client.commit([*batch.operations(), self._client.put(key, value, at.index)])
+                indexes = self._client.commit([*batch.operations(), put(key, value, at.index)])
             except Raced as raced:
                 if key in raced.keys:  # the numbers are given out, and cannot be others
                     raise batch.failed(f"{self.where}: a command was given on this host at this moment") from raced
@@ -196,7 +195,7 @@ class Transactions:
                 if is_audited:
                     at, last = self._counted_at()
                     number = last + 1
-                    counted.append(self._client.put(key, written(number), at.index))
+                    counted.append(put(key, written(number), at.index))
                 try:
                     indexes = self._client.commit(counted)
                 except Raced as raced:
@@ -214,7 +213,7 @@ class Transactions:
         return _Used(self)
 
     def _told(self, error: Unreachable | None) -> None:
-        """How a call of Consul ended."""
+        """How a call of the store ended."""
         with self._counting:
             self.errors += error is not None
         self.trouble = "" if error is None else str(error)
@@ -222,7 +221,7 @@ class Transactions:
 
 class _Used:
     """Around a call: what goes wrong in it is counted, and is what is the matter until one goes well. A Conflict is an
-    answer of Consul's like any other."""
+    answer of the store's like any other."""
 
     __slots__ = ("_store",)
 
@@ -236,12 +235,8 @@ class _Used:
         self._store._told(error if isinstance(error, Unreachable) and not isinstance(error, Behind | Undone) else None)
 
 
-def _key(operation: Operation) -> str:
-    return str(operation["KV"]["Key"])
-
-
 def _size(operations: Sequence[Operation]) -> int:
-    return sum(len(each["KV"].get("Value", "")) for each in operations)
+    return sum(len(each.value) for each in operations)
 
 
 def number_after(sequence: int) -> int:

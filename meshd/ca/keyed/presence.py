@@ -1,7 +1,7 @@
-"""Which CAs run on one store, and which of them does what one alone may do: by a session of Consul's each.
+"""Which CAs run on one store, and which of them does what one alone may do: by a session in the store each.
 
 A session is renewed as long as its CA runs. What it holds goes with it: TTL_S to twice that after a CA was killed or
-lost its Consul, at once when it ended in order. One that comes back begins another.
+lost its store, at once when it ended in order. One that comes back begins another.
 """
 
 import threading
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from meshd.ca.consul import layout
-from meshd.ca.consul.client import Client, Found, Raced
-from meshd.ca.consul.layout import read, written
+from meshd.ca.keyed import layout
+from meshd.ca.keyed.layout import read, written
+from meshd.ca.keyed.operations import Found, Keys, Raced, put, take
 from meshd.ca.records import IssuerAnswer, IssuerRequest, Running, SignedRoots
 from meshd.ca.source import Unreachable
 from meshd.ca.store import Conflict
@@ -23,9 +23,9 @@ RENEW_EVERY_S: Final = 4.0
 
 
 class Presence:
-    """That of the CA called `name`; `told` hears how each call of Consul ended."""
+    """That of the CA called `name`; `told` hears how each call of the store ended."""
 
-    def __init__(self, client: Client, name: str, told: Callable[[Unreachable | None], None]) -> None:
+    def __init__(self, client: Keys, name: str, told: Callable[[Unreachable | None], None]) -> None:
         self.name = name
         self._client, self._told = client, told
         self._lock = threading.Lock()
@@ -43,10 +43,10 @@ class Presence:
                 if self._is_current(running):
                     return
                 session = self._kept()
-                self._client.commit([self._client.take(layout.live(self.name, session), written(running), session)])
+                self._client.commit([take(layout.live(self.name, session), written(running), session)])
             except Raced as raced:
                 self._session, self._shown = "", None
-                raise Unreachable("this CA's session in Consul is lost, and another is begun") from raced
+                raise Unreachable("this CA's session in the store is lost, and another is begun") from raced
             except Unreachable as error:
                 self._session, self._shown = "", None
                 self._told(error)
@@ -66,7 +66,7 @@ class Presence:
             if what in self._locked:
                 return True
             try:
-                self._client.commit([self._client.take(layout.lock(what), self.name.encode(), session)])
+                self._client.commit([take(layout.lock(what), self.name.encode(), session)])
             except Raced:
                 return False
             self._locked.add(what)
@@ -82,7 +82,7 @@ class Presence:
 
     def publish(self, roots: SignedRoots, at: int) -> int:
         try:
-            return self._client.commit([self._client.put(layout.ROOTS, written(roots), at)])[layout.ROOTS]
+            return self._client.commit([put(layout.ROOTS, written(roots), at)])[layout.ROOTS]
         except Raced as raced:
             raise Conflict("the roots on the store were changed by another CA at this moment") from raced
 
@@ -90,7 +90,7 @@ class Presence:
         self.taken = at
 
     def ask(self, request: IssuerRequest) -> None:
-        self._client.commit([self._client.put(layout.issuer(self.name, "request"), written(request))])
+        self._client.commit([put(layout.issuer(self.name, "request"), written(request))])
 
     def asked(self) -> dict[str, tuple[IssuerRequest, IssuerAnswer | None]]:
         found = self._client.read(layout.ISSUERS)
@@ -101,7 +101,7 @@ class Presence:
         }
 
     def answer(self, ca: str, answer: IssuerAnswer) -> None:
-        self._client.commit([self._client.put(layout.issuer(ca, "answer"), written(answer))])
+        self._client.commit([put(layout.issuer(ca, "answer"), written(answer))])
 
     def answered(self) -> IssuerAnswer | None:
         return self._answer(self._client.read(layout.issuer(self.name, "")), self.name)
@@ -127,6 +127,6 @@ class Presence:
         if time.monotonic() - self._renewed >= RENEW_EVERY_S or not self._session:
             if not self._session or not self._client.renew_session(self._session):
                 self._locked.clear()
-                self._session = self._client.begin_session(f"meshd-ca {self.name}", TTL_S)
+                self._session = self._client.begin_session(self.name, TTL_S)
             self._renewed = time.monotonic()
         return self._session
