@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from k8s import installed
+from k8s import crds, installed
 from k8s.checks import kinds as of
 from k8s.cluster import Body, Cluster
-from k8s.crds import KINDS, definition_of
 from k8s.installed import Found
 from k8s.manifests.common import component
 from k8s.settings import CA, CONFIG_MAP, CONTROLLER
@@ -41,8 +40,7 @@ def settings(cluster: Cluster, namespace: str) -> tuple[Found | None, list[Check
 
 def definitions(cluster: Cluster) -> Iterator[Check]:
     missing, other = [], []
-    for kind in KINDS:
-        wanted = definition_of(kind)
+    for wanted in crds.definitions():
         name = wanted["metadata"]["name"]
         found = cluster.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
         if found is None or not _is_established(found):

@@ -9,6 +9,7 @@ from k8s.cli.options import cluster_options, namespace_option
 from k8s.cluster import Body, Cluster
 from k8s.manifests.text import as_yaml
 from meshd.api.problems import Problem
+from meshd.ca.objects.records import PLURAL
 
 MAX_NAMED = 10
 
@@ -37,7 +38,7 @@ def _present(cluster: Cluster, namespace: str, force: bool) -> list[Body]:
         raise Problem(f"{cluster.url} has no installation")
     if not force:
         _check_unused(installed.meshed(cluster, namespace))
-        found = _without_used(cluster, found)
+        found = _without_used(cluster, found, namespace)
     if space is not None:
         found.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     return found
@@ -54,13 +55,17 @@ def _check_unused(pods: Iterable[Body]) -> None:
         )
 
 
-def _without_used(cluster: Cluster, found: list[Body]) -> list[Body]:
-    """found without the definitions of which there are documents, which would go with them."""
+def _without_used(cluster: Cluster, found: list[Body], namespace: str) -> list[Body]:
+    """found without the definitions of which there are documents, which would go with them. What the CAs of this
+    installation remember goes with it anyway."""
     kept = []
     for each in found:
         name = each["metadata"]["name"]
         plural, _, group = name.partition(".")
-        if each["kind"] == installed.DEFINITION and cluster.list(f"/apis/{group}/v1/{plural}"):
+        used = cluster.list(f"/apis/{group}/v1/{plural}") if each["kind"] == installed.DEFINITION else []
+        if plural == PLURAL:
+            used = [record for record in used if record["metadata"]["namespace"] != namespace]
+        if used:
             click.echo(f"meshd: {name} is left, since there are such documents: --force takes them, too", err=True)
         else:
             kept.append(each)

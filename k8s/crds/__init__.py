@@ -1,4 +1,5 @@
-"""The mesh's documents as custom resources of Kubernetes: `services.meshd.io` and `workloads.meshd.io`.
+"""The mesh's documents as custom resources of Kubernetes: `services.meshd.io` and `workloads.meshd.io`; and what its
+CAs keep, `carecords.meshd.io` (`k8s.crds.records`).
 
 Each definition's schema is made from the very types that documents are read as (`meshd.api.documents`), so that the API
 server refuses what an agent would. The definitions are in this folder as YAML, for `kubectl apply -f` and for what
@@ -17,6 +18,7 @@ import msgspec
 import yaml
 from msgspec import inspect
 
+from k8s.crds import records
 from meshd.api.documents import API_VERSION, Service, Workload
 
 FOLDER: Final = Path(__file__).parent
@@ -25,7 +27,7 @@ GROUP, _, VERSION = API_VERSION.partition("/")
 
 KINDS: Final[tuple[type[Service | Workload], ...]] = (Service, Workload)
 
-_HEAD: Final = "# Made by `python -m k8s.crds` from the types in meshd/api/documents.py.\n"
+_HEAD: Final = "# Made by `python -m k8s.crds` from the types in meshd/api/documents.py and from k8s/crds/records.py.\n"
 
 _COLUMNS: Final[dict[str, list[dict[str, str]]]] = {
     "Service": [
@@ -41,11 +43,15 @@ _AGE: Final = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTim
 def manifests() -> dict[str, str]:
     """The definitions as YAML, by the names of their files."""
     found = {}
-    for kind in KINDS:
-        definition = definition_of(kind)
+    for definition in definitions():
         text = yaml.safe_dump(definition, sort_keys=False, width=120, allow_unicode=True)
         found[f"{definition['metadata']['name']}.yaml"] = _HEAD + text
     return found
+
+
+def definitions() -> list[dict[str, Any]]:
+    """All of them."""
+    return [*map(definition_of, KINDS), records.DEFINITION]
 
 
 def definition_of(kind: type[Service | Workload]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from k8s.crds import KINDS, definition_of
+from k8s import crds
 from k8s.manifests import authority
 from k8s.manifests.common import PART_OF, of_namespace
 from k8s.manifests.controller import controller
@@ -45,7 +45,7 @@ def objects(settings: Installation, keys: KeyMaterial) -> list[Manifest]:
 
 def definitions() -> list[Manifest]:
     """The custom resources."""
-    return [definition_of(kind) for kind in KINDS]
+    return crds.definitions()
 
 
 def _parts(settings: Installation, keys: KeyMaterial) -> Iterator[Object]:

@@ -36,7 +36,6 @@ from meshd.ca.rules import rules
 from meshd.ca.settings import StoreSettings
 from meshd.ca.sharing import LEADING, Made, Sharing, complete
 from meshd.ca.source import Unreachable
-from meshd.ca.sqlite import SqliteStore
 from meshd.ca.store import Behind, Conflict, Store
 from meshd.ca.wire import Bundle, Denial, Renewal
 
@@ -127,21 +126,24 @@ class Authority:
             stores.join(paths, store, trust_domain).close()
 
     @classmethod
-    def believe(cls, directory: Path, trust_domain: str, bundle_pem: bytes) -> bool:
+    def believe(
+        cls, directory: Path, trust_domain: str, bundle_pem: bytes, store: StoreSettings = stores.SQLITE
+    ) -> bool:
         """Have the CA in directory, which `create_below` made, believe the roots in bundle_pem in the place of those
-        that it believed; whether they are others. It must not be running. Problem when it is another CA, or of a store
-        that it shares."""
+        that it believed; whether they are others. It must not be running. Problem when it is another CA, or one of
+        several whose bundle is in Consul."""
         paths = CaFiles(directory)
         paths.check()
-        if not paths.trust_domain.exists() or paths.root_key.exists() or not paths.database.exists():
-            raise Problem(f"{directory}: the CA there is not below a root that is elsewhere, with a store of its own")
+        if not paths.trust_domain.exists() or paths.root_key.exists() or store.consul.address:
+            raise Problem(
+                f"{directory}: the CA there is not below a root that is elsewhere, with a bundle that comes from there"
+            )
         if (other := material.load_root(paths)[0]) != trust_domain:
             raise Problem(f"{directory}: the CA there is of the trust domain {other}, not {trust_domain}")
         wanted = check_bundle(bundle_pem, trust_domain)
         if certificates.bundle_hash(wanted) == certificates.bundle_hash(files.read(paths.bundle).decode()):
             return False
-        with closing(SqliteStore.open(paths.database)) as store:
-            store.renumber()  # first: a number too many does no harm
+        stores.renumber(paths, store, trust_domain)  # first: a number too many does no harm
         files.write(paths.bundle, wanted.encode(), mode=0o644, owner_of=directory)
         return True
 

@@ -15,7 +15,7 @@ In either case
     roots.json    the roots that were taken from there last
     root.next     while roots change: the other root, with its key (`meshd.ca.material`)
     jwt.key       the private key of JWT-SVIDs; jwt.next the one that follows it (`meshd.ca.jwt_keys`)
-    ca.db         what was issued (`meshd.ca.store`); where that is in Consul there is instead
+    ca.db         what was issued (`meshd.ca.store`); where that is shared there is instead
     ca.name       what the other CAs on that store know this one by
     agent.token   what agents prove themselves with; only to be copied from, the CA knows its hash
     audit.log     who asked for what (`meshd.ca.audit`)

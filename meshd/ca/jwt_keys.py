@@ -11,8 +11,8 @@ bundle. So a key is believed, whichever CA it is of, from when its record is in 
 
 The first key of a mesh signs at once, since nobody follows another. Each step changes the files first and the record
 last, or the other way round where a key is retired, and may be interrupted between: it is then done again. A `jwt.key`
-that is lost is made anew, for what it signed stays good; and one whose record is lost, or which expired while its CA
-was off, is published again.
+that is lost is made anew, and what it signed stays good until it has expired; and one whose record is lost, or which
+expired while its CA was off, is published again.
 """
 
 import os
@@ -108,11 +108,22 @@ class JwtKeys:
     def _current(self, records: dict[str, JwtKey], now: float, changes: list[Change]) -> SigningKey:
         """What is in `jwt.key`, on record from now on."""
         file = self._paths.jwt_key
+        if not file.exists():
+            self._retire_lost(records, now, changes)
         key = self._load(file) if file.exists() else self._make(file)
         record = records.get(_kid(key))
         if record is not None:
             return SigningKey(key, record)
         return self._publish(key, now, now + (SETTLE_S if records else 0.0), changes)
+
+    def _retire_lost(self, records: dict[str, JwtKey], now: float, changes: list[Change]) -> None:
+        """Have this CA's keys end, none of which is here any more, once what they signed has: else a CA whose directory
+        goes with its pod would leave one in the bundle for a month with each."""
+        if self._paths.jwt_next.exists():
+            return
+        for before in records.values():
+            if before.ca == self._name and not before.retired_at:
+                self._retire(before, now, changes)
 
     def _following(
         self, current: SigningKey, records: dict[str, JwtKey], now: float, changes: list[Change]
@@ -150,13 +161,15 @@ class JwtKeys:
 
     def _succeed(self, current: SigningKey, following: SigningKey, now: float, changes: list[Change]) -> SigningKey:
         """What signs now is `following`. The record comes first: it says until when what `current` signed is good."""
-        before = current.record
-        after = before._replace(retired_at=now, not_after=min(before.not_after, now + TAIL_S))
-        sequence = self._store.put_jwt_key(before, after)
-        changes.append(Change(f"jwt key {before.kid}: retired, believed until {when(after.not_after)}", sequence))
+        self._retire(current.record, now, changes)
         self._write(self._paths.jwt_key, following.key)
         self._paths.jwt_next.unlink()
         return following
+
+    def _retire(self, before: JwtKey, now: float, changes: list[Change]) -> None:
+        after = before._replace(retired_at=now, not_after=min(before.not_after, now + TAIL_S))
+        sequence = self._store.put_jwt_key(before, after)
+        changes.append(Change(f"jwt key {before.kid}: retired, believed until {when(after.not_after)}", sequence))
 
     def _make(self, file: Path) -> ec.EllipticCurvePrivateKey:
         key = certificates.new_key()

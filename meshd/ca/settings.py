@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 
 from meshd.api.loading import ConfigurationError, Finding, convert, parse, read_text
-from meshd.api.names import Address, InvalidName
+from meshd.api.names import Address, InvalidName, check_label
 
 SETTINGS_FILE: Final = "/etc/meshd/ca.yaml"
 
@@ -49,7 +49,7 @@ class LimitSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="cam
     ] = 128
 
 
-_MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+MOUNTED: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class KubernetesSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -60,12 +60,12 @@ class KubernetesSettings(Struct, frozen=True, forbid_unknown_fields=True, rename
         Meta(description="Its API server, as in `https://kubernetes.default.svc`; empty for no cluster."),
     ] = ""
     ca: Annotated[str, Meta(description="File with the certificates (PEM) that the API server's must chain to.")] = (
-        f"{_MOUNTED}/ca.crt"
+        f"{MOUNTED}/ca.crt"
     )
     token_file: Annotated[
         str,
         Meta(description="File with this CA's own token in that cluster, for which it may review others' tokens."),
-    ] = f"{_MOUNTED}/token"
+    ] = f"{MOUNTED}/token"
 
     def __post_init__(self) -> None:
         if self.url and not self.url.startswith("https://"):
@@ -154,10 +154,46 @@ def _check_consul(address: str, ca: str) -> None:
         raise ValueError("ca: must be given with https, to know Consul by")
 
 
+class ObjectSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A cluster in which several CAs share custom resources (`carecords.meshd.io`)."""
+
+    url: Annotated[
+        str,
+        Meta(description="Its API server, as in `https://kubernetes.default.svc`; empty for none."),
+    ] = ""
+    ca: Annotated[str, Meta(description="File with the certificates (PEM) that the API server's must chain to.")] = (
+        f"{MOUNTED}/ca.crt"
+    )
+    token_file: Annotated[
+        str, Meta(description="File with this CA's own token in that cluster; read for each call.")
+    ] = f"{MOUNTED}/token"
+    namespace: Annotated[
+        str, Meta(description="Where the records are: one for each trust domain. When empty, the pod's own.")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.url and not self.url.startswith("https://"):
+            raise ValueError(f"url: {self.url!r} is not an https URL, as in https://kubernetes.default.svc")
+        if self.namespace:
+            check_label(self.namespace, "namespace")
+
+
 class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """Where the CA keeps what it must not forget."""
 
     consul: Annotated[ConsulSettings, Meta(description="A Consul, for CAs on several hosts.")] = ConsulSettings()
+    kubernetes: Annotated[ObjectSettings, Meta(description="A cluster, for several CAs in its pods.")] = (
+        ObjectSettings()
+    )
+
+    def __post_init__(self) -> None:
+        if self.consul.address and self.kubernetes.url:
+            raise ValueError("there is one store: consul and kubernetes do not go together")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several CAs may have it."""
+        return bool(self.consul.address or self.kubernetes.url)
 
 
 class CaDaemonSettings(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -1,8 +1,6 @@
 """The store in a real Consul: the suite of all stores, and what Consul alone can do wrong."""
 
 import inspect
-import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,31 +11,27 @@ from msgspec.structs import replace
 from meshd.api.problems import Problem
 from meshd.ca.consul.client import Client
 from meshd.ca.keyed.store import KeyedStore
-from meshd.ca.records import Denied, Running
+from meshd.ca.records import Running
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
-from meshd.ca.store import Conflict, Store, Undone
+from meshd.ca.store import Store, Undone
 from tests.support.certificates import Root, write
 from tests.support.consul import Consul, agent, cluster, token_for, with_acl
 from tests.support.stores import (
-    DAY_S,
     NOW,
     TRUST_DOMAIN,
     consul_settings,
     consul_store,
-    entry,
     issued,
-    join_token,
-    node,
 )
 from tests.support.waiting import wait_until
-from tests.unit import test_ca_stores as suite
+from tests.unit import test_ca_shared_stores, test_ca_stores
 
 pytestmark = pytest.mark.peer("consul")
 
-for _name, _test in vars(suite).items():
-    if _name.startswith("test_") and "store" in inspect.signature(_test).parameters:
-        globals()[_name] = _test  # each asks for the store below
+for _name, _test in (vars(test_ca_stores) | vars(test_ca_shared_stores)).items():
+    if _name.startswith("test_") and {"store", "stores"} & inspect.signature(_test).parameters.keys():
+        globals()[_name] = _test  # each asks for the stores below
 
 
 @pytest.fixture(scope="module")
@@ -62,110 +56,6 @@ def stores(consul: Consul) -> Iterator[list[KeyedStore]]:
         yield [opened.enter_context(closing(KeyedStore.open(Client(settings), name, TRUST_DOMAIN))) for name in names]
 
 
-def test_a_token_is_used_up_once_whichever_ca_it_comes_to(stores: list[KeyedStore]) -> None:
-    stores[0].add_join_token(join_token(uses=2))
-    together = threading.Barrier(9)
-    outcomes: list[str] = []
-
-    def use(number: int) -> None:
-        together.wait()
-        try:
-            stores[number % 3].join("t1", node(f"vm{number}"), issued(f"{number:02}", f"vm{number}", ""), (), NOW)
-        except Conflict as conflict:
-            outcomes.append(str(conflict))
-        else:
-            outcomes.append("joined")
-
-    threads = [threading.Thread(target=use, args=(number,)) for number in range(9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == ["joined"] * 2 + ["the join token t1 is used up"] * 7
-    assert [len(store.nodes()) for store in stores] == [2, 2, 2]
-    assert len(stores[1].issued()) == 2
-    assert stores[2].join_tokens() == [join_token(uses=2)._replace(used=2)]
-
-
-def test_what_one_ca_denies_none_signs(stores: list[KeyedStore]) -> None:
-    first, second, _ = stores
-    second.add(issued("01", "vm1"))  # it knows the deny list now
-    first.deny([Denied("node", "vm1", "lost", NOW)])
-    with pytest.raises(Conflict, match="the node vm1 is denied: lost"):
-        second.add(issued("02", "vm1"))
-    first.allow("node", "vm1")
-    second.add(issued("03", "vm1"))
-    assert [each.serial for each in first.issued()] == ["03", "01"]
-
-
-def test_all_of_many_changes_at_once_are_done(stores: list[KeyedStore]) -> None:
-    failed: list[Exception] = []
-
-    def change(store: KeyedStore) -> None:
-        try:
-            for number in range(10):
-                store.add_entry(
-                    entry(0, "vm1", f"{store.peers.name}/w{number}")._replace(id=f"{store.peers.name}{number}")
-                )
-                store.deny([Denied("serial", f"{store.peers.name}{number}", "", NOW)])
-        except (Conflict, Unreachable) as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=change, args=(store,)) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    assert (len(stores[0].entries()), len(stores[0].denied().records)) == (30, 30)
-
-
-def test_more_is_done_together_than_one_transaction_has_room_for(stores: list[KeyedStore]) -> None:
-    first, second, _ = stores
-    with first.together():
-        numbers = [first.add(issued(f"{number:04x}", f"vm{number}")) for number in range(100)]
-        assert len(second.issued()) < 100
-    assert numbers == list(range(1, 101))
-    assert len(second.issued()) == 100
-    assert first.next_audit() == 101
-
-
-def test_a_token_that_is_used_twice_among_what_is_done_together_is_good_once(stores: list[KeyedStore]) -> None:
-    first, second, _ = stores
-    first.add_join_token(join_token())
-    with first.together():
-        first.join("t1", node("vm1"), issued("01", "vm1", ""), (), NOW)
-        with pytest.raises(Conflict, match="used up"):
-            first.join("t1", node("vm2"), issued("02", "vm2", ""), (), NOW)
-    assert [each.name for each in second.nodes()] == ["vm1"]
-    assert [each.serial for each in second.issued()] == ["01"]
-
-
-def test_what_is_done_together_is_decided_again_when_others_were_faster(stores: list[KeyedStore]) -> None:
-    first, second, _ = stores
-    with first.together():
-        numbers = [first.add(issued("01", "vm1")), first.add(issued("02", "vm2"))]
-        second.deny([Denied("node", "vm3", "lost", NOW)])
-    assert {each.serial for each in second.issued()} == {"01", "02"}
-    assert first.next_audit() == numbers[-1] + 1
-
-
-def test_what_must_not_be_any_more_is_not_done_with_what_is_done_together(stores: list[KeyedStore]) -> None:
-    """Nobody was told yet that it was, and all of it is asked for again."""
-    first, second, _ = stores
-
-    def denied_meanwhile() -> None:
-        with first.together():
-            first.add(issued("01", "vm1"))
-            first.add(issued("02", "vm2"))
-            second.deny([Denied("node", "vm2", "lost", NOW)])
-
-    with pytest.raises(Undone, match="changed at this moment: the node vm2 is denied"):
-        denied_meanwhile()
-    assert second.issued() == []
-    assert first.add(issued("03", "vm1")) == 1
-
-
 def test_no_number_is_given_twice_when_a_command_is_given_beside_what_is_done_together(consul: Consul) -> None:
     settings = consul_settings(consul)
     with (
@@ -185,44 +75,11 @@ def test_no_number_is_given_twice_when_a_command_is_given_beside_what_is_done_to
             assert daemon.add(issued("02")) == 2
 
 
-def test_the_lines_of_each_audit_log_are_counted_for_themselves(stores: list[KeyedStore]) -> None:
-    assert [stores[0].next_audit(), stores[1].next_audit(), stores[0].add(issued("01"))] == [1, 1, 2]
-
-
 def test_a_serial_number_is_there_once(stores: list[KeyedStore]) -> None:
     stores[0].add(issued("01", "vm1"))
     with pytest.raises(Unreachable, match="there is a certificate with that serial number"):
         stores[1].add(issued("01", "vm2"))
     assert [each.node for each in stores[1].issued()] == ["vm1"]
-
-
-def test_more_is_forgotten_than_one_transaction_has_room_for_and_by_one_ca(stores: list[KeyedStore]) -> None:
-    first, second, _ = stores
-    for number in range(70):
-        first.add(issued(f"{number:x}0{number:02}", at=NOW - 5 * DAY_S))
-    first.add(issued("ff"))
-    assert first.peers.alone("pruning")
-    second.forget_expired(NOW)
-    assert len(first.issued()) == 71  # it is the first one's to do
-    first.forget_expired(NOW)
-    assert [each.serial for each in second.issued()] == ["ff"]
-    first.close()
-    second.add(issued("fe", at=NOW - 5 * DAY_S))
-    second.forget_expired(NOW)
-    assert [each.serial for each in second.issued()] == ["ff"]
-
-
-def test_who_runs_is_known_until_it_ends(stores: list[KeyedStore]) -> None:
-    first, second, third = stores
-    for store in (first, second):
-        store.peers.beat(Running(store.peers.name, NOW, NOW, False, "roots", "issuer"))
-    assert [each.ca for each in third.peers.live()] == ["first", "second"]
-    assert (first.peers.alone("rotation"), second.peers.alone("rotation")) == (True, False)
-    second.peers.beat(Running("second", NOW, NOW + 1, False, "roots", "issuer", "next"))
-    assert [each.ready_for for each in third.peers.live()] == ["", "next"]
-    first.close()
-    assert [each.ca for each in third.peers.live()] == ["second"]
-    assert second.peers.alone("rotation")
 
 
 def test_a_session_that_is_lost_is_begun_anew(stores: list[KeyedStore], consul: Consul) -> None:
@@ -241,14 +98,6 @@ def test_a_session_that_is_lost_is_begun_anew(stores: list[KeyedStore], consul: 
         return bool(second.peers.live())
 
     wait_until(beats, "the first one is seen again", 30.0)
-
-
-def test_values_are_bounded(store: KeyedStore) -> None:
-    with pytest.raises(Conflict, match="is the most"):
-        store.deny(
-            [Denied("serial", random.randbytes(200).hex(), random.randbytes(200).hex(), NOW) for _ in range(2000)]
-        )
-    assert store.denied().records == ()
 
 
 def test_a_place_is_taken_once_and_by_one_trust_domain(consul: Consul) -> None:

@@ -68,7 +68,13 @@ class KeyedStore(Transactions):
             exists = client.get(layout.ABOUT) is not None
         except Unreachable as error:
             raise Problem(str(error)) from error
-        return (cls.open if exists else cls.create)(client, name, trust_domain)
+        if not exists:
+            try:
+                return cls.create(client, name, trust_domain)
+            except Problem as problem:
+                if not isinstance(problem.__cause__, Raced):
+                    raise
+        return cls.open(client, name, trust_domain)
 
     @classmethod
     def open(cls, client: Keys, name: str, trust_domain: str) -> Self:
@@ -281,6 +287,10 @@ class KeyedStore(Transactions):
     def sequence(self) -> int:
         with self._used():
             return read(self._there(self._client.get(layout.SEQUENCE)), int, layout.SEQUENCE)
+
+    def renumber(self) -> None:
+        """Have agents hear of the bundle again, which something other than this store has changed."""
+        self._change(lambda: [self._counted(self._fresh_trust())], is_audited=False)
 
     # --- the change of issuer and root
 

@@ -65,7 +65,7 @@ def init(
         create_root(directory, trust_domain, now, secret)
         click.echo(_root_made(directory, trust_domain))
     elif bundle is not None and again and CaFiles(directory).exist():
-        changed = Authority.believe(directory, trust_domain, files.read(bundle))
+        changed = Authority.believe(directory, trust_domain, files.read(bundle), load(config.absolute()).store)
         now_believes = "it believes other roots from now on" if changed else "nothing is to be done"
         click.echo(f"A CA for the trust domain {trust_domain} is in {directory}: {now_believes}")
     elif bundle is not None:
@@ -168,7 +168,7 @@ def _store_made(paths: CaFiles) -> str:
     what = "what was issued, who may join, and who may have what"
     if not paths.name.exists():
         return f"  ca.db         {what}"
-    return f"  ca.name       how the other CAs know this one; {what} is in Consul"
+    return f"  ca.name       how the other CAs know this one; {what} is in the store"
 
 
 def _next(paths: CaFiles) -> str:
