@@ -60,7 +60,7 @@ class Following:
     def __init__(self, store: Store, max_waiting: int, look_every_s: float = LOOK_EVERY_S) -> None:
         self._store, self._look_every_s, self._max = store, look_every_s, max_waiting
         self._sequence = self._failed = 0
-        self._is_known = False
+        self._is_known = self._is_over = False
         self._waiting: set[asyncio.Event] = set()
         self.pace = Pace()
 
@@ -81,12 +81,12 @@ class Following:
 
     async def newer(self, after: int, wait_s: float) -> float:
         """Returns when the sequence number is another than `after`, or after wait_s, LONGEST_WAIT_S at most. The answer
-        is in how many seconds to come again, where there was no place to wait; else 0."""
+        is in how many seconds to come again, where there was no place to wait, or is none any more; else 0."""
         if self._sequence != after:
             await self._look()
         if self._sequence != after:
             return 0.0
-        if len(self._waiting) >= self._max:
+        if self._is_over or len(self._waiting) >= self._max:
             return self.pace.turn_away()
         changed = asyncio.Event()
         self._waiting.add(changed)
@@ -97,7 +97,12 @@ class Following:
             pass
         finally:
             self._waiting.discard(changed)
-        return 0.0
+        return self.pace.turn_away() if self._is_over else 0.0
+
+    def end(self) -> None:
+        """Nobody is to wait here any more: they are answered, and come again where another listens."""
+        self._is_over = True
+        self._wake()
 
     async def _look(self) -> None:
         try:

@@ -126,6 +126,7 @@ class CaServer:
         if self._door is not None:
             await self._door.close()
         await self._tasks.cancel()
+        self._api.following.end()
         await self._runner.cleanup()
         await self._api.close()
 

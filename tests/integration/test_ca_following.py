@@ -87,6 +87,21 @@ def test_what_is_no_number_is_refused(authority: Authority, query: str) -> None:
     aio.run(main())
 
 
+def test_who_waits_at_a_ca_that_ends_is_answered(authority: Authority) -> None:
+    """And told to come again, rather than kept until it is cut off."""
+
+    async def main() -> None:
+        async with served(authority) as server:
+            source = client(server, authority.bundle_pem)
+            sequence = (await source.news(0)).sequence
+            waiting = asyncio.ensure_future(source.news(sequence))  # noqa: TID251 - ended below
+            await eventually(lambda: server.waiting == 1, "it waits")
+        news = await waiting
+        assert (news.sequence, news.again_s > 0) == (sequence, True)
+
+    aio.run(main())
+
+
 def test_strangers_do_not_wait(authority: Authority) -> None:
     """Who proves nothing has the bundle at once: places to wait are for the mesh."""
 
