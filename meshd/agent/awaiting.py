@@ -21,7 +21,7 @@ from meshd.api.control import GetStatus, Status
 from meshd.api.names import Address, WorkloadName
 from meshd.api.problems import Problem
 from meshd.capture import nft, slices
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ask
 
 LOOK_AGAIN_S: Final = 0.25
 ANSWER_WITHIN_S: Final = 2.0
@@ -95,11 +95,7 @@ def _concerns(blocker: str, workload: WorkloadName) -> bool:
 async def _unknown(socket: Path, workload: WorkloadName) -> str:
     """Whether the agent has no such workload; one that is away cannot say, and the proxy goes on without it."""
     try:
-        connection = await ControlConnection.connect(socket)
-        try:
-            status = await connection.call(GetStatus(1.0), Status, ANSWER_WITHIN_S)
-        finally:
-            await connection.close()
+        status = await ask(socket, GetStatus(1.0), Status, ANSWER_WITHIN_S)
     except Problem:
         return ""
     if any((each.namespace, each.name) == workload for each in status.workloads):

@@ -1,6 +1,5 @@
 """`meshd capture`: what of this host's traffic is led to its proxy, and that by hand which the agent does by itself."""
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from meshd.agent.settings import SETTINGS_FILE, Settings
 from meshd.agent.settings_file import load_settings, usable_settings
 from meshd.api.problems import Misuse, Problem
 from meshd.cli.durations import Duration
+from meshd.cli.output import as_document, output_option
 
 if TYPE_CHECKING:
     from meshd.agent.capturing import Planned
@@ -36,9 +36,7 @@ def command() -> None:
 
 @command.command()
 @config_option
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it."
-)
+@output_option("table", "json")
 @click.option("--rules", is_flag=True, help="Print the table of nftables that settings and documents come to.")
 def show(config: Path, output: str, rules: bool) -> None:
     """Show what is captured, for whom, whether that is in force, and how many connections there were.
@@ -57,7 +55,7 @@ def show(config: Path, output: str, rules: bool) -> None:
         return
     found = nft.in_force()
     shown = Shown(settings.capture, planned.plan, planned.troubles, found, nft.counted() if found else {})
-    click.echo(json.dumps(as_data(shown), indent=2) + "\n" if output == "json" else as_text(shown), nl=False)
+    click.echo(as_document(as_data(shown), output) if output == "json" else as_text(shown), nl=False)
     if not shown.is_as_configured:
         raise SystemExit(Problem.exit_status)
 

@@ -1,6 +1,5 @@
 """`meshd check`: whether this host can take part in its mesh, and what is going to be wrong soon."""
 
-import json
 import logging
 import os
 import time
@@ -15,6 +14,7 @@ import uvloop
 from meshd.agent.settings import SETTINGS_FILE
 from meshd.api.problems import Problem
 from meshd.cli.durations import Duration
+from meshd.cli.output import as_document, output_option
 from meshd.client.sockets import answers, candidates
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ AGAIN_S = 1.0
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help=f"The agent's settings file. Default: {SETTINGS_FILE}")
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it."
-)
+@output_option("table", "json")
 @click.option("--pre", is_flag=True, help="Look at the host, or the cluster, as before anything is installed.")
 @click.option(
     "--wait",
@@ -85,7 +83,7 @@ def command(
     while not is_well(found) and time.monotonic() < until:
         time.sleep(AGAIN_S)
         found = look()
-    click.echo(json.dumps(as_data(found), indent=2) + "\n" if output == "json" else as_text(found), nl=False)
+    click.echo(as_document(as_data(found), output) if output == "json" else as_text(found), nl=False)
     if not is_well(found):
         raise SystemExit(Problem.exit_status)
 

@@ -1,18 +1,17 @@
 """`meshd diagnostics`: what an agent has inside, for when something is not as it should be."""
 
-import json
 import os
 import time
 from pathlib import Path
 
 import click
 import uvloop
-import yaml
 
 from meshd.api.control import Configuration, GetConfiguration
 from meshd.cli.options import socket_option
+from meshd.cli.output import DOCUMENTS, as_document, output_option
 from meshd.client import sockets
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ask
 from meshd.view.configuration import as_data, as_text
 
 
@@ -22,14 +21,7 @@ def command() -> None:
 
 
 @command.command("config")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json", "yaml"]),
-    default="table",
-    show_default=True,
-    help="How to print it.",
-)
+@output_option("table", "json", "yaml")
 @click.option("--whole", is_flag=True, help="With json or yaml: what the documents say, too, defaults included.")
 @socket_option
 def config(output: str, whole: bool, socket: Path | None) -> None:
@@ -50,22 +42,12 @@ def config(output: str, whole: bool, socket: Path | None) -> None:
     """
     if whole and output == "table":
         raise click.UsageError("--whole is for -o json and -o yaml")
-    found = uvloop.run(_configuration(sockets.find(socket, os.environ), whole))
+    found = uvloop.run(ask(sockets.find(socket, os.environ), GetConfiguration(whole), Configuration))
     click.echo(render(found, output, time.time()), nl=False)
-
-
-async def _configuration(socket: Path, whole: bool) -> Configuration:
-    connection = await ControlConnection.connect(socket)
-    try:
-        return await connection.call(GetConfiguration(whole), Configuration)
-    finally:
-        await connection.close()
 
 
 def render(found: Configuration, output: str, now: float) -> str:
     """The configuration as `-o` asked for it."""
-    if output == "json":
-        return json.dumps(as_data(found), indent=2) + "\n"
-    if output == "yaml":
-        return yaml.safe_dump(as_data(found), sort_keys=False, allow_unicode=True)
+    if output in DOCUMENTS:
+        return as_document(as_data(found), output)
     return as_text(found, now)

@@ -1,24 +1,22 @@
 """`meshd endpoints`: where services are, as discovery knows it and as the proxies of this host fare with it."""
 
 import asyncio
-import json
 import os
 import time
 from pathlib import Path
 
 import click
 import uvloop
-import yaml
 
 from meshd.agent.registry import reachable_at
-from meshd.api.control import Endpoints, GetEndpoints, GetStatus, ServiceStatus, Status
+from meshd.api.control import Endpoints, GetEndpoints, GetServices, GetStatus, Services, ServiceStatus, Status
 from meshd.api.names import DEFAULT_NAMESPACE, Address
 from meshd.api.problems import Problem
 from meshd.cli.durations import Duration
 from meshd.cli.options import socket_option
-from meshd.cli.services import ask
+from meshd.cli.output import DOCUMENTS, as_document, output_option
 from meshd.client import sockets
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ControlConnection, ask
 from meshd.client.measured import measured
 from meshd.view.endpoints import Asked, as_data, as_text, notes
 
@@ -42,7 +40,7 @@ def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 
 async def _known(socket: Path) -> tuple[ServiceStatus, ...]:
     async with asyncio.timeout(COMPLETE_WITHIN_S):
-        return (await ask(socket)).services
+        return (await ask(socket, GetServices(), Services)).services
 
 
 @click.command()
@@ -54,13 +52,12 @@ async def _known(socket: Path) -> tuple[ServiceStatus, ...]:
     show_default=True,
     help="The caller's: where a SERVICE is that names no namespace.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "wide", "json", "yaml"]),
-    default="table",
-    show_default=True,
-    help="wide adds what proxies measured, and labels; json and yaml what each source says.",
+@output_option(
+    "table",
+    "wide",
+    "json",
+    "yaml",
+    text="wide adds what proxies measured, and labels; json and yaml what each source says.",
 )
 @click.option(
     "--wait",
@@ -93,10 +90,8 @@ def command(services: tuple[str, ...], namespace: str, output: str, wait_s: floa
     """
     every = uvloop.run(_ask(sockets.find(socket, os.environ), services, namespace, wait_s))
     now = time.time()
-    if output == "json":
-        click.echo(json.dumps(as_data(every, now), indent=2))
-    elif output == "yaml":
-        click.echo(yaml.safe_dump(as_data(every, now), sort_keys=False, allow_unicode=True), nl=False)
+    if output in DOCUMENTS:
+        click.echo(as_document(as_data(every, now), output), nl=False)
     else:
         click.echo(as_text(every, now, wide=output == "wide"), nl=False)
         if not any(each.said.found is not None and each.said.found.endpoints for each in every):

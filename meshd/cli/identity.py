@@ -1,6 +1,5 @@
 """`meshd identity`: the certificates that the proxies of this host present for its workloads."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,9 @@ from meshd.api.control import GetStatus, Status, WorkloadStatus
 from meshd.api.names import Address, Identity, InvalidName, WorkloadName
 from meshd.api.problems import Misuse, Problem
 from meshd.cli.options import socket_option
+from meshd.cli.output import as_document, output_option
 from meshd.client import sockets
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ask
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("workload", required=False)
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print them."
-)
+@output_option("text", "json", text="How to print them.")
 @socket_option
 def command(workload: str | None, output: str, socket: Path | None) -> None:
     """Print the certificates of this host's workloads, or of WORKLOAD (NAME or NAMESPACE/NAME) alone.
@@ -34,7 +32,7 @@ def command(workload: str | None, output: str, socket: Path | None) -> None:
     """
     from meshd.view.certificate import as_data, as_text  # noqa: PLC0415 - other verbs need no X.509
 
-    found = _chosen(uvloop.run(_status(sockets.find(socket, os.environ))), workload)
+    found = _chosen(uvloop.run(ask(sockets.find(socket, os.environ), GetStatus(), Status)), workload)
     certificates = [(each, _presented(each)) for each in found]
     if output == "json":
         rows = [
@@ -42,21 +40,13 @@ def command(workload: str | None, output: str, socket: Path | None) -> None:
             | ({"error": str(shown)} if isinstance(shown, Problem) else as_data(shown))
             for each, shown in certificates
         ]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(as_document(rows, output), nl=False)
     else:
         for number, (each, shown) in enumerate(certificates, 1):
             click.echo(f"WORKLOAD {each.namespace}/{each.name} ({number} of {len(found)})\n")
             click.echo(f"{shown}\n" if isinstance(shown, Problem) else as_text(shown))
     if any(isinstance(shown, Problem) for _, shown in certificates):
         raise SystemExit(Problem.exit_status)
-
-
-async def _status(socket: Path) -> Status:
-    connection = await ControlConnection.connect(socket)
-    try:
-        return await connection.call(GetStatus(), Status)
-    finally:
-        await connection.close()
 
 
 def _chosen(status: Status, workload: str | None) -> list[WorkloadStatus]:

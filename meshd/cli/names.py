@@ -1,6 +1,5 @@
 """`meshd names`: the addresses of services, and the host's resolver that asks for them."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from meshd.agent.settings import SETTINGS_FILE
 from meshd.agent.settings_file import load_settings, usable_settings
 from meshd.api.problems import Problem
+from meshd.cli.output import as_document, output_option
 
 config_option = click.option(
     "--config",
@@ -73,9 +73,7 @@ def remove(config: Path, root: Path) -> None:
 @command.command()
 @config_option
 @root_option
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it."
-)
+@output_option("table", "json")
 def show(config: Path, root: Path, output: str) -> None:
     """Show the addresses that services have on this host, and whether its resolver asks for them.
 
@@ -96,7 +94,7 @@ def show(config: Path, root: Path, output: str) -> None:
     asks = str(root / done.file) if done is not None and wiring.is_in_force(root, done) else ""
     listen = settings.names.listen
     if output == "json":
-        click.echo(json.dumps(as_data(listen, settings.domains, asks, given), indent=2))
+        click.echo(as_document(as_data(listen, settings.domains, asks, given), output), nl=False)
     else:
         click.echo(as_text(listen, settings.domains, asks, given), nl=False)
 

@@ -1,31 +1,25 @@
 """`meshd services`: the services that are known on this host, by whom, and how old that is."""
 
-import json
 import os
 import time
 from pathlib import Path
 
 import click
 import uvloop
-import yaml
 from msgspec.structs import replace
 
 from meshd.api.control import GetServices, Services
 from meshd.cli.options import socket_option
+from meshd.cli.output import DOCUMENTS, as_document, output_option
 from meshd.client import sockets
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ask
 from meshd.view.services import as_data, as_text, notes
 
 
 @click.command()
 @click.option("-n", "--namespace", help="Those of one namespace. Default: all.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "wide", "json", "yaml"]),
-    default="table",
-    show_default=True,
-    help="wide adds when something changed last, and for how long it has been stale.",
+@output_option(
+    "table", "wide", "json", "yaml", text="wide adds when something changed last, and for how long it has been stale."
 )
 @socket_option
 def command(namespace: str | None, output: str, socket: Path | None) -> None:
@@ -44,25 +38,14 @@ def command(namespace: str | None, output: str, socket: Path | None) -> None:
 
     Exit status: 0 when an agent answered, 1 when none did.
     """
-    said = uvloop.run(ask(sockets.find(socket, os.environ)))
+    said = uvloop.run(ask(sockets.find(socket, os.environ), GetServices(), Services))
     if namespace is not None:
         said = replace(said, services=tuple(each for each in said.services if each.namespace == namespace))
-    if output == "json":
-        click.echo(json.dumps(as_data(said), indent=2))
-    elif output == "yaml":
-        click.echo(yaml.safe_dump(as_data(said), sort_keys=False, allow_unicode=True), nl=False)
+    if output in DOCUMENTS:
+        click.echo(as_document(as_data(said), output), nl=False)
     else:
         click.echo(as_text(said.services, time.time(), wide=output == "wide"), nl=False)
         if not said.services:
             click.echo("No services found.", err=True)
         for note in notes(said):
             click.echo(note, err=True)
-
-
-async def ask(socket: Path) -> Services:
-    """What the agent at socket says; Problem when it does not."""
-    connection = await ControlConnection.connect(socket)
-    try:
-        return await connection.call(GetServices(), Services)
-    finally:
-        await connection.close()

@@ -4,32 +4,24 @@ The exit status says only whether an agent answered, so that a script can tell "
 say; health is in the answer, and `-o json` is there to ask it.
 """
 
-import json
 import os
 import time
 from pathlib import Path
 
 import click
 import uvloop
-import yaml
 
 from meshd.api.control import GetStatus, Status
 from meshd.cli.durations import Duration
 from meshd.cli.options import socket_option
+from meshd.cli.output import DOCUMENTS, as_document, output_option
 from meshd.client import sockets
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ask
 from meshd.view.status import as_data, as_text
 
 
 @click.command()
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "wide", "json", "yaml"]),
-    default="table",
-    show_default=True,
-    help="wide adds listeners, bytes and the edges between workloads.",
-)
+@output_option("table", "wide", "json", "yaml", text="wide adds listeners, bytes and the edges between workloads.")
 @click.option(
     "-t",
     "--time-window",
@@ -44,22 +36,12 @@ def command(output: str, time_window: float, socket: Path | None) -> None:
 
     Exit status: 0 when an agent answered, 1 when none did.
     """
-    status = uvloop.run(_status(sockets.find(socket, os.environ), time_window))
+    status = uvloop.run(ask(sockets.find(socket, os.environ), GetStatus(time_window), Status))
     click.echo(render(status, output, time.time()), nl=False)
-
-
-async def _status(socket: Path, window_s: float) -> Status:
-    connection = await ControlConnection.connect(socket)
-    try:
-        return await connection.call(GetStatus(window_s), Status)
-    finally:
-        await connection.close()
 
 
 def render(status: Status, output: str, now: float) -> str:
     """The status as `-o` asked for it."""
-    if output == "json":
-        return json.dumps(as_data(status), indent=2) + "\n"
-    if output == "yaml":
-        return yaml.safe_dump(as_data(status), sort_keys=False, allow_unicode=True)
+    if output in DOCUMENTS:
+        return as_document(as_data(status), output)
     return as_text(status, now, wide=output == "wide")

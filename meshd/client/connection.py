@@ -31,6 +31,15 @@ class AgentRefused(Problem):
         self.retry = retry
 
 
+async def ask(socket: Path, body: Request, expected: type[T], within_s: float = ANSWER_WITHIN_S) -> T:
+    """The agent's answer to one call, over a connection for it alone; errors as of `connect` and `call`."""
+    connection = await ControlConnection.connect(socket)
+    try:
+        return await connection.call(body, expected, within_s)
+    finally:
+        await connection.close()
+
+
 class ControlConnection(asyncio.Protocol):
     """Made by `connect`, ended by `close` or by the agent; `lost` is done when it has ended, whoever ended it."""
 

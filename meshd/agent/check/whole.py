@@ -19,7 +19,7 @@ from meshd.api.control import GetStatus, Status
 from meshd.api.loading import ConfigurationError
 from meshd.api.problems import Problem
 from meshd.client import sockets
-from meshd.client.connection import ControlConnection
+from meshd.client.connection import ask
 
 CA_STATE = Path("/var/lib/meshd-ca")
 """Of a CA on this host, as it usually is."""
@@ -105,12 +105,6 @@ def _ordered(found: list[Check]) -> list[Check]:
 
 async def _status(socket: Path | None) -> Status | Problem:
     try:
-        connection = await ControlConnection.connect(sockets.find(socket, os.environ))
+        return await ask(sockets.find(socket, os.environ), GetStatus(), Status)
     except Problem as problem:
         return problem
-    try:
-        return await connection.call(GetStatus(), Status)
-    except Problem as problem:
-        return problem
-    finally:
-        await connection.close()

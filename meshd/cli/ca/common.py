@@ -1,6 +1,5 @@
 """What the verbs of `meshd ca` have in common: where the CA is, and how lists are shown."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import click
-import yaml
 
 from meshd.ca.registrar import Registrar
 from meshd.ca.settings import SETTINGS_FILE, load
+from meshd.cli.output import DOCUMENTS, as_document, output_option
 from meshd.view.figures import span
 from meshd.view.tables import table
 
@@ -75,24 +74,14 @@ def passphrase_option(function: F) -> F:
     )(function)
 
 
-def output_option(function: F) -> F:
-    """-o FORM, as `output`."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Choice(["table", "wide", "json", "yaml"]),
-        default="table",
-        show_default=True,
-        help="wide is table with every column there is.",
-    )(function)
+list_option = output_option("table", "wide", "json", "yaml", text="wide is table with every column there is.")
+"""-o FORM for lists, as `output`."""
 
 
 def show(output: str, records: Sequence[dict[str, Any]], heading: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a list as `-o` asked for it: its records as data, or its rows as a table."""
-    if output == "json":
-        click.echo(json.dumps(list(records), indent=2))
-    elif output == "yaml":
-        click.echo(yaml.safe_dump(list(records), sort_keys=False, allow_unicode=True), nl=False)
+    if output in DOCUMENTS:
+        click.echo(as_document(list(records), output), nl=False)
     else:
         click.echo("\n".join(table(heading, rows)))
 

@@ -2,7 +2,7 @@
 
 import click
 
-from meshd.cli.ca.common import Place, ago, output_option, show, store_options
+from meshd.cli.ca.common import Place, ago, list_option, show, store_options
 
 
 @click.group()
@@ -29,7 +29,7 @@ def add(node: str, workloads: tuple[str, ...], at: Place) -> None:
 
 
 @entry.command("list")
-@output_option
+@list_option
 @store_options
 def list_command(output: str, at: Place) -> None:
     """List the entries, those that came with join tokens too."""

@@ -9,7 +9,7 @@ from meshd.api.names import Identity, InvalidName, WorkloadName
 from meshd.api.problems import Misuse
 from meshd.ca.material import when
 from meshd.ca.registrar import Registrar
-from meshd.cli.ca.common import Place, ago, output_option, show, store_options
+from meshd.cli.ca.common import Place, ago, list_option, show, store_options
 from meshd.view.figures import span
 
 
@@ -23,7 +23,7 @@ def issued() -> None:
 @click.option("--workload", default="", metavar="NS/NAME", help="Only certificates of this workload.")
 @click.option("--all", "with_expired", is_flag=True, help="Also those that expired, in the last 30 days.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="How many at most.")
-@output_option
+@list_option
 @store_options
 def list_command(node: str, workload: str, with_expired: bool, limit: int, output: str, at: Place) -> None:
     """List the certificates that are on record, the newest first."""
@@ -92,7 +92,7 @@ def allow(serial: str, workload: str, node: str, at: Place) -> None:
 
 
 @issued.command("denied")
-@output_option
+@list_option
 @store_options
 def denied_command(output: str, at: Place) -> None:
     """List what is denied."""

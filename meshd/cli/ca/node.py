@@ -4,7 +4,7 @@ import time
 
 import click
 
-from meshd.cli.ca.common import Place, ago, output_option, show, store_options
+from meshd.cli.ca.common import Place, ago, list_option, show, store_options
 from meshd.view.figures import span
 
 
@@ -14,7 +14,7 @@ def node() -> None:
 
 
 @node.command("list")
-@output_option
+@list_option
 @store_options
 def list_command(output: str, at: Place) -> None:
     """List the nodes: when each joined, with what, and until when its certificate is good.

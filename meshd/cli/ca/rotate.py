@@ -1,6 +1,5 @@
 """`meshd ca rotate`: one issuer, one root, one key of JWT-SVIDs after another."""
 
-import json
 import time
 from typing import Literal
 
@@ -11,6 +10,7 @@ from meshd.ca.files import CaFiles
 from meshd.ca.rotation import described, waits_for
 from meshd.cli.ca.common import Place, store_options
 from meshd.cli.durations import Duration
+from meshd.cli.output import as_document, output_option
 
 DAY_S = 86400.0
 
@@ -79,9 +79,7 @@ def jwt(settle: float, at: Place) -> None:
 
 
 @rotate.command("status")
-@click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form."
-)
+@output_option("text", "json")
 @store_options
 def status(output: str, at: Place) -> None:
     """Show how far the rotation is, and which nodes it waits for."""
@@ -89,7 +87,8 @@ def status(output: str, at: Place) -> None:
         rotation = registrar.store.rotation()
         waiting = () if rotation is None else waits_for(rotation, registrar.store, time.time())
     if output == "json":
-        click.echo(json.dumps(None if rotation is None else {**rotation._asdict(), "waits_for": waiting}, indent=2))
+        data = None if rotation is None else {**rotation._asdict(), "waits_for": waiting}
+        click.echo(as_document(data, output), nl=False)
     else:
         click.echo("nothing was rotated yet" if rotation is None else described(rotation, waiting))
 

@@ -1,6 +1,5 @@
 """`meshd ca status` and `meshd ca bundle`: how a CA is, and what others are to believe of it."""
 
-import json
 import sys
 import time
 from contextlib import closing
@@ -8,20 +7,18 @@ from pathlib import Path
 
 import click
 import msgspec
-import yaml
 
 from meshd.ca import files, material, stores
 from meshd.ca.files import CaFiles
 from meshd.ca.settings import SETTINGS_FILE, load
 from meshd.ca.summary import Alive, JwtKeyStanding, Standing, Summary, summary
 from meshd.cli.ca.common import config_option, state_dir_option
+from meshd.cli.output import DOCUMENTS, as_document, output_option
 from meshd.view.figures import span
 
 
 @click.command("status")
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True, help="The form."
-)
+@output_option("table", "json", "yaml")
 @config_option(SETTINGS_FILE)
 @state_dir_option
 def status(output: str, config: Path, state_dir: Path) -> None:
@@ -36,11 +33,8 @@ def status(output: str, config: Path, state_dir: Path) -> None:
     chain, (trust_domain, _) = settings.issuer.chain, material.load_root(paths)
     with closing(stores.open_store(paths, settings.store, trust_domain)) as store:
         found = summary(paths, store, Path(chain) if chain else None, now)
-    data = msgspec.to_builtins(found)
-    if output == "json":
-        click.echo(json.dumps(data, indent=2))
-    elif output == "yaml":
-        click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
+    if output in DOCUMENTS:
+        click.echo(as_document(msgspec.to_builtins(found), output), nl=False)
     else:
         click.echo(_text(found, now))
     if found.root.trouble or found.issuer.trouble or any(each.trouble for each in found.authorities):

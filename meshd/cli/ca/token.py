@@ -6,7 +6,7 @@ import click
 
 from meshd.ca.records import JoinToken
 from meshd.ca.registrar import LONGEST_TTL_S
-from meshd.cli.ca.common import Place, ago, output_option, show, store_options
+from meshd.cli.ca.common import Place, ago, list_option, show, store_options
 from meshd.cli.durations import Duration
 from meshd.view.figures import span
 
@@ -48,7 +48,7 @@ def create(node: str, uses: int, ttl: float, workloads: tuple[str, ...], at: Pla
 
 
 @token.command("list")
-@output_option
+@list_option
 @store_options
 def list_command(output: str, at: Place) -> None:
     """List the join tokens, without their secrets; those that expired are listed for 30 days."""
