@@ -1,6 +1,6 @@
 """Whether what processes of this pod send is led to its proxy: a connection is made to where nobody is, and is to
-arrive at the proxy's port, which this process has meanwhile. It needs no capability, and must not run as the proxy's
-user.
+arrive at the proxy's port, which this process has meanwhile; so by IPv4 and by IPv6, as far as the pod has a way there.
+It needs no capability, and must not run as the proxy's user.
 
 Linkerd's counterpart is its network validator; like it, this is for rules that somebody else put in force too.
 """
@@ -10,62 +10,89 @@ import select
 import socket
 import struct
 import time
-from typing import Final
+from contextlib import ExitStack, suppress
+from typing import Final, NamedTuple
 
 from k8s.init.plan import PodPlan
 from meshd.api.problems import Problem
 
-NOWHERE: Final = ("192.0.2.1", 20001)
-"""Of the addresses for documentation (RFC 5737): no pod has it. The port is the one that Linkerd's validator asks."""
+
+class _Family(NamedTuple):
+    """`nowhere` is of the addresses for documentation (RFC 5737, RFC 3849): no pod has it. The port is the one that
+    Linkerd's validator asks. What a connection was for is asked at the protocol `level`: a `sockaddr` of `size` bytes,
+    with the address from and to the bytes of `address`."""
+
+    name: str
+    number: int
+    loopback: str
+    nowhere: tuple[str, int]
+    level: int
+    size: int
+    address: tuple[int, int]
+
+
+IPV4: Final = _Family("IPv4", socket.AF_INET, "127.0.0.1", ("192.0.2.1", 20001), socket.IPPROTO_IP, 16, (4, 8))
+IPV6: Final = _Family("IPv6", socket.AF_INET6, "::1", ("2001:db8::1", 20001), socket.IPPROTO_IPV6, 28, (8, 24))
 
 LOOK_AGAIN_S: Final = 0.2
-_SO_ORIGINAL_DST: Final = 80
-_IN4_BYTES: Final = 16
+_ORIGINAL_DST: Final = 80  # SO_ORIGINAL_DST and IP6T_SO_ORIGINAL_DST
 
 
 def check(plan: PodPlan, within_s: float) -> None:
     """Return when it is so; Problem when it is not within so many seconds."""
     deadline = time.monotonic() + within_s
-    try:
-        listening = socket.create_server(("127.0.0.1", plan.outbound_port))
-    except OSError as error:
-        raise Problem(
-            f"cannot see whether connections are led to 127.0.0.1:{plan.outbound_port}: {error.strerror} there (the "
-            "proxy may be running already)"
-        ) from error
-    with listening:
-        while not _arrives(listening):
+    with ExitStack() as held:
+        listening = {IPV4: held.enter_context(_listening(IPV4, plan.outbound_port))}
+        with suppress(OSError):  # there is no IPv6 here
+            listening[IPV6] = held.enter_context(
+                socket.create_server((IPV6.loopback, plan.outbound_port), family=IPV6.number)
+            )
+        while (missing := _missing(listening)) is not None:
             if time.monotonic() >= deadline:
                 raise Problem(
                     f"connections of this pod are not led to its proxy at port {plan.outbound_port}: no rules are in "
-                    f"force for it, and none came within {within_s:g} s"
+                    f"force for {missing}, and none came within {within_s:g} s"
                 )
             time.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - time.monotonic())))
 
 
-def _arrives(listening: socket.socket) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
-        if _refused(caller.connect_ex(NOWHERE)):
-            return False
+def _listening(family: _Family, port: int) -> socket.socket:
+    try:
+        return socket.create_server((family.loopback, port), family=family.number)
+    except OSError as error:
+        raise Problem(
+            f"cannot see whether connections are led to {family.loopback}:{port}: {error.strerror} there (the "
+            "proxy may be running already)"
+        ) from error
+
+
+def _missing(listening: dict[_Family, socket.socket]) -> str | None:
+    """By what connections are not led there; None where all are that can be made."""
+    found = {family.name: _arrives(family, listener) for family, listener in listening.items()}
+    made = {name: arrives for name, arrives in found.items() if arrives is not None}
+    missing = [name for name, arrives in made.items() if not arrives]
+    return None if made and not missing else " and ".join(missing) or "it"
+
+
+def _arrives(family: _Family, listening: socket.socket) -> bool | None:
+    """None where there is no way there, and so nothing that could be led anywhere."""
+    with socket.socket(family.number, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+        if caller.connect_ex(family.nowhere) not in (0, errno.EINPROGRESS):
+            return None
         readable, _, _ = select.select([listening], [], [], LOOK_AGAIN_S)
         if not readable:
             return False
         accepted, _ = listening.accept()
         with accepted:
-            return _was_going(accepted) == NOWHERE
+            return _was_going(family, accepted) == family.nowhere
 
 
-def _refused(number: int) -> bool:
-    """Whether the kernel would not even try. Without a route there is nothing that could be led anywhere."""
-    return number not in (0, errno.EINPROGRESS)
-
-
-def _was_going(accepted: socket.socket) -> tuple[str, int] | None:
+def _was_going(family: _Family, accepted: socket.socket) -> tuple[str, int] | None:
     try:
-        found = accepted.getsockopt(socket.IPPROTO_IP, _SO_ORIGINAL_DST, _IN4_BYTES)
+        found = accepted.getsockopt(family.level, _ORIGINAL_DST, family.size)
     except OSError:
         return None
-    family, port, address = struct.unpack_from("=H2s4s", found)
-    if family != socket.AF_INET:
+    number, port = struct.unpack_from("=H2s", found)
+    if number != family.number:
         return None
-    return socket.inet_ntop(socket.AF_INET, address), int.from_bytes(port)
+    return socket.inet_ntop(family.number, found[slice(*family.address)]), int.from_bytes(port)

@@ -5,6 +5,7 @@ The control plane is what `meshd install` prints, as pods; the kubelet probes th
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -88,3 +89,14 @@ def test_the_mesh_is_found_to_be_well(world: World) -> None:
     assert world.cluster.node.address == NODE6
     said = world.cluster.does(*MESHD, "check", "--kubernetes", "--proxy")
     assert "Status check results are √" in said, said
+
+
+@pytest.mark.parametrize("mode", ["nft", "iptables-nft"])
+def test_rules_are_seen_to_be_there(world: World, mode: str) -> None:
+    node, pod = world.cluster.node, world.cluster.node.plug().file
+    init = (sys.executable, "-P", "-m", "k8s.init")
+    missed = node.tried(*init, "--check", "--timeout=0.5", within=pod)
+    assert missed.returncode == 1
+    assert "no rules are in force for IPv6, and none came" in missed.stderr
+    node.run(*init, f"--mode={mode}", within=pod)
+    node.run(*init, "--check", within=pod)

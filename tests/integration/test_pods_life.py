@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,6 +158,19 @@ def test_rules_are_found_where_they_are_and_missed_where_they_are_not(cluster: C
     pod = cluster.mesh.begin(plain("unchecked", validator, restartPolicy="Never"))
     pod.wait_phase("Failed")
     assert "connections of this pod are not led to its proxy at port 4140" in pod.log("check")
+
+
+def test_rules_of_one_family_are_not_enough_where_there_are_two(cluster: Cluster) -> None:
+    node, pod = cluster.mesh.node, cluster.mesh.node.plug().file
+    init = (sys.executable, "-P", "-m", "k8s.init")
+    node.run(*init, "--mode=iptables-nft", within=pod)
+    node.run(*init, "--check", within=pod)
+    node.run("ip6tables-nft", "--table", "nat", "--flush", within=pod)
+    missed = node.tried(*init, "--check", "--timeout=0.5", within=pod)
+    assert "not led to its proxy at port 4140: no rules are in force for IPv6" in missed.stderr
+    node.run("iptables-nft", "--table", "nat", "--flush", within=pod)
+    missed = node.tried(*init, "--check", "--timeout=0.5", within=pod)
+    assert "no rules are in force for IPv4 and IPv6" in missed.stderr
 
 
 def test_rules_are_put_in_force_again_without_harm(cluster: Cluster) -> None:
