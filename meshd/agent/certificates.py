@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from meshd.agent.clock import TrustPeriod, clocks_apart
+from meshd.agent.clock import TrustPeriod
 from meshd.agent.trust import Trust, TrustFile
 from meshd.api.backoff import Backoff
+from meshd.api.clocks import clocks_apart
 from meshd.api.control import Certificate, Health
 from meshd.api.logs import about
 from meshd.api.names import Identity

@@ -1,27 +1,12 @@
 """Whether this host's clock can be right.
 
 Certificates are good between two times, so a clock that is far off makes every connection fail, each with a message of
-its own. The trust bundle's roots say when now can be; each new certificate says what the CA's clock says, since it is
-good from a minute or so before it was issued.
+its own. The trust bundle's roots say when now can be; what each new certificate says is `meshd.api.clocks`'s.
 """
 
 from datetime import UTC, datetime
 
 from cryptography import x509
-
-from meshd.api.control import Certificate
-
-CLOCKS_APART_S = 300.0
-"""A new certificate that has been good for longer than this was issued by another clock."""
-
-
-def clocks_apart(issued: Certificate, now: float) -> str:
-    """What a certificate that was issued just now says of the time `now`; empty when it is nothing bad."""
-    if issued.not_before > now:
-        return f"this host's clock is at least {issued.not_before - now:.0f} s behind the CA's: set the clock"
-    if now - issued.not_before > CLOCKS_APART_S:
-        return f"this host's clock is some {now - issued.not_before:.0f} s ahead of the CA's: set the clock"
-    return ""
 
 
 class TrustPeriod:

@@ -22,10 +22,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshd.agent import node
-from meshd.agent.clock import CLOCKS_APART_S
 from meshd.agent.settings import SETTINGS_FILE, Settings, host_label
 from meshd.agent.settings_file import load_settings
 from meshd.agent.settings_merge import Merged, merged
+from meshd.api.clocks import CLOCKS_APART_S
 from meshd.api.loading import parse, read_text
 from meshd.api.names import Identity, InvalidName, check_label, is_trust_domain
 from meshd.api.problems import Misuse, Problem

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from meshd.api.clocks import clocks_apart
 from meshd.api.control import Certificate, CertificateState
 from meshd.api.logs import about
 from meshd.api.names import Identity, WorkloadName
@@ -73,7 +74,7 @@ class WorkloadIdentity:
         self._issued_before = self._renew_at = 0.0
         self._told = asyncio.Event()
         self._has_one = asyncio.Event()
-        self._error = ""
+        self._error = self._clock_trouble = ""
 
     async def client_context(self) -> ssl.SSLContext:
         """The context to open mesh connections with now; the first is waited for `FIRST_WITHIN_S`. NoCertificate where
@@ -151,9 +152,16 @@ class WorkloadIdentity:
             self.refreshes["ok"] += 1
             until = time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
             log.info("%s: certificate until %s", self.identity, until, extra=about(workload=self.identity.workload))
+            self._compare_clocks(certificate)
             due = renewal_at(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
             await asyncio.sleep(RETRY_MIN_S)
             await self._wait_until(due, certificate)
+
+    def _compare_clocks(self, issued: Certificate) -> None:
+        trouble = clocks_apart(issued, time.time())
+        if trouble and not self._clock_trouble:
+            log.error("%s", trouble)
+        self._clock_trouble = trouble
 
     async def _wait_until(self, due: float, certificate: Certificate) -> None:
         """Returns when it is due, or asked for before (`renew_older`)."""

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from meshd.agent.clock import TrustPeriod, clocks_apart
+from meshd.agent.clock import TrustPeriod
+from meshd.api.clocks import clocks_apart
 from meshd.api.control import Certificate
 from tests.support.bundles import MADE, root
 
