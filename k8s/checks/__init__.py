@@ -1,6 +1,7 @@
 """What `meshd check` looks at in a cluster, by its API alone: nothing is written, and no pod is spoken to.
 
     api           the API server itself: whether it answers, and its clock
+    nodes         the clocks of its nodes
     before        `--pre`: whether an installation could be made
     installation  its settings, definitions, and the control plane's pods
     identity      what the CA signs with
@@ -10,7 +11,7 @@
 A section whose ground is missing is not looked at, since the error before it says why.
 """
 
-from k8s.checks import api, before, data_plane, identity, installation, webhooks
+from k8s.checks import api, before, data_plane, identity, installation, nodes, webhooks
 from k8s.checks import kinds as of
 from k8s.cluster import Cluster
 from meshd.agent.check.kinds import Check
@@ -42,6 +43,7 @@ def whole(
                 return [] if only_if_installed else found
             if only_if_installed and not installation.is_there(cluster, namespace):
                 return []
+            found += nodes.checks(cluster)
             if pre:
                 found += before.checks(cluster, namespace)
             else:

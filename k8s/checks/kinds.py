@@ -21,6 +21,7 @@ class Kind(kinds.Kind):
 API_ANSWERS: Final = Kind("kubernetes-api", "api-answers", "the API server at {} answers")
 API_VERSION: Final = Kind("kubernetes-api", "api-version", "the cluster is of version {} or later")
 API_CLOCK: Final = Kind("kubernetes-api", "api-clock", "the clocks of this host and of the API server agree")
+NODE_CLOCKS: Final = Kind("kubernetes-api", "node-clocks", "the clocks of the nodes and of the API server agree")
 
 # --- before there is anything (`--pre`)
 

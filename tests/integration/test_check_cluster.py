@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from tests.support import aio
 from tests.support.installs import World, at
 from tests.support.kubernetes import ADMIN, Rule, User
 from tests.support.kubernetes.api import Place
-from tests.support.kubernetes.core import CONFIG_MAPS, NAMESPACES, PODS, SECRETS, SLICES
+from tests.support.kubernetes.core import CONFIG_MAPS, NAMESPACES, NODES, PODS, SECRETS, SLICES
 from tests.support.kubernetes.definitions import DEFINITIONS
-from tests.support.kubernetes.installed import MUTATING, STORAGE_CLASSES, VALIDATING
+from tests.support.kubernetes.installed import LEASES, MUTATING, STORAGE_CLASSES, VALIDATING
 from tests.support.kubernetes.kinds import Kind, Object
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +53,8 @@ class Checked:
         for number in range(3):
             self.pod("meshd", f"meshd-controller-{number}", _component("meshd-controller"), f"node-{number}")
         self.pod("meshd", "meshd-ca-0", _component("meshd-ca"), "node-0")
+        self.add(NAMESPACES, "", {"metadata": {"name": "kube-node-lease"}})
+        self.node("node-0", 0.0, "Unknown")  # what it wrote is not renewed here
         bundle = base64.b64encode(make("cluster.local", time.time())[0].anchors.encode()).decode()
         for kind in (MUTATING, VALIDATING):
             found = self.api.get(Place(kind, "", "meshd-injector"))
@@ -71,6 +75,14 @@ class Checked:
         spec = {"nodeName": node, "containers": [{"name": container, "image": f"meshd:{__version__}"}]}
         self.add(PODS, namespace, {"metadata": meta, "spec": spec})
         self.ready(namespace, name, container)
+
+    def node(self, name: str, ahead_s: float, ready: str = "True") -> None:
+        """One whose clock is so far ahead, and what its kubelet wrote a moment ago."""
+        self.add(NODES, "", {"metadata": {"name": name}})
+        self.merge(NODES, "", name, {"status": {"conditions": [{"type": "Ready", "status": ready}]}}, "status")
+        renewed = datetime.fromtimestamp(time.time() + ahead_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": renewed}
+        self.add(LEASES, "kube-node-lease", {"metadata": {"name": name}, "spec": spec})
 
     def ready(self, namespace: str, name: str, container: str, why_not: str = "") -> None:
         status = "False" if why_not else "True"
@@ -136,6 +148,27 @@ def test_a_control_plane_that_is_well(tmp_path: Path) -> None:
         every = {each.id for each in vars(of).values() if isinstance(each, of.Kind)}
         assert {each for each in every if not each.startswith("pre-")} == set(found)
         assert here.check("--pre", status=1)["pre-nothing-left"][1].endswith("Namespace meshd")
+
+    checking(tmp_path, scene)
+
+
+def test_nodes_whose_clocks_are_wrong(tmp_path: Path) -> None:
+    def scene(here: Checked) -> None:
+        assert "node-clocks" not in here.check(status=1)  # there is nothing to go by
+        here.install()
+        here.node("gone", -86400.0, "Unknown")
+        assert here.check()["node-clocks"][0] == "success"
+        here.node("fast", 58.0)
+        result, said = here.check()["node-clocks"]
+        assert result == "warning"
+        assert re.fullmatch(r"fast is at least \d\d s ahead of the API server", said), said
+        here.node("slow", -3600.0)
+        result, said = here.check(status=1)["node-clocks"]
+        assert result == "error"
+        assert re.search(r"^slow is at least 3[56]\d\d s behind the API server$", said, re.M), said
+        rules = (Rule(("get", "list"), ("*",), ("", "apiextensions.k8s.io", "admissionregistration.k8s.io")),)
+        here.world.cluster.users[ADMIN] = User("somebody", rules=rules)
+        assert "node-clocks" not in here.check("--pre", status=1)
 
     checking(tmp_path, scene)
 

@@ -113,6 +113,7 @@ STORAGE_CLASSES = Kind(
     "storageclasses", "StorageClass", "storage.k8s.io", namespaced=False, short=("sc",), wrong=_wrong,
     model="V1StorageClass",
 )  # fmt: skip
+LEASES = Kind("leases", "Lease", "coordination.k8s.io", wrong=_wrong, model="V1Lease")
 BUDGETS = Kind(
     "poddisruptionbudgets", "PodDisruptionBudget", "policy", short=("pdb",), wrong=_wrong,
     model="V1PodDisruptionBudget", counts_generations=True,
@@ -127,8 +128,8 @@ EVERYWHERE = _right("clusterrolebindings", "ClusterRoleBinding", False)
 """What binds a role in all namespaces; HERE what does in its own."""
 
 INSTALLED = (
-    DEPLOYMENTS, STATEFUL_SETS, CLAIMS, STORAGE_CLASSES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS, ROLES, HERE,
-    CLUSTER_ROLES, EVERYWHERE,
+    DEPLOYMENTS, STATEFUL_SETS, CLAIMS, STORAGE_CLASSES, LEASES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS, ROLES,
+    HERE, CLUSTER_ROLES, EVERYWHERE,
 )  # fmt: skip
 
 
