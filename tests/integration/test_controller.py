@@ -23,6 +23,7 @@ from meshd.api.control import (
     WatchDestination,
 )
 from meshd.api.names import Address
+from proxy.controller import TOKEN_FILE
 from proxy.mesh.identity import Held
 from proxy.mesh.keys import make
 from proxy.mesh.tls import control_context
@@ -274,5 +275,41 @@ def test_a_real_sidecar_gets_its_certificate_and_shows_it(tmp_path: Path) -> Non
             assert text.count("certificate until") == 2
             assert "is denied" in text
             assert "eyJ" not in text  # no token
+
+    aio.run(main())
+
+
+def test_a_real_sidecar_whose_token_is_not_good_waits_for_one_that_is(tmp_path: Path) -> None:
+    """One for another audience, one that has expired; the kubelet then writes one that is good."""
+
+    async def main() -> None:
+        async with control_plane(tmp_path) as plane, plane.controller() as controller:
+            plane.pod("shop", "web-1", "web")
+            environment = plane.environment("shop/web-1", "web", controller.server.address)
+            file, results = tmp_path / "shop-web-1.token", controller.core.reviews.results
+            assert environment[TOKEN_FILE] == str(file)
+            good = file.read_text()
+            file.write_text(plane.cluster.add("system:serviceaccount:shop:web", "vault"))
+            log = tmp_path / "proxy.log"
+            with log.open("wb") as output:
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "proxy.main", env=environment, stdout=output, stderr=output
+                )
+            try:
+                await eventually(lambda: results["refused"] >= 1, "the other audience is refused")
+                refused_before = results["refused"]
+                file.write_text(plane.signed("shop", "web", exp=int(time.time()) - 1))
+                await eventually(lambda: results["refused"] >= refused_before + 2, "and one that has expired")
+                said = "does not take this proxy: the cluster does not know the service account's token"
+                await eventually(lambda: said in log.read_text(), "which is said")
+                assert controller.core.sidecars.count == 0
+                assert plane.serials(WEB) == []
+                file.write_text(good)
+                await eventually(lambda: len(plane.serials(WEB)) == 1, "it has its certificate", 60.0)
+                await eventually(lambda: controller.core.sidecars.count == 1, "it is attached", 60.0)
+            finally:
+                child.kill()
+                await child.wait()
+            assert log.read_text().count(said) == 1
 
     aio.run(main())

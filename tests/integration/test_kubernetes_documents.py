@@ -51,9 +51,16 @@ class Stage:
         self._extensions, self._core = client.ApiextensionsV1Api(api), client.CoreV1Api(api)
         self._custom = client.CustomObjectsApi(api)
 
-    async def define(self) -> None:
-        for text in crds.manifests().values():
-            await self._extensions.create_custom_resource_definition(yaml.safe_load(text))
+    async def define(self, plural: str = "") -> None:
+        """All of the mesh's kinds, or one."""
+        for definition in map(yaml.safe_load, crds.manifests().values()):
+            if plural in ("", definition["spec"]["names"]["plural"]):
+                await self._extensions.create_custom_resource_definition(definition)
+
+    async def undefine(self, plural: str) -> None:
+        """And with it all objects of that kind; watches of them end, as a real server ends them."""
+        await self._extensions.delete_custom_resource_definition(f"{plural}.meshd.io")
+        self.cluster.break_watches()
 
     async def namespace(self, name: str) -> None:
         await self._core.create_namespace({"metadata": {"name": name}})
@@ -260,6 +267,23 @@ def test_without_definitions_it_is_said_what_is_missing(tmp_path: Path) -> None:
             await eventually(lambda: names(documents) == ["default/api"], "the document")
 
     play(tmp_path, scene, defined=False)
+
+
+def test_definitions_that_are_removed_while_they_are_followed(tmp_path: Path) -> None:
+    """It is said, and nobody has to be restarted once they are back."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.create(service("api"))
+        async with stage.documents() as documents:
+            await eventually(lambda: names(documents) == ["default/api"], "the document")
+            await stage.undefine("services")
+            await finds(documents, "the custom resources of the mesh are not installed")
+            await stage.define("services")
+            await stage.create(service("web"))
+            await eventually(lambda: names(documents) == ["default/web"], "those of the new definition alone", 90.0)
+            await eventually(lambda: documents.findings == (), "nothing is wrong any more")
+
+    play(tmp_path, scene)
 
 
 def test_what_was_last_good_stays_while_the_cluster_is_away_and_over_a_restart(tmp_path: Path) -> None:
