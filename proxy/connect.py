@@ -22,7 +22,7 @@ from proxy.http1.client import ClientConnection
 from proxy.http2.client import Http2Client
 from proxy.mesh.denied import Denials
 from proxy.mesh.header import MeshProtocol, TransportHeader, encode
-from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch
+from proxy.mesh.tls import CLOSE_TIMEOUT_S, IdentityMismatch, NoCertificate
 from proxy.parked import MAX_PARKED, Parked
 from proxy.sockets import keep_alive
 from proxy.sweep import Sweep
@@ -43,10 +43,6 @@ class Opened(asyncio.Protocol):
 
 
 E = TypeVar("E", bound=Opened)
-
-
-class NoCertificate(Exception):
-    """The workload has none yet, so nothing can be opened in its name."""
 
 
 class OwnAddress(Exception):

@@ -25,8 +25,7 @@ from typing import Final, NamedTuple
 from meshd.api.control import CONTROL_ALPN, Attach, ProxyConfiguration, SignCertificate
 from meshd.api.names import Address, Identity, InvalidName, WorkloadName, is_trust_domain
 from meshd.api.problems import Misuse
-from proxy.mesh.identity import Held
-from proxy.mesh.tls import IdentityMismatch, check_bundle, control_context, peer_of
+from proxy.mesh.tls import Held, IdentityMismatch, check_bundle, control_context, peer_of
 from proxy.ways import READ_BYTES, Ending, NoWay
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,9 @@ from meshd.api.tasks import Tasks
 from proxy import heap
 from proxy.capture.callers import Agent
 from proxy.control import AgentClient
-from proxy.mesh.identity import Held, Sign
+from proxy.mesh.identity import Sign
 from proxy.mesh.identity import check as check_held
+from proxy.mesh.tls import Held
 from proxy.orders import Condition, Orders, Place
 from proxy.report import rows
 from proxy.resolve import Resolver

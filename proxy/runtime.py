@@ -26,8 +26,8 @@ from proxy.edge import EdgeTls
 from proxy.errors import Bound
 from proxy.inbound import Inbound
 from proxy.listeners import Handler, Listeners
-from proxy.mesh.identity import Held, Sign, check
-from proxy.mesh.tls import ServerContexts, check_bundle, listener_context
+from proxy.mesh.identity import Sign, check
+from proxy.mesh.tls import Held, ServerContexts, check_bundle, listener_context
 from proxy.metrics import Metrics, State
 from proxy.outbound import ForwardProxy, Outbound
 from proxy.resolve import Resolver

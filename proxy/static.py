@@ -52,8 +52,8 @@ from meshd.api.names import (
     is_trust_domain,
 )
 from proxy.edge import BadFile, read
-from proxy.mesh.identity import Held, life
-from proxy.mesh.tls import check_bundle
+from proxy.mesh.identity import life
+from proxy.mesh.tls import Held, check_bundle
 from proxy.resolve import Found
 
 

@@ -29,7 +29,7 @@ from proxy.capture.callers import Callers
 from proxy.capture.diag import Process, SocketDiag, Undecided
 from proxy.capture.original import plain
 from proxy.capture.sorting import refuse, serve
-from proxy.connect import Dialer, NoCertificate
+from proxy.connect import Dialer
 from proxy.detect import Detected, Detecting
 from proxy.errors import Bound, Failure
 from proxy.exchange import Route
@@ -37,6 +37,7 @@ from proxy.http1.heads import RequestHead
 from proxy.http1.server import Drained, ServerConnection
 from proxy.http2.server import Http2Server
 from proxy.mesh.denied import Denials
+from proxy.mesh.tls import NoCertificate
 from proxy.outbound import Connections, Outbound, Relayed
 from proxy.resolve import PATIENCE_S, Destinations, Found
 from proxy.stats import Labels, Stats

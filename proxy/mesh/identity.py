@@ -14,14 +14,13 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 from meshd.api.clocks import clocks_apart
 from meshd.api.control import Certificate, CertificateState
 from meshd.api.logs import about
 from meshd.api.names import Identity, WorkloadName
-from proxy.connect import NoCertificate
-from proxy.mesh.tls import ServerContexts, context
+from proxy.mesh.tls import Held, NoCertificate, ServerContexts, context
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +46,9 @@ def renewal_at(not_before: float, not_after: float, chance: float) -> float:
     return not_before + (not_after - not_before) * (2 / 3 + (chance - 0.5) / 10)
 
 
-class Held(NamedTuple):
-    """What a proxy has in its hands for a workload."""
-
-    certificate: Certificate
-    key_pem: bytes
-
-
 def check(workload: WorkloadName, held: Held, bundle_pem: str) -> None:
     """Whether certificate, key and trust bundle fit. ssl.SSLError where they do not."""
-    context(True, workload, held.certificate.chain_pem.encode(), held.key_pem, bundle_pem)
+    context(True, workload, held, bundle_pem)
 
 
 class WorkloadIdentity:
@@ -118,10 +110,9 @@ class WorkloadIdentity:
 
     def install(self, held: Held) -> None:
         """Present this certificate from now on. ssl.SSLError where certificate and key do not fit."""
-        chain = held.certificate.chain_pem.encode()
         workload = self.identity.workload
-        client = context(False, workload, chain, held.key_pem, self._bundle_pem)
-        server = context(True, workload, chain, held.key_pem, self._bundle_pem)
+        client = context(False, workload, held, self._bundle_pem)
+        server = context(True, workload, held, self._bundle_pem)
         self._client = client
         self._contexts[self.identity.server_name] = server
         self._held = held

@@ -6,15 +6,12 @@ it with whom it expects. DNS names are not looked at.
 """
 
 import ssl
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from meshd.api.control import CONTROL_ALPN
+from meshd.api.control import CONTROL_ALPN, Certificate
 from meshd.api.names import Identity, InvalidName, WorkloadName
 from meshd.api.tls import present
 from proxy.mesh.header import ALPN
-
-if TYPE_CHECKING:
-    from proxy.mesh.identity import Held
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
@@ -24,32 +21,48 @@ class IdentityMismatch(Exception):
     """The peer is not who it must be."""
 
 
+class NoCertificate(Exception):
+    """The workload has none yet, so nothing can be opened in its name."""
+
+
+class Held(NamedTuple):
+    """What a proxy has in its hands for a workload."""
+
+    certificate: Certificate
+    key_pem: bytes
+
+    @property
+    def pem(self) -> bytes:
+        """The key and the chain."""
+        return self.key_pem + b"\n" + self.certificate.chain_pem.encode()
+
+
 class WorkloadContext(ssl.SSLContext):
     """A TLS context that presents one workload's certificate; `workload` says whose."""
 
     workload: WorkloadName
 
 
-def context(server: bool, workload: WorkloadName, chain_pem: bytes, key_pem: bytes, bundle_pem: str) -> WorkloadContext:
+def context(server: bool, workload: WorkloadName, held: Held, bundle_pem: str) -> WorkloadContext:
     """A context for one side of mesh connections of `workload`. ssl.SSLError where the material does not fit."""
     made = WorkloadContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     made.workload = workload
     _restrict(made)
     made.load_verify_locations(cadata=bundle_pem)
-    present(made, key_pem + b"\n" + chain_pem)
+    present(made, held.pem)
     if server:
         made.num_tickets = 0  # each connection shows its certificate; none resumes on an older one's word
     return made
 
 
-def control_context(anchors_pem: str, held: "Held | None") -> ssl.SSLContext:
+def control_context(anchors_pem: str, held: Held | None) -> ssl.SSLContext:
     """A context for connections to a cluster's controller, which anchors_pem vouches for; with `held`, the proxy shows
     who it is. ssl.SSLError where the material does not fit."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(made, CONTROL_ALPN)
     made.load_verify_locations(cadata=anchors_pem)
     if held is not None:
-        present(made, held.key_pem + b"\n" + held.certificate.chain_pem.encode())
+        present(made, held.pem)
     return made
 
 

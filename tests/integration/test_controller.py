@@ -24,9 +24,8 @@ from meshd.api.control import (
 )
 from meshd.api.names import Address
 from proxy.controller import TOKEN_FILE
-from proxy.mesh.identity import Held
 from proxy.mesh.keys import make
-from proxy.mesh.tls import control_context
+from proxy.mesh.tls import Held, control_context
 from tests.support import aio
 from tests.support.certificates import Root
 from tests.support.control import ControlClient

@@ -37,7 +37,7 @@ from meshd.api.tls import present
 from meshd.ca.wire import Denial
 from proxy.control import AgentClient
 from proxy.controller import ControllerWay, place
-from proxy.mesh.identity import Held
+from proxy.mesh.tls import Held
 from proxy.ways import NoWay, UnixSocket
 from tests.integration.test_controller import WEB, certified, csr, refused
 from tests.support import aio

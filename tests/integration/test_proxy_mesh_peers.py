@@ -13,9 +13,8 @@ from meshd.api.documents import Protocol
 from meshd.api.names import WorkloadName
 from proxy.http2.frames import PREFACE, headers
 from proxy.mesh.header import TransportHeader, encode
-from proxy.mesh.identity import Held
 from proxy.mesh.records import END, LAST, as_record
-from proxy.mesh.tls import context
+from proxy.mesh.tls import Held, context
 from tests.support.aio import run
 from tests.support.certificates import TRUST_DOMAIN, Root, identity
 from tests.support.h2 import BLOCK, settings
@@ -28,7 +27,7 @@ SERVER_NAME = f"api.default.sa.{TRUST_DOMAIN}"
 
 def client_context(held: Held, bundle_pem: str) -> ssl.SSLContext:
     workload = WorkloadName("default", "web")
-    return context(False, workload, held.certificate.chain_pem.encode(), held.key_pem, bundle_pem)
+    return context(False, workload, held, bundle_pem)
 
 
 async def what_comes_back(
@@ -348,7 +347,7 @@ async def asked_of_an_impostor(wrong: WrongPeer) -> tuple[int, bytes]:
     world = mesh(80)
     held = wrong(world.root)
     workload = WorkloadName("default", "api")
-    tls = context(True, workload, held.certificate.chain_pem.encode(), held.key_pem, world.root.bundle_pem)
+    tls = context(True, workload, held, world.root.bundle_pem)
     server = await asyncio.start_server(impostor, "127.0.0.1", world.api.inbound, ssl=tls)
     async with running(world.web):
         answer = await ask(world.upstream, "POST", body=b"a secret")

@@ -6,7 +6,7 @@ from cryptography import x509
 
 from proxy.errors import Bound
 from proxy.mesh.denied import Direction
-from proxy.mesh.identity import Held
+from proxy.mesh.tls import Held
 from tests.support.aio import run
 from tests.support.certificates import identity
 from tests.support.http import ask, origin

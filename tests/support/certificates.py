@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
-from proxy.mesh.identity import Held
+from proxy.mesh.tls import Held
 
 TRUST_DOMAIN = "mesh.example"
 

@@ -24,9 +24,8 @@ from meshd.ca.server import CaServer
 from meshd.ca.settings import CaDaemonSettings
 from proxy.controller import CONTROLLER as CONTROLLER_VARIABLE
 from proxy.controller import POD, TOKEN_FILE, TRUST_ANCHORS, TRUST_DOMAIN
-from proxy.mesh.identity import Held
 from proxy.mesh.keys import make
-from proxy.mesh.tls import control_context
+from proxy.mesh.tls import Held, control_context
 from tests.support.authorities import recorded
 from tests.support.control import ControlClient
 from tests.support.kubernetes import ADMIN, Cluster

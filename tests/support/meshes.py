@@ -13,7 +13,7 @@ from meshd.api.control import ProxyConfiguration, ProxyWorkload
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
-from proxy.mesh.identity import Held
+from proxy.mesh.tls import Held
 from proxy.runtime import Proxy
 from proxy.sockets import Sockets
 from proxy.static import StaticResolver

@@ -18,7 +18,7 @@ from proxy.controller import (
     ControllerWay,
     place,
 )
-from proxy.mesh.identity import Held
+from proxy.mesh.tls import Held
 from proxy.ways import Ending, NoWay
 from tests.support.certificates import Root, identity
 

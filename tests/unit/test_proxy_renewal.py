@@ -7,9 +7,9 @@ import pytest
 
 from meshd.api.control import Certificate
 from meshd.api.names import Identity, WorkloadName
-from proxy.connect import NoCertificate
 from proxy.mesh import identity as module
 from proxy.mesh.identity import WorkloadIdentity
+from proxy.mesh.tls import NoCertificate
 from tests.support import aio
 from tests.support.certificates import Root, identity
 from tests.support.waiting import eventually
