@@ -1,9 +1,7 @@
 """A proxy that is one process: the signals, what the service manager is told, and the generation that follows."""
 
-import asyncio
 import logging
 import os
-import signal
 import socket
 from typing import Final
 
@@ -12,6 +10,7 @@ from meshd.api.tasks import Tasks
 from proxy.handover import INSTANCE, Inheritance, Succession, again, received
 from proxy.kept import let_go
 from proxy.orders import Condition, Orders
+from proxy.signals import heed
 from proxy.sockets import Sockets
 from proxy.starting import Starting
 
@@ -59,11 +58,7 @@ class Alone:
     async def begin(self, orders: Orders) -> None:
         """Heed signals: SIGTERM and SIGINT drain and, the second time, end; SIGHUP reloads; SIGUSR2 hands over."""
         self._orders = orders
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._terminate)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
-        loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
+        heed(self._tasks, self._terminate, self._reload, self._succession.begin)
         self._tasks.start(keep_watchdog(), "watchdog")
         if self._inheritance.predecessor < 0:
             self._starting.begin()

@@ -23,6 +23,7 @@ from proxy import measured
 from proxy.admin import Admin
 from proxy.handover import Succession, received
 from proxy.listeners import Listeners
+from proxy.signals import heed
 from proxy.starting import Starting
 from proxy.sweep import Sweep
 from proxy.workers.hired import STARTING, Hired
@@ -84,11 +85,7 @@ class Master:
 
     async def run(self) -> None:
         """Until all workers have ended."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._terminate)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.start(self._reload(), "reload"))
-        loop.add_signal_handler(signal.SIGUSR2, self._succession.begin)
+        heed(self._tasks, self._terminate, self._reload, self._succession.begin)
         self._tasks.start(keep_watchdog(), "watchdog")
         if self._inheritance.predecessor < 0:
             self._starting.begin()
