@@ -31,6 +31,8 @@ from meshd.ca.wire import Bundle, Renewal, Token
 log = logging.getLogger(__name__)
 
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 30.0
+LOOK_AGAIN_S: Final = 30.0
+"""At the clock, which somebody may have set."""
 JITTER: Final = 0.05
 MAX_TOKEN_BYTES: Final = 16 << 10
 
@@ -155,6 +157,7 @@ class OwnCertificate:
                 await asyncio.sleep(backoff.next_s())
                 continue
             self.trouble = ""
+            await self._until_good(certificate)
             self.pem = certificates.key_pem(key) + certificate.chain_pem.encode()
             self.not_before, self.not_after = certificate.not_before, certificate.not_after
             self._source.not_before = certificate.not_before
@@ -164,6 +167,15 @@ class OwnCertificate:
                 backoff.reset()
             await asyncio.sleep(backoff.next_s())  # one that is over at once, by this clock, is not renewed for ever
             await self._until_due()
+
+    async def _until_good(self, issued: Certificate) -> None:
+        """Show the one in use until the next is good by this clock, or itself is over, as sidecars do: by their clocks
+        it may not be good yet either. Not where the CA wants another before its time."""
+        while self.pem and (self._renewal is None or self.not_before >= self._renewal.issued_before):
+            left_s = min(issued.not_before, self.not_after) - self._clock()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
 
     async def _until_due(self) -> None:
         share = 2 / 3 + random.uniform(-JITTER, JITTER)  # noqa: S311 - jitter

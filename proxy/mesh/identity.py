@@ -1,8 +1,8 @@
 """A workload's identity in this proxy: its key and certificate, and the contexts made of them.
 
 The certificate is renewed when about two thirds of its life are over. What is open goes on with the one it began with;
-new connections take the new one. Should renewal fail it is tried again with back-off for as long as the proxy runs,
-and the old certificate serves until it expires.
+new connections take the new one, once it is good by this host's clock. Should renewal fail it is tried again with
+back-off for as long as the proxy runs, and the old certificate serves until it expires.
 """
 
 import asyncio
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RETRY_MIN_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
+LOOK_AGAIN_S: Final = 30.0
+"""At the clock, which somebody may have set."""
 CHILD_TIMEOUT_S: Final = 30.0
 FIRST_WITHIN_S: Final = 10.0
 """How long what is to be opened in a workload's name waits for its first certificate: a generation of the proxy accepts
@@ -132,6 +134,8 @@ class WorkloadIdentity:
             try:
                 key_pem, csr_pem = await _make_key(str(self.identity))
                 certificate = await sign(csr_pem)
+                self._compare_clocks(certificate)
+                await self._until_good(certificate)
                 self.install(Held(certificate, key_pem))
             except (SigningFailed, ssl.SSLError, OSError, TimeoutError) as error:
                 self._failed(error)
@@ -143,7 +147,6 @@ class WorkloadIdentity:
             self.refreshes["ok"] += 1
             until = time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
             log.info("%s: certificate until %s", self.identity, until, extra=about(workload=self.identity.workload))
-            self._compare_clocks(certificate)
             due = renewal_at(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
             await asyncio.sleep(RETRY_MIN_S)
             await self._wait_until(due, certificate)
@@ -153,6 +156,16 @@ class WorkloadIdentity:
         if trouble and not self._clock_trouble:
             log.error("%s", trouble)
         self._clock_trouble = trouble
+
+    async def _until_good(self, issued: Certificate) -> None:
+        """Have the certificate in use serve until the next is good by this clock, or itself is over: the CA's clock or
+        this one is wrong, and the peers' may be like either. Not where it is renewed before its time, since it may be
+        worthless."""
+        while (held := self._held) is not None and held.certificate.not_before >= self._issued_before:
+            left_s = min(issued.not_before, held.certificate.not_after) - time.time()
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
 
     async def _wait_until(self, due: float, certificate: Certificate) -> None:
         """Returns when it is due, or asked for before (`renew_older`)."""

@@ -11,17 +11,18 @@ import pytest
 from discovery.kubernetes.access import Access
 from discovery.registry import Away
 from k8s.controller import sidecars as keeping
-from k8s.controller.authority import SIGNED_AT_ONCE, AccountSource, Issuing
+from k8s.controller.authority import SIGNED_AT_ONCE, AccountSource, Issuing, OwnCertificate
 from k8s.controller.pods import ABSENT_AT_ONCE, FRESH_S, Pods
 from k8s.controller.reviews import BELIEVED_S, FAILURES_AT_ONCE, Reviews
 from k8s.controller.session import MAX_SIDECARS_OF_A_POD, Attached
 from k8s.controller.sidecars import MAX_ROWS_EACH, Sidecar, Sidecars
-from meshd.agent.certificates import NotSigned
+from meshd.agent.certificates import NotSigned, Signer
 from meshd.agent.registry import Unacceptable
 from meshd.api.control import LATENCY_BOUNDS_MS, Certificate, CertificateState, ReportState, ReportStats, Traffic
 from meshd.api.names import Identity, WorkloadName
 from meshd.ca.failover import Failover
 from meshd.ca.kubernetes import AUDIENCE
+from tests.support.bundles import root
 
 WEB, API = WorkloadName("shop", "web"), WorkloadName("shop", "api")
 TOKEN = "eyJhIjoxfQ.eyJleHAiOjQwMDAwMDAwMDB9.c2ln"
@@ -263,3 +264,41 @@ def test_connections_of_one_pod_are_bounded() -> None:
         attached.add("shop/web-1")
     attached.remove("shop/web-1")
     attached.add("shop/web-1")
+
+
+def test_a_controllers_next_certificate_is_shown_once_it_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CA's clock is ahead by two hours: the last one is good for longer than that."""
+    clock, signed, shown = Clock(), 0, list[tuple[float, float]]()
+    first, second = clock.now - 60000.0, clock.now + 7140.0
+
+    class Ahead(Signer):
+        async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+            nonlocal signed
+            signed += 1
+            begin = first if signed == 1 else second
+            return Certificate("the chain", begin, begin + 86400.0)
+
+    async def sleep(pause_s: float) -> None:
+        clock.now += pause_s
+        await yielding(0)
+
+    yielding, source = asyncio.sleep, AccountSource(Failover([]), Path("token"))
+    identity = Identity.of("mesh.example", WorkloadName("meshd", "meshd-controller"))
+
+    def told() -> None:
+        shown.append((clock.now, own.not_before))
+
+    own = OwnCertificate(Ahead(source, root(), "CA"), source, identity, told, clock)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    async def main() -> None:
+        running = asyncio.get_running_loop().create_task(own.run())
+        async with asyncio.timeout(30.0):
+            while len(shown) < 2:
+                await yielding(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    assert [begin for _, begin in shown] == [first, second]
+    assert shown[1][0] >= second

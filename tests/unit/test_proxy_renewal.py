@@ -57,6 +57,52 @@ def test_only_what_is_older_is_renewed_and_once(monkeypatch: pytest.MonkeyPatch)
     aio.run(main())
 
 
+@pytest.mark.parametrize("is_asked_for", [False, True])
+def test_a_certificate_that_is_not_good_yet_waits_while_there_is_one_that_is(
+    is_asked_for: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CA's clock is ahead by two hours, or this one behind: half of the peers would not believe it. One that is
+    asked for before its time does not wait: what it is to replace may be worthless."""
+    root, now, signed, shown = Root(), time.time(), 0, list[tuple[float, float]]()
+    held = root.held(identity("web"))
+    first, second = now - 60000.0, now + 7140.0
+
+    async def key(_: str) -> tuple[bytes, str]:
+        return held.key_pem, "csr"
+
+    async def sign(_: str) -> Certificate:
+        nonlocal signed
+        signed += 1
+        begin = first if signed == 1 else second
+        if is_asked_for:
+            mine.renew_older(first + 1.0, 0.0)
+        return Certificate(held.certificate.chain_pem, begin, begin + 86400.0)
+
+    async def sleep(pause_s: float) -> None:
+        nonlocal now
+        shown.append((now, mine.state().not_before))
+        now += pause_s
+        await yielding(0)
+
+    yielding, mine = asyncio.sleep, WorkloadIdentity(WEB, {}, lambda: None)
+    mine.trust(root.bundle_pem)
+    monkeypatch.setattr(module, "_make_key", key)
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        renewing = asyncio.get_running_loop().create_task(mine.renew_forever(sign))
+        async with asyncio.timeout(30.0):
+            while mine.state().not_before != second:
+                await yielding(0)
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+    aio.run(main())
+    early = [at for at, begin in shown if begin == second and at < second]
+    assert bool(early) == is_asked_for
+
+
 def test_the_first_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Root()
 
