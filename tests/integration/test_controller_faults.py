@@ -184,6 +184,35 @@ def test_nothing_is_reported_before_a_sidecar_is_attached(tmp_path: Path, caplog
     aio.run(main())
 
 
+def test_a_controller_that_is_started_while_the_api_server_is_away_waits_for_it(tmp_path: Path) -> None:
+    """Nobody reviews its token, so that it has no certificate; it is not ready, says why, and needs no restart."""
+
+    async def main() -> None:
+        async with control_plane(tmp_path) as plane:
+
+            async def away(_: web.Request) -> web.StreamResponse:
+                return web.Response(status=503)
+
+            plane.cluster.interfere = away
+            controller = plane.made()
+            starting = asyncio.get_running_loop().create_task(controller.start())
+            try:
+                await eventually(lambda: controller.own.trouble, "it has asked for its certificate")
+                (why,) = controller.waiting_for()
+                assert why.startswith("its certificate (the CA is away:")
+                assert not controller.server.is_open
+                plane.cluster.interfere = None
+                async with asyncio.timeout(90):
+                    await starting
+                assert controller.waiting_for() == ()
+            finally:
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                await controller.stop()
+
+    aio.run(main())
+
+
 async def plane_attach(plane: ControlPlane, controller: Controller, held: Held, pod: str) -> object:
     sidecar = await plane.connect(controller, held)
     answer = await sidecar.call(Attach("1", pod=pod))

@@ -144,9 +144,8 @@ class ControlPlane:
         body: Body = made.body
         return body
 
-    @asynccontextmanager
-    async def controller(self, name: str = "controller-1", **changes: Any) -> AsyncIterator[Controller]:
-        """A controller that serves, until the end."""
+    def made(self, name: str = "controller-1", **changes: Any) -> Controller:
+        """A controller that has not begun."""
         state = self.directory / name
         state.mkdir(exist_ok=True)
         place = Place(
@@ -159,7 +158,12 @@ class ControlPlane:
             token_file=self.own_token,
             kubeconfig=str(self.kubeconfig),
         )._replace(**changes)
-        controller = Controller(self.installation, place)
+        return Controller(self.installation, place)
+
+    @asynccontextmanager
+    async def controller(self, name: str = "controller-1", **changes: Any) -> AsyncIterator[Controller]:
+        """A controller that serves, until the end."""
+        controller = self.made(name, **changes)
         async with asyncio.timeout(60):
             await controller.start()
         try:
