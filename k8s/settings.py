@@ -160,12 +160,15 @@ class AuthoritySettings(Struct, frozen=True, forbid_unknown_fields=True, rename=
     """The certificate authority in the cluster."""
 
     storage: Annotated[
-        Literal["persistent", "ephemeral"],
+        Literal["persistent", "ephemeral", "kubernetes"],
         Meta(
-            description="Where it keeps who joined, what was issued and what is denied: on a volume that stays, or on "
-            "one that goes with its pod."
+            description="Where it keeps who joined, what was issued and what is denied: on a volume that stays, on one "
+            "that goes with its pod, or in custom resources of the cluster, which several CAs may share."
         ),
     ] = "persistent"
+    replicas: Annotated[
+        int, Meta(ge=1, le=16, description="How many CAs there are; several share `storage: kubernetes`.")
+    ] = 1
     storage_class: Annotated[
         str, Meta(description="The class of the volume that stays; when empty, the cluster's default.")
     ] = ""
@@ -182,6 +185,8 @@ class AuthoritySettings(Struct, frozen=True, forbid_unknown_fields=True, rename=
     def __post_init__(self) -> None:
         _said("names", _check_hosts, self.names)
         _said("storageSize", quantity, self.storage_size)
+        if self.replicas > 1 and self.storage != "kubernetes":
+            raise ValueError(f"replicas: found {self.replicas}; expected 1 with `storage: {self.storage}`, of one CA")
 
 
 class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
@@ -211,8 +216,9 @@ class Installation(Struct, frozen=True, forbid_unknown_fields=True, rename="came
     high_availability: Annotated[
         bool,
         Meta(
-            description="Whether controllers are on nodes of their own, and one of them at a time may be evicted; "
-            "`--ha` sets it, `replicas: 3` and `failurePolicy: Fail`."
+            description="Whether controllers, and CAs, are on nodes of their own, and one of each at a time may be "
+            "evicted; `--ha` sets it, `replicas: 3`, `failurePolicy: Fail`, and `ca.storage: kubernetes` with "
+            "`ca.replicas: 3`."
         ),
     ] = False
     priority_class: Annotated[

@@ -65,7 +65,7 @@ def _storage(cluster: Cluster) -> Check:
     if any((each["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true" for each in classes):
         return of.STORAGE.well()
     names = ", ".join(each["metadata"]["name"] for each in classes) or "none"
-    hint = "install with --set ca.storageClass=NAME, or --set ca.storage=ephemeral: then the CA forgets as it restarts"
+    hint = "install with --set ca.storageClass=NAME, or --set ca.storage=kubernetes, as --ha: then without a volume"
     return of.STORAGE.warning(f"the classes there are: {names}", hint)
 
 

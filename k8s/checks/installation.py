@@ -73,7 +73,7 @@ def control_plane(cluster: Cluster, found: Found) -> Iterator[Check]:
     namespace = found.settings.namespace
     pods = {name: _pods(cluster, namespace, name) for name in (CONTROLLER, CA)}
     yield _ready(of.CONTROLLER, pods[CONTROLLER], found.settings.replicas, namespace)
-    yield _ready(of.AUTHORITY, pods[CA], 1, namespace)
+    yield _ready(of.AUTHORITY, pods[CA], found.settings.ca.replicas, namespace)
     running = [pod for each in pods.values() for pod in each]
     others = sorted({image for pod in running for image in _images(pod)} - {found.settings.image})
     if others:
@@ -82,7 +82,7 @@ def control_plane(cluster: Cluster, found: Found) -> Iterator[Check]:
     elif running:
         yield of.RUNNING.well()
     if found.settings.high_availability:
-        yield _spread(pods[CONTROLLER])
+        yield _spread([pods[CONTROLLER], pods[CA]])
 
 
 def _pods(cluster: Cluster, namespace: str, name: str) -> list[Body]:
@@ -125,9 +125,11 @@ def _images(pod: Body) -> set[str]:
     return {each["image"] for each in pod["spec"].get("containers") or ()}
 
 
-def _spread(pods: list[Body]) -> Check:
-    nodes = Counter(name for each in pods if is_ready(each) and (name := each["spec"].get("nodeName")))
-    crowded = [f"{count} are on {node}" for node, count in nodes.items() if count > 1]
+def _spread(components: list[list[Body]]) -> Check:
+    crowded = []
+    for pods in components:
+        nodes = Counter(name for each in pods if is_ready(each) and (name := each["spec"].get("nodeName")))
+        crowded += [f"{count} are on {node}" for node, count in nodes.items() if count > 1]
     if not crowded:
         return of.SPREAD.well()
     return of.SPREAD.warning(", ".join(crowded), "`kubectl rollout restart` has the scheduler place them anew")

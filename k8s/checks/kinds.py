@@ -42,7 +42,7 @@ DEFINED_SO: Final = Kind("kubernetes-installation", "definitions-version", "thei
 CONTROLLER: Final = Kind("kubernetes-control-plane", "controller-ready", "the controllers are ready")
 AUTHORITY: Final = Kind("kubernetes-control-plane", "ca-ready", "the certificate authority is ready")
 RUNNING: Final = Kind("kubernetes-control-plane", "control-plane-version", "the control plane's pods run this version")
-SPREAD: Final = Kind("kubernetes-control-plane", "controller-nodes", "controllers are on nodes of their own")
+SPREAD: Final = Kind("kubernetes-control-plane", "controller-nodes", "controllers, and CAs, are on nodes of their own")
 
 ISSUER_READ: Final = Kind("kubernetes-identity", "issuer-read", "the issuer can be read, and fits the trust anchors")
 ANCHORS_VALID: Final = Kind(

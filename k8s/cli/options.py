@@ -18,6 +18,11 @@ F = TypeVar("F", bound=Callable[..., object])
 HIGH_AVAILABILITY = {"highAvailability": "true", "replicas": "3", "failurePolicy": "Fail"}
 """What `--ha` stands for, where nothing else is said."""
 
+STORAGE, SEVERAL = "ca.storage", {"ca.replicas": "3"}
+"""And of the CA: an installation that is there keeps where its CA remembers, and has several where that can be."""
+
+SHARED = "kubernetes"
+
 
 def cluster_options(function: F) -> F:
     """--kubeconfig FILE and --context NAME, as `kubeconfig` and `context`."""
@@ -64,7 +69,8 @@ def settings_options(function: F) -> F:
     ha = click.option(
         "--ha",
         is_flag=True,
-        help="Three controllers on nodes of their own, and failurePolicy Fail: no pod is made that nobody looked at.",
+        help="Three controllers and CAs on nodes of their own, and failurePolicy Fail: no pod is made that nobody "
+        "looked at. An installation that is there keeps its one CA, unless ca.storage is kubernetes.",
     )
     return file(each(ha(function)))
 
@@ -74,7 +80,7 @@ def settings_of(values: Path | None, given: tuple[str, ...], ha: bool, before: s
     ConfigurationError when they say what is none."""
     pairs = dict(map(_pair, given))
     if ha:
-        pairs = {**_left_open(values, before), **pairs}
+        pairs = {**_left_open(values, before, pairs.get(STORAGE, "")), **pairs}
     if values is None:
         return loaded(before, f"ConfigMap {CONFIG_MAP}: {CONFIG_KEY}" if before else "--set", pairs)
     if before:
@@ -82,14 +88,22 @@ def settings_of(values: Path | None, given: tuple[str, ...], ha: bool, before: s
     return loaded(read_text(values), str(values), pairs)
 
 
-def _left_open(values: Path | None, before: str) -> dict[str, str]:
-    """What `--ha` stands for, but for what a file says otherwise."""
+def _left_open(values: Path | None, before: str, storage: str) -> dict[str, str]:
+    """What `--ha` stands for, but for what a file, or the storage that --set names, says otherwise."""
     from meshd.api.loading import parse  # noqa: PLC0415 - rarely
 
     text, name = (read_text(values), str(values)) if values is not None else (before, CONFIG_KEY)
     said: Any = next((content for _, content in parse(text, name)), {})
-    kept = set(said) - {"highAvailability"} if isinstance(said, dict) else set()
-    return {key: value for key, value in HIGH_AVAILABILITY.items() if key not in kept}
+    said = said if isinstance(said, dict) else {}
+    kept = set(said) - {"highAvailability"}
+    wanted = {key: value for key, value in HIGH_AVAILABILITY.items() if key not in kept}
+    ca = said["ca"] if isinstance(said.get("ca"), dict) else {}
+    storage = storage or ca.get("storage", "")
+    if not storage and not before:
+        wanted[STORAGE] = storage = SHARED
+    if storage == SHARED and "replicas" not in ca:
+        wanted |= SEVERAL
+    return wanted
 
 
 def _pair(text: str) -> tuple[str, str]:

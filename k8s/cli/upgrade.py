@@ -33,7 +33,11 @@ _ROTATE = "docs/kubernetes.md says in which steps a root follows another; --forc
     type=click.Path(path_type=Path),
     help="The key of a root that is trusted: a new issuer is made below it.",
 )
-@click.option("--force", is_flag=True, help="Also where certificates that are in use would no longer be trusted.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also where certificates that are in use would no longer be trusted, or the CA would forget what it knows.",
+)
 @cluster_options
 def command(
     namespace: str,
@@ -58,20 +62,24 @@ def command(
     if found is None:
         raise Problem(f"{cluster.url} has no installation in the namespace {namespace}: `meshd install` makes one")
     settings = settings_of(values, given, ha, found.text)
-    _check_kept(found.settings, settings)
+    _check_kept(found.settings, settings, force)
     keys = _keys(found, anchors, chain, key, root_key)
     if not force:
         check_trusted(found.keys, keys)
     click.echo(as_yaml(objects(settings, keys)), nl=False)
 
 
-def _check_kept(before: Installation, after: Installation) -> None:
-    """Misuse when something is to change that an upgrade cannot change."""
+def _check_kept(before: Installation, after: Installation, force: bool) -> None:
+    """Misuse when something is to change that an upgrade cannot change, or not without being forced."""
+    if before.ca.storage != after.ca.storage and not force:
+        raise Misuse(
+            "--set ca.storage: the CA would forget which hosts joined, their entries, and what is denied, since it has "
+            f"them in another place ({before.ca.storage}): note what `meshd ca issued denied` says, and give --force"
+        )
     for name, was, is_now in (
         ("namespace", before.namespace, after.namespace),
         ("trustDomain", before.trust_domain, after.trust_domain),
         ("trustAnchors", before.trust_anchors, after.trust_anchors),
-        ("ca.storage", before.ca.storage, after.ca.storage),
         ("ca.storageClass", before.ca.storage_class, after.ca.storage_class),
     ):
         if was != is_now:

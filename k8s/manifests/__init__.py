@@ -89,7 +89,7 @@ def _namespace(settings: Installation) -> Object:
 def _configuration(settings: Installation) -> dict[str, str]:
     return {
         CONFIG_KEY: given(settings),
-        authority.SETTINGS_KEY: authority.own_settings(),
+        authority.SETTINGS_KEY: authority.own_settings(settings),
         authority.ANCHORS_KEY: settings.trust_anchors,
     }
 

@@ -1,8 +1,10 @@
 """The certificate authority: `meshd ca serve`, as on a host, with an issuer that is in a Secret.
 
-There is one, also with `--ha`: what it must not forget (which hosts joined, what is denied, what was issued) is in a
-file, on a volume that one pod has at a time; hence a StatefulSet, which never runs two. No traffic waits for it, and
-certificates are renewed 8 hours before they end; a pod that starts while it is away waits for its first one.
+What it must not forget (which hosts joined, what is denied, what was issued) is in a file, on a volume that one pod has
+at a time, and then there is one CA: hence a StatefulSet, which never runs two. Or it is in custom resources, as with
+`--ha`, and then there may be several, by the names of whose pods they know each other: again a StatefulSet. No traffic
+waits for them, and certificates are renewed 8 hours before they end; a pod that starts while all are away waits for its
+first one.
 """
 
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from k8s.manifests.common import (
     SETTINGS_DIRECTORY,
     SETTINGS_VOLUME,
     annotations,
+    apart,
+    budget,
     component,
     group,
     liveness,
@@ -70,13 +74,15 @@ RESOURCES: Final = Resources(limits={"memory": "256Mi"}, requests={"cpu": "50m",
 TERMINATION_S: Final = 10
 
 
-def own_settings() -> str:
+def own_settings(settings: Installation) -> str:
     """The CA's `ca.yaml`. The rest of what it is told are arguments."""
     content: dict[str, Any] = {
         "issuer": {"key": f"{ISSUER_DIRECTORY}/{PRIVATE_KEY}", "chain": f"{ISSUER_DIRECTORY}/{CHAIN_KEY}"},
         "kubernetes": {"url": API_SERVER},
         "admin": f"0.0.0.0:{ADMIN_PORT}",
     }
+    if settings.ca.storage == "kubernetes":
+        content["store"] = {"kubernetes": {"url": API_SERVER, "namespace": settings.namespace}}
     return yaml.safe_dump(content, sort_keys=False)
 
 
@@ -109,19 +115,22 @@ def authority(settings: Installation, checksum: str) -> Iterator[Object]:
         kind="StatefulSet",
         metadata=of_namespace(settings, CA, labels),
         spec=StatefulSetSpec(
-            replicas=1,
+            replicas=settings.ca.replicas,
             # with a pod that is not ready, `OrderedReady` would wait for it instead of replacing it by a better one
             pod_management_policy="Parallel",
             service_name=CA,
             selector=Selector(match_labels=labels),
             template=PodTemplate(
                 metadata=Metadata(
-                    labels=labels, annotations=annotations(checksum, loses_nothing=settings.ca.storage == "persistent")
+                    labels=labels, annotations=annotations(checksum, loses_nothing=settings.ca.storage != "ephemeral")
                 ),
                 spec=_pod(settings),
             ),
         ),
     )
+
+    if settings.ca.replicas > 1:
+        yield budget(settings, CA)
 
 
 def names(settings: Installation) -> list[str]:
@@ -136,6 +145,7 @@ def _pod(settings: Installation) -> PodSpec:
         service_account_name=CA,
         priority_class_name=settings.priority_class,
         node_selector={"kubernetes.io/os": "linux"},
+        affinity=apart(CA) if settings.high_availability and settings.ca.replicas > 1 else None,
         security_context=group(),
         termination_grace_period_seconds=TERMINATION_S,
         init_containers=[_making(settings)],

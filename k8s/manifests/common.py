@@ -3,14 +3,21 @@
 from typing import Final
 
 from k8s.manifests.kinds import (
+    Affinity,
+    AntiAffinity,
+    BudgetSpec,
     Capabilities,
     HttpGet,
     Labels,
     Metadata,
+    PodDisruptionBudget,
     PodSecurityContext,
     Probe,
     SeccompProfile,
     SecurityContext,
+    Selector,
+    SpreadTerm,
+    WeightedTerm,
 )
 from k8s.settings import PROXY_UID, Installation
 
@@ -21,6 +28,9 @@ CONTROL_PLANE_NS: Final = "meshd.io/control-plane-ns"
 
 ALL_FAMILIES: Final = "PreferDualStack"
 """Of Services: an address of each family that the cluster has, of one where it has one."""
+
+HOSTNAME: Final = "kubernetes.io/hostname"
+ZONE: Final = "topology.kubernetes.io/zone"
 
 SETTINGS_VOLUME: Final = "settings"
 SETTINGS_DIRECTORY: Final = "/etc/meshd"
@@ -88,3 +98,29 @@ def readiness(port: str) -> Probe:
 def liveness(port: str) -> Probe:
     """Restarted after half a minute of silence, and never for what is away: a new process would not have it either."""
     return Probe(http_get=HttpGet(path="/live", port=port), period_seconds=10, timeout_seconds=5, failure_threshold=3)
+
+
+def apart(name: str) -> Affinity:
+    """Never two pods of a component on a node, and in zones of their own where there are several."""
+    selector = Selector(match_labels=component(name))
+    return Affinity(
+        pod_anti_affinity=AntiAffinity(
+            preferred_during_scheduling_ignored_during_execution=[
+                WeightedTerm(weight=100, pod_affinity_term=SpreadTerm(label_selector=selector, topology_key=ZONE))
+            ],
+            required_during_scheduling_ignored_during_execution=[
+                SpreadTerm(label_selector=selector, topology_key=HOSTNAME)
+            ],
+        )
+    )
+
+
+def budget(settings: Installation, name: str) -> PodDisruptionBudget:
+    """One pod of a component at a time may be evicted."""
+    labels = component(name)
+    return PodDisruptionBudget(
+        api_version="policy/v1",
+        kind="PodDisruptionBudget",
+        metadata=of_namespace(settings, name, labels),
+        spec=BudgetSpec(max_unavailable=1, selector=Selector(match_labels=labels)),
+    )

@@ -8,6 +8,8 @@ from k8s.manifests.common import (
     SETTINGS_DIRECTORY,
     SETTINGS_VOLUME,
     annotations,
+    apart,
+    budget,
     component,
     group,
     liveness,
@@ -17,9 +19,6 @@ from k8s.manifests.common import (
     unprivileged,
 )
 from k8s.manifests.kinds import (
-    Affinity,
-    AntiAffinity,
-    BudgetSpec,
     ConfigMapVolume,
     Container,
     ContainerPort,
@@ -32,7 +31,6 @@ from k8s.manifests.kinds import (
     Mount,
     Object,
     ObjectField,
-    PodDisruptionBudget,
     PodSpec,
     PodTemplate,
     ProjectedVolume,
@@ -44,12 +42,10 @@ from k8s.manifests.kinds import (
     Service,
     ServicePort,
     ServiceSpec,
-    SpreadTerm,
     Strategy,
     TokenProjection,
     ValueFrom,
     Volume,
-    WeightedTerm,
 )
 from k8s.manifests.rights import INJECTOR_SECRET
 from k8s.settings import (
@@ -81,9 +77,6 @@ RESOURCES: Final = Resources(
 
 TERMINATION_S: Final = 30
 
-HOSTNAME: Final = "kubernetes.io/hostname"
-ZONE: Final = "topology.kubernetes.io/zone"
-
 
 def controller(settings: Installation, checksum: str) -> Iterator[Object]:
     """All of it. The pods are replaced when checksum, of what they read as they start, is another."""
@@ -108,12 +101,7 @@ def controller(settings: Installation, checksum: str) -> Iterator[Object]:
         ),
     )
     if settings.high_availability:
-        yield PodDisruptionBudget(
-            api_version="policy/v1",
-            kind="PodDisruptionBudget",
-            metadata=of_namespace(settings, CONTROLLER, labels),
-            spec=BudgetSpec(max_unavailable=1, selector=Selector(match_labels=labels)),
-        )
+        yield budget(settings, CONTROLLER)
 
 
 def _service(settings: Installation, name: str, port: ServicePort) -> Service:
@@ -136,7 +124,7 @@ def _pod(settings: Installation) -> PodSpec:
         service_account_name=CONTROLLER,
         priority_class_name=settings.priority_class,
         node_selector={"kubernetes.io/os": "linux"},
-        affinity=_apart() if settings.high_availability else None,
+        affinity=apart(CONTROLLER) if settings.high_availability else None,
         security_context=group(),
         termination_grace_period_seconds=TERMINATION_S,
         containers=[_container(settings)],
@@ -197,19 +185,4 @@ def _container(settings: Installation) -> Container:
             Mount(name="run", mount_path=STATE_DIRECTORY),
             Mount(name="tmp", mount_path="/tmp"),  # noqa: S108 - the container's own
         ],
-    )
-
-
-def _apart() -> Affinity:
-    """Never two on a node, and in zones of their own where there are several."""
-    selector = Selector(match_labels=component(CONTROLLER))
-    return Affinity(
-        pod_anti_affinity=AntiAffinity(
-            preferred_during_scheduling_ignored_during_execution=[
-                WeightedTerm(weight=100, pod_affinity_term=SpreadTerm(label_selector=selector, topology_key=ZONE))
-            ],
-            required_during_scheduling_ignored_during_execution=[
-                SpreadTerm(label_selector=selector, topology_key=HOSTNAME)
-            ],
-        )
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from k8s.manifests.common import of_cluster, of_namespace
 from k8s.manifests.kinds import Object, Role, RoleBinding, RoleRef, Rule, ServiceAccount, Subject
 from k8s.settings import CA, CONTROLLER, INJECTOR, Installation
+from meshd.ca.objects.records import PLURAL
 
 RBAC = "rbac.authorization.k8s.io"
 INJECTOR_SECRET = f"{INJECTOR}-tls"
@@ -26,6 +27,8 @@ def rights(settings: Installation) -> Iterator[Object]:
     yield from _everywhere(settings, CONTROLLER, _controller())
     yield from _here(settings, CONTROLLER, _controller_here())
     yield from _everywhere(settings, CA, _authority())
+    if settings.ca.storage == "kubernetes":
+        yield from _here(settings, CA, _authority_here())
 
 
 def _controller() -> list[Rule]:
@@ -65,6 +68,14 @@ def _authority() -> list[Rule]:
     return [
         # which pod's token it is that asks for a certificate
         Rule(api_groups=["authentication.k8s.io"], resources=["tokenreviews"], verbs=["create"]),
+    ]
+
+
+def _authority_here() -> list[Rule]:
+    return [
+        # what the CAs remember: a kind of its own, since nobody could be let at some Secrets or ConfigMaps alone who
+        # is to make them and to list them
+        Rule(api_groups=["meshd.io"], resources=[PLURAL], verbs=["get", "list", "create", "update", "delete"]),
     ]
 
 

@@ -52,7 +52,7 @@ class Checked:
             self.add(kind, each["metadata"].get("namespace", ""), each)
         for number in range(3):
             self.pod("meshd", f"meshd-controller-{number}", _component("meshd-controller"), f"node-{number}")
-        self.pod("meshd", "meshd-ca-0", _component("meshd-ca"), "node-0")
+            self.pod("meshd", f"meshd-ca-{number}", _component("meshd-ca"), f"node-{number}")
         self.add(NAMESPACES, "", {"metadata": {"name": "kube-node-lease"}})
         self.node("node-0", 0.0, "Unknown")  # what it wrote is not renewed here
         bundle = base64.b64encode(make("cluster.local", time.time())[0].anchors.encode()).decode()
@@ -184,8 +184,12 @@ def test_what_is_wrong_with_a_control_plane(tmp_path: Path) -> None:
         said = here.check()["controller-ready"]
         assert said == ("warning", "2 of 3 are\nmeshd-controller-1: main: CrashLoopBackOff")
         here.ready("meshd", "meshd-ca-0", "main", "ImagePullBackOff")
-        assert here.check(status=1)["ca-ready"] == ("error", "0 of 1 are\nmeshd-ca-0: main: ImagePullBackOff")
-        here.ready("meshd", "meshd-ca-0", "main")
+        assert here.check()["ca-ready"] == ("warning", "2 of 3 are\nmeshd-ca-0: main: ImagePullBackOff")
+        for number in (1, 2):
+            here.ready("meshd", f"meshd-ca-{number}", "main", "ImagePullBackOff")
+        assert here.check(status=1)["ca-ready"][0] == "error"
+        for number in range(3):
+            here.ready("meshd", f"meshd-ca-{number}", "main")
 
         here.api.delete(Place(PODS, "meshd", "meshd-controller-1"), {"gracePeriodSeconds": 0}, "test")
         here.pod("meshd", "meshd-controller-3", _component("meshd-controller"), "node-0")

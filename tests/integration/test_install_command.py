@@ -132,15 +132,18 @@ def test_an_upgrade_keeps_settings_and_keys(world: World) -> None:
         options = ("--ha", "--set", "proxy.cpuRequest=100m", "--set", "image=registry.example/meshd:1")
         printed = applied(world, *options, "--root-key-file", str(world.directory / "root.key"))
         assert world.meshd("upgrade") == printed
-        changed = world.meshd("upgrade", "--set", "image=registry.example/meshd:2", "--set", "replicas=5")
+        five = ("--set", "replicas=5", "--set", "ca.replicas=5")
+        changed = world.meshd("upgrade", "--set", "image=registry.example/meshd:2", *five)
         wanted = printed.replace("meshd:1", "meshd:2").replace("replicas: 3", "replicas: 5")
         assert changed == wanted.replace(configuration(printed), configuration(changed))
         for given, what in (
             ("trustDomain=b.example", "trustDomain: an installation keeps what it was made with ('cluster.local')"),
             ("namespace=other", "--set namespace"),
-            ("ca.storage=ephemeral", "--set ca.storage"),
         ):
             assert what in world.meshd("upgrade", "--set", given, status=2)
+        one = ("--set", "ca.storage=persistent", "--set", "ca.replicas=1")
+        assert "the CA would forget which hosts joined" in world.meshd("upgrade", *one, status=2)
+        assert "PersistentVolumeClaim" in world.meshd("upgrade", *one, "--force")
         renewed = world.meshd("upgrade", "--root-key-file", str(world.directory / "root.key"))
         assert (chain(renewed) != chain(printed), anchors(renewed)) == (True, anchors(printed))
         damaged = '{"data": {"tls.crt": "bm9uZQ=="}}'

@@ -34,9 +34,10 @@ SETTINGS: dict[str, dict[str, str]] = {
     "ha": {
         "namespace": "mesh", "image": "registry.example/meshd:1", "trustDomain": "prod.example",
         "clusterDomain": "k8s.example", "highAvailability": "true", "replicas": "3", "failurePolicy": "Fail",
-        "ca.storageClass": "fast", "ca.storageSize": "5Gi", "ca.names": "ca.example, 192.0.2.7",
+        "ca.storage": "kubernetes", "ca.replicas": "3", "ca.names": "ca.example, 192.0.2.7",
         "proxy.cpuRequest": "100m",
     },
+    "volume": {"ca.storageClass": "fast", "ca.storageSize": "5Gi", "priorityClass": "system-cluster-critical"},
     "external": {"ca.storage": "ephemeral", "ca.logLevel": "debug", "controllerLogLevel": "debug"},
 }  # fmt: skip
 """File → settings. In `external` the issuer's Secret is somebody else's."""

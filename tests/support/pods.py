@@ -228,6 +228,7 @@ class Pod:
         binds = [*_system(), *([str(self.volume(name)), path, ro] for name, path, ro in container.mounts)]
         plan = {
             "root": str(root),
+            "hostname": self.spec.get("hostname", self.name)[:63],
             "binds": sorted(binds, key=lambda each: len(Path(str(each[1])).parts)),
             "links": {"/var/run": "../run"},
             "texts": {
@@ -250,7 +251,7 @@ class Pod:
         file = self._directory / f"{container.name}-{self._plans}.json"
         file.touch(mode=0o600)
         file.write_text(json.dumps(plan))
-        unshared = ["unshare", "--mount", "--propagation", "private"]
+        unshared = ["unshare", "--mount", "--uts", "--propagation", "private"]
         return [*self._enter, *unshared, sys.executable, str(CONTAINED), str(file)]
 
     def log(self, container: str) -> Path:

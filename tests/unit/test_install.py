@@ -189,6 +189,32 @@ def test_what_ha_stands_for_is_said_otherwise_by_what_is_set(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("given", "before", "storage", "replicas"),
+    [
+        ((), "", "kubernetes", 3),
+        (("ca.replicas=5",), "", "kubernetes", 5),
+        (("ca.storage=persistent",), "", "persistent", 1),
+        ((), "ca: {storage: ephemeral}\n", "ephemeral", 1),
+        ((), "replicas: 2\n", "persistent", 1),  # where an installation's CA remembers is what it was made with
+        ((), "ca: {storage: kubernetes}\n", "kubernetes", 3),
+        ((), "ca: {storage: kubernetes, replicas: 2}\n", "kubernetes", 2),
+        (("ca.storage=kubernetes",), "replicas: 2\n", "kubernetes", 3),
+    ],
+)
+def test_what_ha_stands_for_of_the_ca(given: tuple[str, ...], before: str, storage: str, replicas: int) -> None:
+    made = settings_of(None, given, True, before)
+    assert (made.ca.storage, made.ca.replicas) == (storage, replicas)
+
+
+def test_the_records_of_several_cas_are_all_that_their_account_may_write() -> None:
+    made = [*yaml.safe_load_all(installs.printed("ha"))]
+    (role,) = (each for each in of_kind(made, "Role") if each["metadata"]["name"] == "meshd-ca")
+    verbs = ["get", "list", "create", "update", "delete"]
+    assert role["rules"] == [{"apiGroups": ["meshd.io"], "resources": ["carecords"], "verbs": verbs}]
+    assert not list(of_kind(made, "PersistentVolumeClaim"))
+
+
+@pytest.mark.parametrize(
     ("given", "error", "said"),
     [
         ("replicas", Misuse, "expected NAME=VALUE"),
@@ -202,6 +228,7 @@ def test_what_ha_stands_for_is_said_otherwise_by_what_is_set(tmp_path: Path) -> 
         ("ca.storageSize=large", ConfigurationError, "storageSize: found 'large'; expected a quantity"),
         ("ca.names=ca.example,a_b", ConfigurationError, "names: found 'a_b'; expected DNS names and addresses"),
         ("ca.storage=none", ConfigurationError, "ca.storage"),
+        ("ca.replicas=3", ConfigurationError, "replicas: found 3; expected 1 with `storage: persistent`"),
     ],
 )
 def test_a_setting_that_is_none_is_refused(given: str, error: type[Exception], said: str) -> None:

@@ -1,13 +1,14 @@
-"""contained.py PLAN: become the process of a container, in a mount namespace that this one has to itself.
+"""contained.py PLAN: become the process of a container, in a mount and a UTS namespace that this one has to itself.
 
-PLAN is a file of JSON: `root` (an empty directory), `binds` ([source, target, read-only]), `texts` (file → content),
-`links` (name → target), `read_only` of the root file system, `uid`, `gid`, `groups`, `capabilities` that it may have,
-`no_new_privs`, `env`, `argv`. Needs root. What a container's runtime does, as far as a process can tell.
+PLAN is a file of JSON: `root` (an empty directory), `hostname`, `binds` ([source, target, read-only]), `texts` (file →
+content), `links` (name → target), `read_only` of the root file system, `uid`, `gid`, `groups`, `capabilities` that it
+may have, `no_new_privs`, `env`, `argv`. Needs root. What a container's runtime does, as far as a process can tell.
 """
 
 import ctypes
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def mount(source: str, target: Path, kind: str | None, flags: int, options: str 
 
 
 def main(plan: dict) -> None:  # type: ignore[type-arg]
+    socket.sethostname(plan["hostname"])
     root = Path(plan["root"])
     mount("tmpfs", root, "tmpfs", 0, "mode=755,size=16m")
     for name, target in plan["links"].items():
