@@ -132,8 +132,13 @@ class PodSpec(Struct, frozen=True, rename="camel"):
     init_containers: tuple[Container, ...] | None = None
 
 
+class PodAddress(Struct, frozen=True):
+    ip: str = ""
+
+
 class PodStatus(Struct, frozen=True, rename="camel"):
     phase: str = ""
+    pod_ips: tuple[PodAddress, ...] | None = msgspec.field(default=None, name="podIPs")
 
 
 class Pod(Struct, frozen=True, rename="camel"):

@@ -113,14 +113,16 @@ class KubernetesRegistry:
             meta = service.metadata
             if any(each.port == port and each.protocol == "TCP" for each in service.spec.ports or ()):
                 return Located(ServiceKey(meta.namespace, meta.name, port), whole=True)
-        found = await self._by_pod(address, port) or await self._by_slice(address, port)
-        found = found or await self._by_external(address, port)
-        if found is not None:
+        if (found := await self._by_pod(address, port)) is not None:
             return Located(found)
-        try:
-            return await self._second.locate(address, port)
+        try:  # before what anybody may write
+            second = await self._second.locate(address, port)
         except Gone as error:
             raise Away("a list of Services takes longer than the server remembers (410)") from error
+        if second is not None:
+            return second
+        found = await self._by_slice(address, port) or await self._by_external(address, port)
+        return None if found is None else Located(found)
 
     async def _by_pod(self, address: str, port: int) -> ServiceKey | None:
         """By the selectors of Services, and not by slices: those can only be asked for all at once."""

@@ -4,30 +4,42 @@ The API server finds Services and pods by their first address alone (field selec
 `status.podIP`, and nothing of those after). So Services of both families are gone through when somebody asks for an
 address of the other family than the cluster's own, which is that of the API server's Service; for some seconds what was
 found serves all who ask. In a cluster of one family that is never.
+
+EndpointSlices say of an address whatever who writes them likes, in any namespace. So where a pod is said to be at one,
+the pod itself is asked, and only where none is there does a slice without pods count.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 from discovery.kubernetes.access import Access
-from discovery.kubernetes.lists import MAX_LISTED, SERVICE_NAME, SERVICES, SLICES, Query, decoded, pages
+from discovery.kubernetes.lists import MAX_LISTED, PODS, SERVICE_NAME, SERVICES, SLICES, Query, decoded, pages
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.objects import EndpointSlice, Service
 from discovery.registry import Away, Located
 from meshd.api.names import canonical_address
 
 SERVES_S: Final = 10.0
-MAX_PLACES: Final = 500_000
+MAX_CLAIMS: Final = 500_000
+MAX_PODS: Final = 16
+"""That are asked whether an address is theirs."""
 API_SERVICE: Final = SERVICES.path("default", "kubernetes")
 
 
+class _Claim(NamedTuple):
+    """That a Service has an endpoint at a place, and which pod of its namespace that is; empty for none."""
+
+    pod: str
+    key: ServiceKey
+
+
 class _Found(NamedTuple):
-    """Where Services are, and where their endpoints are, by address and port."""
+    """Where Services are, and where their endpoints are said to be, by address and port."""
 
     services: Mapping[tuple[str, int], ServiceKey]
-    endpoints: Mapping[tuple[str, int], ServiceKey]
+    endpoints: Mapping[tuple[str, int], set[_Claim]]
 
 
 class SecondFamily:
@@ -53,8 +65,25 @@ class SecondFamily:
         place = (address, port)
         if (service := self._found.services.get(place)) is not None:
             return Located(service, whole=True)
-        endpoint = self._found.endpoints.get(place)
-        return None if endpoint is None else Located(endpoint)
+        return await self._endpoint(address, self._found.endpoints.get(place, set()))
+
+    async def _endpoint(self, address: str, claims: Collection[_Claim]) -> Located[ServiceKey] | None:
+        pods = {(each.key.namespace, each.pod) for each in claims if each.pod}
+        if len(pods) > MAX_PODS:
+            raise Away(f"more than {MAX_PODS} pods are said to be at {address}")
+        there = {pod for pod in pods if await self._is_at(*pod, address)}
+        meant = [each.key for each in claims if (each.key.namespace, each.pod) in there]
+        meant = meant or [each.key for each in claims if not each.pod]
+        return Located(min(meant)) if meant else None
+
+    async def _is_at(self, namespace: str, name: str, address: str) -> bool:
+        path = PODS.path(namespace, name)
+        body = await self._access.get(path, {}, absent_is_none=True)
+        if body is None:
+            return False
+        pod = decoded(PODS.one, body, path)
+        is_over = pod.spec.host_network or pod.status.phase in ("Succeeded", "Failed")
+        return not is_over and address in [canonical_address(each.ip) for each in pod.status.pod_ips or ()]
 
     async def _family(self) -> str:
         """The cluster's first, which never changes; empty where that cannot be seen."""
@@ -76,13 +105,16 @@ class SecondFamily:
                 for port in service.spec.ports or ():
                     if port.protocol == "TCP":
                         services[address, port.port] = ServiceKey(namespace, name, port.port)
-        endpoints: dict[tuple[str, int], ServiceKey] = {}
+        endpoints: dict[tuple[str, int], set[_Claim]] = {}
+        count = 0
         if both:
             async for listed in pages(self._access, SLICES, Query(), MAX_LISTED):
                 for slice_ in listed.items or ():
                     service_of = both.get((slice_.metadata.namespace, slice_.metadata.labels.get(SERVICE_NAME, "")))
                     if service_of is not None and slice_.address_type != self._own:
-                        _add(endpoints, slice_, service_of)
+                        count += _add(endpoints, slice_, service_of)
+                        if count > MAX_CLAIMS:
+                            raise Away(f"more than {MAX_CLAIMS} endpoints of a second family")
         return _Found(services, endpoints)
 
 
@@ -91,9 +123,9 @@ def family_of(address: str) -> str:
     return f"IPv{ip_address(address).version}"
 
 
-def _add(endpoints: dict[tuple[str, int], ServiceKey], slice_: EndpointSlice, service: Service) -> None:
-    """Where endpoints of a Service are. Of several Services that have one it is the first by name."""
-    meta = service.metadata
+def _add(endpoints: dict[tuple[str, int], set[_Claim]], slice_: EndpointSlice, service: Service) -> int:
+    """Where endpoints of a Service are; how many they are."""
+    meta, count = service.metadata, 0
     numbers = {each.name: each.port for each in service.spec.ports or () if each.protocol == "TCP"}
     for port in slice_.ports or ():
         number = numbers.get(port.name or "")
@@ -101,8 +133,9 @@ def _add(endpoints: dict[tuple[str, int], ServiceKey], slice_: EndpointSlice, se
             continue
         key = ServiceKey(meta.namespace, meta.name, number, family=slice_.address_type)
         for each in slice_.endpoints or ():
-            if address := canonical_address(each.addresses[0]):
-                place = (address, port.port)
-                endpoints[place] = min(key, endpoints.get(place, key))
-    if len(endpoints) > MAX_PLACES:
-        raise Away(f"more than {MAX_PLACES} endpoints of a second family")
+            reference, address = each.target_ref, canonical_address(each.addresses[0])
+            pod = reference.name if reference is not None and reference.kind == "Pod" else ""
+            if address:
+                endpoints.setdefault((address, port.port), set()).add(_Claim(pod, key))
+                count += 1
+    return count

@@ -247,7 +247,8 @@ def test_addresses_of_the_second_family_lead_back_to_services(tmp_path: Path) ->
         made = await here.service(service("web", ("http", 80, 8080), **families))
         await here.service(service("db", ("", 5432, 5432), **families, clusterIP="None"))
         first, second = made["spec"]["clusterIPs"]
-        running = await here.pod(pod("a", labels={"app": "web"}), "192.0.2.77")
+        running = await here.pod(pod("a", labels={"app": "web"}), "192.0.2.77", "2001:db8::77")
+        await here.pod(pod("aa", labels={"app": "web"}), "192.0.2.76", "2001:db8::76")
         for name, ports in (("web", {"http": 8080}), ("db", {"": 5432})):
             for family, address in (("IPv4", "192.0.2.77"), ("IPv6", "2001:db8::77")):
                 at = endpoint(address, running)
@@ -258,6 +259,19 @@ def test_addresses_of_the_second_family_lead_back_to_services(tmp_path: Path) ->
         assert await registry.locate("192.0.2.77", 8080) == Located(web._replace(family="IPv4"))
         assert await registry.locate("2001:db8::77", 8080) == Located(web._replace(family="IPv6"))
         assert await registry.locate("2001:db8::77", 5432) == Located(db._replace(family="IPv6"))
+        # before these by its name, with slices of its own that speak of addresses of others
+        await here.service(service("a", ("", 8080, 8080), **families))
+        wrong = await here.pod(pod("b", meshed=False), "192.0.2.75", "2001:db8::75")
+        claims = [endpoint("2001:db8::77", wrong), endpoint("2001:db8::77"), endpoint("2001:db8::99")]
+        await here.slice(slice_of("a", "a-1", *claims, ports={"": 8080}, family="IPv6"))
+        again = KubernetesRegistry(KubernetesDiscovery(str(here.kubeconfig)), Place("again", TRUST_DOMAIN, "vm1", ""))
+        try:
+            assert await again.locate("2001:db8::77", 8080) == Located(web._replace(family="IPv6"))
+            alone = ServiceKey(here.namespace, "a", 8080, family="IPv6")
+            assert await again.locate("2001:db8::99", 8080) == Located(alone)
+        finally:
+            await again.close()
+
         async with following(registry, web._replace(family="IPv6")) as six, following(registry, web) as either:
             await six.endpoints("2001:db8::77")
             await either.endpoints("192.0.2.77")

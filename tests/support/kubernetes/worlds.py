@@ -66,11 +66,11 @@ class World:
     async def delete_service(self, name: str) -> None:
         await self._core.delete_namespaced_service(name, self.namespace)
 
-    async def pod(self, body: Body, address: str = "") -> Body:
-        """A pod, which has that address and runs, where it has one."""
+    async def pod(self, body: Body, *addresses: str) -> Body:
+        """A pod, which has these addresses and runs, where it has any."""
         made = await self._plain(self._core.create_namespaced_pod(self.namespace, body))
-        if address:
-            status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+        if addresses:
+            status = {"phase": "Running", "podIP": addresses[0], "podIPs": [{"ip": each} for each in addresses]}
             await self._core.patch_namespaced_pod_status(made["metadata"]["name"], self.namespace, {"status": status})
         return made
 
