@@ -139,20 +139,14 @@ class Api:
 
     async def _sign(self, call: _Call) -> web.Response:
         requester = await self._attest(call)
-        asked = await _body(call.request, SignRequest, "a request to sign")
-        try:
-            identity = Identity.parse(asked.identity)
-        except InvalidName as error:
-            raise Refusal(f"the body is not a request to sign: {error}") from error
+        asked = await _body(call.request, SignRequest, what := "a request to sign")
+        identity = _identity(asked.identity, what)
         return _answer(await self._issue(call, requester, asked.csr_pem, identity))
 
     async def _jwt(self, call: _Call) -> web.Response:
         requester = await self._attest(call)
-        asked = await _body(call.request, JwtRequest, "a request for a token")
-        try:
-            identity = Identity.parse(asked.identity)
-        except InvalidName as error:
-            raise Refusal(f"the body is not a request for a token: {error}") from error
+        asked = await _body(call.request, JwtRequest, what := "a request for a token")
+        identity = _identity(asked.identity, what)
         call.identity = str(identity)
         issued = await asyncio.to_thread(
             self._authority.jwts.issue, identity, asked.audiences, asked.life_s, self._clock(), requester
@@ -306,6 +300,13 @@ async def _body(request: web.Request, kind: type[T], what: str) -> T:
     except web.HTTPRequestEntityTooLarge as error:
         raise TooLarge(f"the body is larger than {MAX_BODY_BYTES >> 10} KiB, and {what} is not") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(f"the body is not {what}: {error}") from error
+
+
+def _identity(text: str, what: str) -> Identity:
+    try:
+        return Identity.parse(text)
+    except InvalidName as error:
         raise Refusal(f"the body is not {what}: {error}") from error
 
 

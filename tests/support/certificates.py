@@ -1,7 +1,9 @@
 """Certificates of every kind, the wrong ones too: made here, and not by the CA of the product, which would refuse."""
 
 import datetime
+import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -96,3 +98,16 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def shaken(client: ssl.SSLContext, server: ssl.SSLContext, name: str | None = None) -> tuple[ssl.SSLObject, ...]:
+    """Both sides after a whole handshake in memory, the client's first, for a server of that name. ssl.SSLError when
+    one side refuses the other."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = client.wrap_bio(to_client, to_server, server_hostname=name)
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(4):
+        for side in (here, there):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    return here, there

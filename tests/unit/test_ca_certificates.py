@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from meshd.ca import certificates
 from meshd.ca.certificates import KeyPair, Life
 from tests.support import peers
+from tests.support.certificates import shaken
 
 SPIFFE_ID = "spiffe://prod.example/ns/default/sa/web"
 LONG_DOMAIN = ".".join(["a" * 63] * 3 + ["b" * 63])
@@ -111,16 +112,7 @@ def context(
 
 def handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str | None = None) -> tuple[str, str]:
     """The names that client and server saw in each other's certificates, after a whole handshake in memory."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    here = client.wrap_bio(to_client, to_server, server_hostname=name)
-    there = server.wrap_bio(to_server, to_client, server_side=True)
-    for _ in range(4):
-        for side in (here, there):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
-    seen = [side.getpeercert() for side in (here, there)]
+    seen = [side.getpeercert() for side in shaken(client, server, name)]
     assert all(seen)
     first, second = [str((each or {}).get("subjectAltName")) for each in seen]
     return first, second

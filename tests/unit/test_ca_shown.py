@@ -8,6 +8,7 @@ from meshd.api.tls import present
 from meshd.ca import certificates
 from meshd.ca.certificates import KeyPair, Life
 from meshd.ca.shown import Shown
+from tests.support.certificates import shaken
 
 LIFE = Life.starting(1.7e9, 20 * 365 * 86400.0)
 ROOT, OTHER = (certificates.make_root(f"{name}.example", LIFE) for name in ("mesh", "other"))
@@ -39,15 +40,7 @@ def client(shows: KeyPair | None = None) -> ssl.SSLContext:
 def handshake(context: ssl.SSLContext, listener: ssl.SSLContext) -> tuple[int, bool, str | None]:
     """The serial number of the server's certificate, whether it saw one of the client, and the protocol. ssl.SSLError
     when one side refuses the other."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    here = context.wrap_bio(to_client, to_server, server_hostname="ca.example")
-    there = listener.wrap_bio(to_server, to_client, server_side=True)
-    for _ in range(4):
-        for side in (here, there):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
+    here, there = shaken(context, listener, "ca.example")
     seen = here.getpeercert()
     assert seen
     return int(str(seen["serialNumber"]), 16), bool(there.getpeercert()), there.selected_alpn_protocol()

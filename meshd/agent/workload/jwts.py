@@ -8,13 +8,12 @@ workloads. Tokens are in memory alone.
 How long a token is good is counted from when it was asked for: whatever the clock of the CA says, it is no longer.
 """
 
-import asyncio
 import json
 import logging
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from meshd.agent.certificates import NotSigned
 from meshd.agent.core import Core
 from meshd.agent.node import JITTER
-from meshd.api.backoff import Backoff
+from meshd.agent.workload.standing import Standing
 from meshd.api.logs import about
 from meshd.api.names import WorkloadName
 from meshd.ca import jwt
@@ -42,21 +41,13 @@ ASKED_PER_SECOND: Final = 5.0
 
 ASKED_BURST: Final = 100
 
-RETRY_MIN_S: Final = 1.0
-RETRY_MAX_S: Final = 60.0
-
 
 @dataclass(slots=True)
-class _Kept:
-    """What there is for a workload and its audiences: until `due_at` nothing else is asked for, be it a token, good
-    until `ends_at`, or why there is none."""
+class _Kept(Standing):
+    """What there is for a workload and its audiences: a token is good until `ends_at`."""
 
     token: str = ""
     ends_at: float = 0.0
-    error: NotSigned | None = None
-    due_at: float = 0.0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_MIN_S, RETRY_MAX_S))
 
 
 class Jwts:
@@ -73,7 +64,7 @@ class Jwts:
         wanted = tuple(sorted(set(audiences)))
         jwt.check_audiences(wanted)
         kept = self._of(workload, wanted)
-        async with kept.lock:  # of many processes that ask at once, one has the CA asked
+        async with kept.lock:
             if kept.token and str(self._core.identity(workload)) in self._core.signer.trust.denied_peers:
                 kept.token, kept.due_at = "", 0.0
             if self._clock() >= kept.due_at:
@@ -132,14 +123,11 @@ class Jwts:
         try:
             signed = await self._core.signer.jwt(self._core.identity(workload), audiences)
         except NotSigned as error:
-            kept.error = error
-            kept.due_at = self._clock() + kept.backoff.next_s()
+            kept.failed(error, self._clock())
             return
         life_s = signed.expires_at - signed.issued_at
-        kept.token, kept.error = signed.token, None
-        kept.ends_at = asked_at + life_s
-        kept.due_at = asked_at + life_s * (0.5 + self._draw(-JITTER, JITTER))
-        kept.backoff.reset()
+        kept.token, kept.ends_at = signed.token, asked_at + life_s
+        kept.got(asked_at + life_s * (0.5 + self._draw(-JITTER, JITTER)))
         listed, until = " ".join(audiences)[:200], when(signed.expires_at)
         log.info("%s: token for %s, until %s", workload, listed, until, extra=about(workload=workload))
 

@@ -6,14 +6,13 @@ is kept until a successor is due, at two thirds of its life give or take, so tha
 nothing. There are as many as there are workloads with selectors.
 """
 
-import asyncio
 import logging
 import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -21,16 +20,13 @@ from cryptography.hazmat.primitives import serialization
 from meshd.agent.certificates import NotSigned
 from meshd.agent.core import Core
 from meshd.agent.node import JITTER, request
-from meshd.api.backoff import Backoff
+from meshd.agent.workload.standing import RETRY_MIN_S, Standing
 from meshd.api.logs import about
 from meshd.api.names import Identity, WorkloadName
 from meshd.ca import certificates
 from meshd.ca.material import when
 
 log = logging.getLogger(__name__)
-
-RETRY_MIN_S: Final = 1.0
-RETRY_MAX_S: Final = 60.0
 
 
 class Svid(NamedTuple):
@@ -45,14 +41,10 @@ class Svid(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Held:
-    """What there is for one workload: until `due_at` nothing else is asked for, be it an SVID or why there is none."""
+class _Held(Standing):
+    """What there is for one workload."""
 
     svid: Svid | None = None
-    error: NotSigned | None = None
-    due_at: float = 0.0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    backoff: Backoff = field(default_factory=lambda: Backoff(RETRY_MIN_S, RETRY_MAX_S))
 
 
 class Svids:
@@ -68,7 +60,7 @@ class Svids:
         """The one to use now; NotSigned when there is none. A CA that is away is asked again after a pause, and until
         it answers what there is is used for as long as it is good."""
         held = self._held[workload]
-        async with held.lock:  # of many processes that ask at once, one has the CA sign
+        async with held.lock:
             if held.svid is not None and self._is_denied(held.svid):
                 serial, identity = held.svid.serial, held.svid.identity
                 log.warning("the CA denies the SVID %s of %s", serial, identity, extra=about(workload=workload))
@@ -111,16 +103,14 @@ class Svids:
         try:
             svid = await self._sign(identity)
         except NotSigned as error:
-            held.error = error
-            held.due_at = self._clock() + held.backoff.next_s()
+            held.failed(error, self._clock())
             return
         self._core.signer.signed.renewed += held.svid is not None
-        held.svid, held.error = svid, None
-        held.backoff.reset()
-        life_s = held.svid.not_after - held.svid.not_before
-        held.due_at = held.svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
+        held.svid = svid
+        life_s = svid.not_after - svid.not_before
+        held.got(svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER)))
         self._core.signer.renewed()
-        until = when(held.svid.not_after)
+        until = when(svid.not_after)
         log.info("%s: SVID for its processes, until %s", identity, until, extra=about(workload=workload))
 
     async def _sign(self, identity: Identity) -> Svid:
