@@ -30,6 +30,17 @@ def client_context(held: Held, bundle_pem: str) -> ssl.SSLContext:
     return context(False, workload, held, bundle_pem)
 
 
+def web_context(world: Mesh) -> ssl.SSLContext:
+    """That of a caller which is well."""
+    return client_context(world.root.held(identity("web")), world.root.bundle_pem)
+
+
+async def opened(world: Mesh) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of such a caller to the inbound port."""
+    tls = web_context(world)
+    return await asyncio.open_connection("127.0.0.1", world.api.inbound, ssl=tls, server_hostname=SERVER_NAME)
+
+
 async def what_comes_back(
     world: Mesh, tls: ssl.SSLContext | None, server_name: str | None, data: bytes
 ) -> tuple[bytes, bool]:
@@ -71,11 +82,7 @@ def test_a_relay_that_is_on_its_way_when_the_proxy_drains_is_taken_as_the_last()
         async with origin() as api:
             world = mesh(api.port, "tcp")
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
-                tls.set_alpn_protocols(["meshd/1"])
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", world.api.inbound, ssl=tls, server_hostname=SERVER_NAME
-                )
+                reader, writer = await opened(world)
                 writer.write(header(api.port) + REQUEST)
                 assert b"HTTP/1.1 200" in await reader.readuntil(END)
                 inbound = world.api.proxy._inbound
@@ -97,11 +104,7 @@ def test_a_relay_that_follows_one_which_was_under_way_when_the_proxy_drained_is_
         async with origin() as api:
             world = mesh(api.port, "tcp")
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
-                tls.set_alpn_protocols(["meshd/1"])
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", world.api.inbound, ssl=tls, server_hostname=SERVER_NAME
-                )
+                reader, writer = await opened(world)
                 ends = GET.replace(b"Host", b"Connection: close\r\nHost")
                 writer.write(header(api.port) + b"".join(as_record(ends)))
                 assert b"HTTP/1.1 200" in await reader.readuntil(END)
@@ -125,8 +128,7 @@ def test_a_drain_waits_for_a_request_whose_handshake_is_under_way() -> None:
         async with origin() as api:
             world = mesh(api.port, "http1")
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
-                tls.set_alpn_protocols(["meshd/1"])
+                tls = web_context(world)
                 _, writer = await asyncio.open_connection("127.0.0.1", world.api.inbound)
                 inbound = world.api.proxy._inbound
                 assert inbound is not None
@@ -183,8 +185,7 @@ def test_the_way_in_lets_the_right_peer_through() -> None:
         async with origin() as api:
             world = mesh(api.port, "tcp")
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
-                tls.set_alpn_protocols(["meshd/1"])
+                tls = web_context(world)
                 heard, ended = await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST)
                 assert b"HTTP/1.1 200" in heard
                 assert heard.endswith(END)
@@ -213,7 +214,7 @@ def test_a_peer_that_speaks_another_protocol_gets_no_byte_through(alpn: list[str
         async with origin() as api:
             world = mesh(api.port)
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls = web_context(world)
                 tls.set_alpn_protocols(alpn)
                 assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST) == (b"", True)
                 assert api.connections == 0
@@ -229,7 +230,7 @@ def test_a_peer_without_a_certificate_or_without_tls_gets_no_byte_through() -> N
                 bare = ssl.create_default_context(cadata=world.root.bundle_pem)
                 bare.check_hostname = False
                 bare.set_alpn_protocols(["meshd/1"])
-                old = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                old = web_context(world)
                 old.minimum_version = ssl.TLSVersion.TLSv1_2
                 old.maximum_version = ssl.TLSVersion.TLSv1_2
                 for tls in (bare, old):
@@ -248,7 +249,7 @@ def test_a_workload_that_is_not_here_is_not_answered_for(name: str) -> None:
         async with origin() as api:
             world = mesh(api.port)
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls = web_context(world)
                 assert await what_comes_back(world, tls, name, header(api.port) + REQUEST) == (b"", True)
                 assert api.connections == 0
 
@@ -260,7 +261,7 @@ def test_only_declared_ports_are_reached_and_only_after_a_header() -> None:
         async with origin() as api, origin() as other:
             world = mesh(api.port)
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls = web_context(world)
                 for data in (header(other.port) + REQUEST, GET, b"\0\0\0\x02{}"):
                     assert await what_comes_back(world, tls, SERVER_NAME, data) == (b"", True)
                 assert (api.connections, other.connections) == (0, 0)
@@ -277,7 +278,7 @@ def test_a_port_that_is_http_takes_no_opaque_bytes(protocol: Protocol) -> None:
         async with origin() as api:
             world = mesh(api.port, protocol)
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls = web_context(world)
                 assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + REQUEST) == (b"", True)
                 assert api.connections == 0
 
@@ -292,7 +293,7 @@ def test_a_port_that_may_be_http_takes_no_request_as_opaque_bytes(pieces: tuple[
         async with origin() as api:
             world = mesh(api.port)
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls = web_context(world)
                 records = b"".join(b"".join(as_record(piece)) for piece in pieces)
                 assert await what_comes_back(world, tls, SERVER_NAME, header(api.port) + records) == (b"", True)
                 assert api.requests == []
@@ -308,7 +309,7 @@ def test_a_port_that_is_opaque_by_its_number_is_not_looked_into() -> None:
         async with origin() as api:
             world = mesh(api.port)
             async with running(world.api):
-                tls = client_context(world.root.held(identity("web")), world.root.bundle_pem)
+                tls = web_context(world)
                 for proxy_s, workload_s, opaque in (
                     ((api.port,), None, True),
                     ((api.port,), (), False),

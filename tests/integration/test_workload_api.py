@@ -8,7 +8,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,26 +133,9 @@ async def client(path: Path, what: str, uid: int | None = None) -> dict[str, Any
     return said
 
 
-@asynccontextmanager
-async def following(path: Path) -> AsyncIterator[Callable[[], Awaitable[dict[str, Any]]]]:
+def following(path: Path) -> AbstractAsyncContextManager[Callable[[], Awaitable[dict[str, Any]]]]:
     """A client that follows its SVID; what is given waits for the next thing that it says."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CLIENT, str(path), str(os.geteuid()), "follow",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output = process.stdout
-    assert output is not None
-
-    async def said() -> dict[str, Any]:
-        async with asyncio.timeout(30):
-            line: dict[str, Any] = json.loads(await output.readline())
-            return line
-
-    try:
-        yield said
-    finally:
-        process.kill()
-        await process.wait()
+    return aio.speaking(*command(path, "follow"))
 
 
 def test_a_process_gets_its_identity_and_what_to_check_others_with(directory: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -258,25 +258,9 @@ def test_what_the_ca_denies_is_not_found_good_and_gets_no_token(directory: Path)
     aio.run(main(), 90.0)
 
 
-@asynccontextmanager
-async def following(path: Path) -> AsyncIterator[Callable[[], Awaitable[dict[str, Any]]]]:
+def following(path: Path) -> AbstractAsyncContextManager[Callable[[], Awaitable[dict[str, Any]]]]:
     """A client that follows the keys; what is given waits for the next thing that it says."""
-    process = await asyncio.create_subprocess_exec(
-        *command(path, "follow"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    output = process.stdout
-    assert output is not None
-
-    async def said() -> dict[str, Any]:
-        async with asyncio.timeout(60):
-            line: dict[str, Any] = json.loads(await output.readline())
-            return line
-
-    try:
-        yield said
-    finally:
-        process.kill()
-        await process.wait()
+    return aio.speaking(*command(path, "follow"))
 
 
 @root

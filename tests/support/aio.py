@@ -1,9 +1,11 @@
 """Running asynchronous tests on the loop that the product runs on."""
 
 import asyncio
+import json
 import selectors
 import warnings
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import uvloop
@@ -76,3 +78,23 @@ async def output(*argv: str, stdin: bytes = b"") -> bytes:
     out, err = await process.communicate(stdin or None)
     assert process.returncode == 0, (argv, process.returncode, out[-1000:], err[-1000:])
     return out
+
+
+@asynccontextmanager
+async def speaking(*argv: str) -> AsyncIterator[Callable[[], Awaitable[dict[str, Any]]]]:
+    """A program that says JSON, a line at a time, until it is left, when it is killed; its standard input stays open.
+    What is given waits for its next line."""
+    process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    output = process.stdout
+    assert output is not None
+
+    async def said() -> dict[str, Any]:
+        async with asyncio.timeout(60.0):
+            line: dict[str, Any] = json.loads(await output.readline())
+            return line
+
+    try:
+        yield said
+    finally:
+        process.kill()
+        await process.wait()
