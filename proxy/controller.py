@@ -258,6 +258,8 @@ class ControllerWay:
 
     def _not_believed(self, shown: Held, *, says_why: bool) -> None:
         """The controller does not take what was shown: ask for another, where that may help."""
+        if shown is not self._held():
+            return  # there is another already, as when a connection lasts until its certificate ends
         now = self._monotonic()
         if now < self._replace_at:
             if not self._has_warned and not says_why:

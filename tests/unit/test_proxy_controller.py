@@ -182,3 +182,13 @@ def test_a_certificate_that_was_not_taken_is_shown_again_after_a_while(tmp_path:
     assert not way.can_prove
     way.now += REPLACE_AGAIN_S[0]
     assert way.can_prove
+
+
+def test_no_other_certificate_is_asked_for_where_there_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The connection ended with the certificate that it was made with."""
+    way = Way(tmp_path)
+    way.holds = HELD
+    way.begin()
+    way.holds = ROOT.held(identity("web"))
+    way.ended(Ending(spoken=True, rejected=True))
+    assert (way.asked_for, way.can_prove, caplog.records) == ([], True, [])
