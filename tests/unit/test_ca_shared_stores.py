@@ -268,6 +268,7 @@ def test_certificates_of_several_transactions_are_in_one_object_and_it_goes_with
 def test_sessions_of_cas_that_were_killed_are_cleared_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(InProcess, "now", lambda _: now)
+    monkeypatch.setattr("meshd.ca.keyed.presence.RENEW_EVERY_S", 0.0)
     killed, other = shared(api, "first"), shared(api, "second")
     killed.peers.beat(Running("first", NOW, NOW, False, "roots", "issuer"))
     assert killed.peers.alone("rotation")
@@ -276,6 +277,8 @@ def test_sessions_of_cas_that_were_killed_are_cleared_away(api: Api, monkeypatch
     assert not other.peers.alone("rotation")
     now = 40.0
     assert other.peers.live() == []
+    assert other.peers.alone("rotation")  # in a session that it begins anew
+    assert not killed.peers.alone("rotation")  # it was held up only, and is too late
     now = 2000.0
     third = shared(api, "third")
     assert third.peers.alone("rotation")

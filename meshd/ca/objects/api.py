@@ -84,7 +84,8 @@ class ApiServer:
         return None if content is None else self._read(content, Record)
 
     def pages(self, label: str) -> Iterator[list[Record]]:
-        """What a page has twice, since the list had to be begun anew, is of then."""
+        """Nothing comes twice where the list had to be begun anew."""
+        seen: set[str] = set()
         for again in range(_TIMES_LISTED):
             query = {"labelSelector": f"{LABEL}={label}", "limit": str(PAGE)}
             try:
@@ -92,7 +93,8 @@ class ApiServer:
                     content = self._call("GET", "", query)
                     assert content is not None  # a list is there, or its kind is not
                     page = self._read(content, _Page)
-                    yield list(page.items)
+                    yield [record for record in page.items if record.name not in seen]
+                    seen.update(record.name for record in page.items)
                     if not page.metadata.continued:
                         return
                     query["continue"] = page.metadata.continued

@@ -329,8 +329,8 @@ class ObjectKeys:
 
         def change(found: Record | None) -> Record | None:
             has = None if found is None else found.spec.session
-            if found is None or has is None or has.id != session:
-                return None
+            if found is None or has is None or has.id != session or not self._is_live(has):
+                return None  # what it held may be another's by now
             was.append(session)
             renewed = Session(session, self._objects.now(), has.ttl_s)
             return found.with_spec(Spec(0, found.spec.values, (), renewed))
