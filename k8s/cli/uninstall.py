@@ -45,8 +45,9 @@ def _present(cluster: Cluster, namespace: str, force: bool) -> list[Body]:
 
 
 def _check_unused(pods: Iterable[Body]) -> None:
-    """Problem when there are pods with sidecars."""
-    names = [f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in pods]
+    """Problem when there are pods with sidecars that are to stay."""
+    staying = [each["metadata"] for each in pods if not each["metadata"].get("deletionTimestamp")]
+    names = [f"{each['namespace']}/{each['name']}" for each in staying]
     if names:
         more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         raise Problem(

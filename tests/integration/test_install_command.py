@@ -205,7 +205,8 @@ def test_what_is_uninstalled_is_all_that_was_installed(world: World) -> None:
         assert "1 pods have sidecars: shop/web-0" in refused
         left = world.meshd("uninstall", "--force")
         assert "CustomResourceDefinition" in left
-        world.kubectl("delete", "-n", "shop", "pod/web-0")
+        world.kubectl("delete", "-n", "shop", "pod/web-0", "--wait=false")
+        assert "deletionTimestamp" in world.kubectl("get", "-n", "shop", "pod/web-0", "-o", "json")
         spared = world.meshd("uninstall")
         assert "services.meshd.io" not in spared
         assert "workloads.meshd.io" in spared
@@ -230,7 +231,7 @@ metadata: {name: shop}
 apiVersion: v1
 kind: Pod
 metadata: {name: web-0, namespace: shop, labels: {meshd.io/control-plane-ns: meshd}}
-spec: {containers: [{name: web, image: web}]}
+spec: {nodeName: node-a, containers: [{name: web, image: web}]}
 ---
 apiVersion: meshd.io/v1
 kind: Service
