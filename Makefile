@@ -26,9 +26,11 @@ test: $(DEV) ## every test; those whose peers cannot be had are skipped and say 
 	@scripts/setup-system test
 	$(BIN)/python -m pytest $(ARGS)
 
-test-k8s: $(DEV) ## the tests of discovery at the cluster that KUBECONFIG names, in a namespace of their own
-	@test -r "$(KUBECONFIG)" || { echo "make test-k8s KUBECONFIG=FILE: the cluster to test at" >&2; exit 2; }
-	MESHD_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" $(BIN)/python -m pytest $(ARGS) -k kubernetes \
+test-k8s: $(DEV) ## the mesh and discovery at a real cluster: KUBECONFIG=FILE IMAGE=NAME, of meshd, for its nodes to pull
+	@test -r "$(KUBECONFIG)" && test "$(IMAGE)" || { \
+		echo "make test-k8s KUBECONFIG=FILE IMAGE=NAME: the cluster to test at, and meshd's image" >&2; exit 2; }
+	MESHD_TEST_KUBECONFIG="$(abspath $(KUBECONFIG))" MESHD_TEST_IMAGE="$(IMAGE)" $(BIN)/python -m pytest $(ARGS) \
+		-k 'applications or kubernetes' tests/integration/test_applications.py \
 		tests/integration/test_discovery_kubernetes.py tests/integration/test_discovery_backends.py
 
 test-fast: $(DEV) ## the tests that open no socket to speak of: seconds

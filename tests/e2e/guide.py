@@ -51,13 +51,16 @@ def sections(text: str) -> dict[str, list[str]]:
 
 
 def split(block: str) -> list[str]:
-    """The commands of a block: a line each, but with the document that follows where one does."""
+    """The commands of a block: a line each, but with the line that follows one which ends in a backslash, and with the
+    document that follows where one does."""
     found: list[str] = []
     end = None
     for line in block.splitlines():
         if end is not None:
             found[-1] += f"\n{line}"
             end = None if line == end else end
+        elif found and found[-1].endswith("\\"):
+            found[-1] += f"\n{line}"
         elif line.strip():
             found.append(line)
             heredoc = _HEREDOC.search(line)

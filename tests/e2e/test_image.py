@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clusters import APPLICATIONS_USER, PROGRAMS, SUPPORT
 from tests.support.images import NEEDS, Image, image
+from tests.support.real_cluster import RealCluster
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to build and enter it"),
@@ -86,6 +88,25 @@ def test_everything_is_compiled(built: Image) -> None:
     sources = [path for path in there if path.suffix == ".py"]
     assert len(sources) > 1000
     assert [path for path in sources if (path.parent, path.stem) not in compiled] == []
+
+
+ASKS_ITSELF = """
+import pathlib, subprocess, sys
+for name, text in {programs}.items():
+    pathlib.Path("/tmp", name).write_text(text)
+serves = subprocess.Popen([sys.executable, "/tmp/tier.py", "emoji", "--grpc", "8080"])
+while subprocess.run([sys.executable, "/tmp/tier.py", "--ask", "grpc://127.0.0.1:8080"], stderr=-3).returncode:
+    assert serves.poll() is None
+serves.kill()
+"""
+
+
+def test_applications_of_tests_run_in_it(built: Image) -> None:
+    """As they do at a real cluster: by its Python and its libraries, as a user that is not the sidecar's."""
+    programs = {name: (SUPPORT / "programs" / name).read_text() for name in PROGRAMS}
+    done = built.runs(RealCluster.python, "-c", ASKS_ITSELF.format(programs=programs), user=APPLICATIONS_USER)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert json.loads(done.stdout)["name"] == "emoji"
 
 
 def test_a_mesh_in_it(built: Image) -> None:

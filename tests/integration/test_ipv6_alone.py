@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.applications import APPLICATIONS, IMAGES, Machine, callers, identity
+from tests.e2e.guide import Guide
+from tests.support.applications import Machine, callers, identity
+from tests.support.clusters import APPLICATIONS
 from tests.support.kubelet.node import NODE6, OUTSIDE, OUTSIDE6
 from tests.support.kubelet.played import PlayedCluster, played_cluster
-from tests.support.meshed import MESHD
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces and becomes other users: needs root"),
@@ -30,20 +31,23 @@ class World:
 
     def __init__(self, cluster: PlayedCluster, held: ExitStack) -> None:
         self.cluster = cluster
-        cluster.install()
-        cluster.apply((APPLICATIONS / "todo.yaml").read_text().replace(OUTSIDE, OUTSIDE6))
-        self.machine = Machine(cluster, held)
-        begun = [life for name in ("backend", "frontend") for life in cluster.begin("Deployment", "todo", name)]
-        for life in begun:
-            life.wait_ready()
-        cluster.settle()
+        cluster.types("meshd install | kubectl apply -f -")
+        cluster.types("meshd check --wait 5m")
+        self.machine = Machine(cluster, Guide("kubernetes.md"), held)
+        cluster.rolled("meshd", "deploy/meshd-controller")
+        todo = (APPLICATIONS / "todo.yaml").read_text().replace(OUTSIDE, OUTSIDE6)
+        cluster.kubectl("apply", "-f", "-", given=cluster.application(todo))
+        cluster.rolled("todo", "deploy/backend", "deploy/frontend")
+
+    def address(self, namespace: str, app: str) -> str:
+        return str(self.cluster.pod(namespace, app)["status"]["podIP"])
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="meshd-cluster-") as directory:
         Path(directory).chmod(0o755)
-        with played_cluster(Path(directory), IMAGES, ipv4=False) as cluster, ExitStack() as held:
+        with played_cluster(Path(directory), ipv4=False) as cluster, ExitStack() as held:
             yield World(cluster, held)
 
 
@@ -60,25 +64,28 @@ def test_pods_and_the_machine_call_each_other_by_mutual_tls(world: World) -> Non
 
 
 def test_nothing_had_another_address(world: World) -> None:
-    for life in world.cluster.lives.values():
+    for life in world.cluster.controllers.lives.values():
         assert life.address.startswith("fd00:244::")
         assert "10." not in world.cluster.node.run("ip", "-4", "address", within=life.network.file)
     assert "10." not in world.cluster.node.run("ip", "-4", "address", within=world.cluster.node.outside)
 
 
 def test_metrics_of_all_are_scraped(world: World) -> None:
-    ports = {"meshd-controller-0": 4192, "meshd-ca-0": 4181, "backend-0": 4191, "frontend-0": 4191}
-    for (_, name), life in world.cluster.lives.items():
-        page = world.cluster.node.run("curl", "-sSf", f"http://[{life.address}]:{ports.pop(name)}/metrics")
-        assert "# TYPE" in page
-        assert "::ffff:" not in page
+    ports = {"meshd-controller": 4192, "meshd-ca": 4181, "backend": 4191, "frontend": 4191}
+    for namespace in ("meshd", "todo"):
+        for pod in world.cluster.pods(namespace):
+            (workload,) = [each for each in ports if pod["metadata"]["name"].startswith(f"{each}-")]
+            url = f"http://[{pod['status']['podIP']}]:{ports.pop(workload)}/metrics"
+            page = world.cluster.node.run("curl", "-sSf", url)
+            assert "# TYPE" in page
+            assert "::ffff:" not in page
     assert not ports
 
 
 def test_who_is_not_in_the_mesh_calls_as_without_it(world: World) -> None:
     said = json.loads(
         world.cluster.node.run(
-            "curl", "-sSf", "--max-time", "60", f"http://[{world.cluster.lives['todo', 'frontend-0'].address}]:8080/"
+            "curl", "-sSf", "--max-time", "60", f"http://[{world.address('todo', 'frontend')}]:8080/"
         )
     )
     assert callers(said)["frontend"] == {""}
@@ -87,7 +94,7 @@ def test_who_is_not_in_the_mesh_calls_as_without_it(world: World) -> None:
 
 def test_the_mesh_is_found_to_be_well(world: World) -> None:
     assert world.cluster.node.address == NODE6
-    said = world.cluster.does(*MESHD, "check", "--kubernetes", "--proxy")
+    said = world.cluster.does("meshd", "check", "--kubernetes", "--proxy")
     assert "Status check results are √" in said, said
 
 

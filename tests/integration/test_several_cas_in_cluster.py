@@ -28,7 +28,8 @@ pytestmark = [
 
 CA = "meshd-ca.meshd.svc"
 CLIENT = Path(__file__).parents[1] / "support" / "programs" / "pod_certificate.py"
-NAMES = ("meshd-ca-0", "meshd-ca-1", "meshd-ca-2")
+NAMES = ("meshd-ca-2", "meshd-ca-1", "meshd-ca-0")
+"""In the order in which they are lost."""
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 
 SHOP = """\
@@ -47,18 +48,29 @@ class World:
 
     def __init__(self, cluster: PlayedCluster) -> None:
         self.cluster = cluster
-        printed = cluster.does(*MESHD, "install", "--ha")
+        printed = cluster.does("meshd", "install", "--ha")
         self.printed = [each for each in yaml.safe_load_all(printed) if each]
-        cluster.apply(printed)
-        cluster.apply(SHOP)
-        cluster.begin("StatefulSet", "meshd", "meshd-ca")
-        for life in cluster.lives.values():
-            life.wait_ready()
-        cluster.settle()
+        without = [each for each in self.printed if each["kind"] != "Deployment"]  # nobody asks the controllers here
+        cluster.kubectl("apply", "-f", "-", given=yaml.safe_dump_all(without))
+        cluster.kubectl("apply", "-f", "-", given=SHOP)
+        cluster.rolled("meshd", "sts/meshd-ca")
         self._asked = 0
 
     def ca(self, name: str) -> Life:
-        return self.cluster.lives["meshd", name]
+        return self.cluster.controllers.life("meshd", name)
+
+    def scaled(self, count: int) -> None:
+        """There are so many of them, and nothing of the others."""
+        self.cluster.kubectl("scale", "-n", "meshd", "sts/meshd-ca", f"--replicas={count}")
+        self.cluster.rolled("meshd", "sts/meshd-ca")
+        wait_until(
+            lambda: len(self.cluster.pods("meshd")) == len(self.cluster.controllers.lives) == count,
+            f"there are {count}",
+            120,
+        )
+        gone = NAMES[: len(NAMES) - count]
+        one = ("get", "pods", "-n", "meshd", "--ignore-not-found", "-o", "name")
+        wait_until(lambda: not any(self.cluster.kubectl(*one, name) for name in gone), "the others are gone", 120)
 
     def execute(self, name: str, *argv: str) -> str:
         """As `kubectl exec` in the pod of a CA."""
@@ -96,7 +108,7 @@ class World:
         }
         volumes = [{"name": "identity", "projected": {"sources": [token]}}, {"name": "files", "emptyDir": {}}]
         spec = {"serviceAccountName": "web", "containers": [container], "volumes": volumes}
-        around = self.cluster.kubectl.surroundings(self.cluster.api, {**self.cluster.hosts, CA: self.ca(of).address})
+        around = self.cluster.surroundings({**self.cluster.hosts, CA: self.ca(of).address})
         directory = self.cluster.directory / f"asks-{self._asked}"
         enter = ["nsenter", f"--net={self.cluster.node.file}"]
         pod = Pod({"spec": spec}, "shop", f"web-{self._asked}", around, directory, enter)
@@ -115,13 +127,13 @@ class World:
 def world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="meshd-cas-") as directory:
         Path(directory).chmod(0o755)
-        with played_cluster(Path(directory), {}) as cluster:
+        with played_cluster(Path(directory)) as cluster:
             yield World(cluster)
 
 
 def test_new_pods_have_certificates_while_one_ca_after_the_other_is_lost(world: World) -> None:
     assert all(CERTIFICATE in world.certificate(name).stdout for name in NAMES)
-    assert world.alive(NAMES[0]) == [*NAMES]
+    assert world.alive(NAMES[0]) == sorted(NAMES)
 
     token = world.execute(NAMES[0], "token", "create", "--node", "vm*", "--workload", "shop/web").split()[0]
     first, second = world.joins(NAMES[1], "vm1", token), world.joins(NAMES[2], "vm2", token)
@@ -130,7 +142,7 @@ def test_new_pods_have_certificates_while_one_ca_after_the_other_is_lost(world: 
     assert "used up" in second.stderr
     assert "vm1" in world.execute(NAMES[2], "node", "list")
 
-    world.cluster.delete("meshd", NAMES[0])
+    world.scaled(2)
     world.execute(NAMES[1], "issued", "revoke", "--workload", "shop/web")
     denied = world.certificate(NAMES[2])
     assert denied.returncode != 0
@@ -138,25 +150,25 @@ def test_new_pods_have_certificates_while_one_ca_after_the_other_is_lost(world: 
     world.execute(NAMES[2], "issued", "allow", "--workload", "shop/web")
     assert CERTIFICATE in world.certificate(NAMES[1]).stdout
 
-    world.cluster.delete("meshd", NAMES[1])
+    world.scaled(1)
     assert CERTIFICATE in world.certificate(NAMES[2]).stdout
     wait_until(lambda: world.alive(NAMES[2]) == [NAMES[2]], "the others are missed", 120.0)
 
     before = world.sequence(NAMES[2])
-    shutil.rmtree(world.cluster.directory / "meshd-pods" / NAMES[0])  # a pod's own volumes go with it
-    world.cluster.begin_pod(world.cluster.find("StatefulSet", "meshd", "meshd-ca"), NAMES[0]).wait_ready()
+    shutil.rmtree(world.cluster.directory / "meshd-pods" / NAMES[1])  # a pod's own volumes go with it
+    world.scaled(2)
     assert world.sequence(NAMES[2]) > before  # the bundle came with the pod, and might be another
-    assert "vm1" in world.execute(NAMES[0], "node", "list")
-    assert CERTIFICATE in world.certificate(NAMES[0]).stdout
-    assert world.alive(NAMES[2]) == [NAMES[0], NAMES[2]]
+    assert "vm1" in world.execute(NAMES[1], "node", "list")
+    assert CERTIFICATE in world.certificate(NAMES[1]).stdout
+    assert world.alive(NAMES[2]) == [NAMES[2], NAMES[1]]
     anchors = ("--trust-domain", "cluster.local", "--bundle", "/etc/meshd/trust-anchors.pem")
-    assert "nothing is to be done" in world.execute(NAMES[0], "init", "--again", *anchors)
+    assert "nothing is to be done" in world.execute(NAMES[1], "init", "--again", *anchors)
 
 
 def test_the_cas_may_write_their_records_and_nobody_else_and_they_nothing_else(world: World) -> None:
     roles = [each for each in world.printed if each["kind"] in {"Role", "ClusterRole"}]
     assert [each["metadata"]["name"] for each in roles if "carecords" in json.dumps(each)] == ["meshd-ca"]
-    token = world.cluster.kubectl.token("meshd", "meshd-ca", "")
+    token = world.cluster.token("meshd", "meshd-ca", "")
 
     def may(verb: str, group: str, resource: str) -> bool:
         asked = {"verb": verb, "group": group, "resource": resource, "namespace": "meshd"}

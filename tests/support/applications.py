@@ -1,31 +1,26 @@
-"""Applications in a cluster that is played, and a virtual machine beside it that joined the cluster's mesh.
-
-The manifests are in `tests/applications`; what their images are is `tests.support.programs.tier`.
-"""
+"""Applications in a cluster, and a virtual machine beside a played one, which joined the cluster's mesh."""
 
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.guide import Guide
 from tests.support.kubelet.played import PlayedCluster
 from tests.support.meshed import MESHD
 from tests.support.processes import running
 from tests.support.waiting import wait_until
 
-APPLICATIONS = Path(__file__).parents[1] / "applications"
 TIER = [sys.executable, "-P", str(Path(__file__).parent / "programs" / "tier.py")]
-IMAGES = {
-    f"docker.example/{name}": TIER
-    for name in ("emoji", "voting", "web", "todo-backend", "todo-frontend", "store", "reader")
-}
+CA = "meshd-ca.meshd.svc"
 
 
 def identity(namespace: str, account: str) -> str:
     return f"spiffe://cluster.local/ns/{namespace}/sa/{account}"
 
 
-def callers(said: dict[str, Any]) -> dict[str, set[str]]:
+def callers(said: Mapping[str, Any]) -> dict[str, set[str]]:
     """Who called whom, in all that was asked for an answer."""
     found: dict[str, set[str]] = {said["name"]: {said["caller"]}}
     for each in said.get("behind", ()):
@@ -35,39 +30,36 @@ def callers(said: dict[str, Any]) -> dict[str, set[str]]:
 
 
 class Machine:
-    """A virtual machine: an agent that joined, its proxy, and the database as a process on loopback."""
+    """An agent that joined, as the page has it, its proxy, and a database on loopback; until `held` ends."""
 
-    def __init__(self, cluster: PlayedCluster, held: ExitStack) -> None:
+    def __init__(self, cluster: PlayedCluster, guide: Guide, held: ExitStack) -> None:
         self._cluster, self._directory = cluster, cluster.directory / "vm"
         (self._directory / "conf.d").mkdir(parents=True)
+        more, token, join = guide.commands("Hosts in the same mesh", {"shop/db": "todo/db"})
+        cluster.types(more)
+        cluster.rolled("meshd", "sts/meshd-ca")
         hosts = self._directory / "hosts"
         hosts.write_text(
             "".join(f"{address} {name}\n" for name, address in cluster.hosts.items() if " " not in address)
+            + f"{cluster.hosts[CA]} ca.example\n"
         )
         script = f'mount --bind {hosts} /etc/hosts && exec "$@"'
         self._on = cluster.node.neighbour(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "vm"])
-        self._join()
+        self._join(token, join)
         self._begin(held)
 
     def does(self, *argv: str) -> str:
         return self._cluster.node.run(*self._on[2:], *argv, within=self._cluster.node.outside)
 
-    def _join(self) -> None:
-        ca = self._cluster.lives["meshd", "meshd-ca-0"]
-        made = ca.run("ca", "meshd", "ca", "token", "create", "--node", "vm1", "--workload", "todo/db")
+    def _join(self, token: str, join: str) -> None:
+        _, _, _, _, pod, _, *argv = token.split()  # kubectl -n meshd exec meshd-ca-0 -- meshd …
+        made = self._cluster.exec("meshd", pod, "ca", *argv)
         assert made.returncode == 0, made.stderr
         place = self._directory
-        settings = ("--config", str(place / "meshd.yaml"), "--state-dir", str(place / "state"))
-        self.does(
-            *MESHD,
-            "join",
-            "https://meshd-ca.meshd.svc:4180",
-            "--node",
-            "vm1",
-            "--token",
-            made.stdout.strip(),
-            *settings,
-        )
+        _, _, *argv = join.replace("TOKEN", made.stdout.strip()).split()  # vm1# meshd …
+        # there is one file system for all of the played cluster
+        settings = ("--node", "vm1", "--config", str(place / "meshd.yaml"), "--state-dir", str(place / "state"))
+        self.does(*MESHD, *argv, *settings)
         (place / "conf.d" / "db.yaml").write_text(
             "apiVersion: meshd.io/v1\nkind: Workload\nmetadata: {name: db, namespace: todo}\n"
             "spec: {ports: [{port: 5432, protocol: tcp}]}\n"

@@ -224,15 +224,15 @@ class Pod:
         """The command that is the container; `argv` in place of its own, as of a hook."""
         root = self._directory / "roots" / container.name
         root.mkdir(parents=True, exist_ok=True)
-        hosts = {"localhost": "127.0.0.1", self.name: self.address, **self._around.hosts}
+        self.renew_names()
         binds = [*_system(), *([str(self.volume(name)), path, ro] for name, path, ro in container.mounts)]
+        binds.append([str(self._names), "/etc/hosts", True])
         plan = {
             "root": str(root),
             "hostname": self.spec.get("hostname", self.name)[:63],
             "binds": sorted(binds, key=lambda each: len(Path(str(each[1])).parts)),
             "links": {"/var/run": "../run"},
             "texts": {
-                "/etc/hosts": "".join(f"{one} {name}\n" for name, each in hosts.items() for one in each.split()),
                 "/etc/host.conf": "multi on\n",
                 "/etc/nsswitch.conf": "hosts: files\npasswd: files\ngroup: files\n",
                 "/etc/passwd": "root:x:0:0::/:/bin/sh\n",
@@ -253,6 +253,21 @@ class Pod:
         file.write_text(json.dumps(plan))
         unshared = ["unshare", "--mount", "--uts", "--propagation", "private"]
         return [*self._enter, *unshared, sys.executable, str(CONTAINED), str(file)]
+
+    @property
+    def _names(self) -> Path:
+        return self._directory / "hosts"
+
+    def renew_names(self) -> None:
+        """Have all processes of the pod know names as they are in `Surroundings.hosts` now. It is written over in its
+        place, since it is mounted, and never empty."""
+        hosts = {"localhost": "127.0.0.1", self.name: self.address, **self._around.hosts}
+        text = "".join(f"{one} {name}\n" for name, each in hosts.items() for one in each.split())
+        if not self._names.exists() or self._names.read_text() != text:
+            self._names.touch(mode=0o644)
+            with self._names.open("r+") as file:
+                file.write(text)
+                file.truncate()
 
     def log(self, container: str) -> Path:
         return self._directory / f"{container}.log"

@@ -5,7 +5,7 @@ the order that Kubernetes has for them.
     life.py      a pod's life: init containers, sidecars, hooks, probes, restarts, termination
     probes.py    what the kubelet asks of a container, from the node's side of the bridge
     mesh.py      meshed pods: manifests that the injector has made, on a node with
-    played.py    a whole cluster: API server, workloads, endpoints and names
+    played.py    a whole cluster: API server, and controllers.py, which have workloads.py, slices.py and asked.py
     control.py   a controller that says what a test wants said, or
     cluster.py   with a control plane: a double of the API server, a real CA, a real controller
 

@@ -134,6 +134,9 @@ class Life:
     def container(self, name: str) -> Running:
         return next(each for each in (*self._init, *self._containers) if each.name == name)
 
+    def all(self) -> list[Running]:
+        return [*self._init, *self._containers]
+
     def log(self, name: str) -> str:
         file = self.manifest.log(name)
         return file.read_text(errors="replace") if file.exists() else ""

@@ -7,6 +7,7 @@ and the controllers that make pods of workloads and EndpointSlices of Services (
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientError, ClientSession, web
 
 from meshd.api.names import Address
 from meshd.ca import certificates
@@ -22,8 +23,8 @@ from meshd.ca.certificates import Life
 from meshd.ca.settings import KubernetesSettings
 from tests.support.kubernetes import openapi, patches, protobuf, refusals
 from tests.support.kubernetes.api import Answer, Api, Place
-from tests.support.kubernetes.core import ACCOUNTS, NODES, REVIEWS
-from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed
+from tests.support.kubernetes.core import ACCOUNTS, NODES, PODS, REVIEWS
+from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed, scale_of
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.refusals import Refused, bad_request
 from tests.support.kubernetes.rights import bound
@@ -46,6 +47,8 @@ ADMIN, DELEGATOR, POWERLESS = "an administrator's token", "the CA's own token", 
 
 IN_PODS = "kubernetes.default.svc"
 """What pods know the API server by."""
+
+_PROXIED = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/:]+)(?::([0-9]+))?/proxy(/.*)?")
 
 Interfere = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -186,6 +189,8 @@ class Cluster:
                 return _json_response(found)
             if request.path == "/openapi/v2" and openapi.OLD in request.headers.get("Accept", ""):
                 return web.Response(body=openapi.old(), content_type=openapi.OLD_CALLED)
+            if (through := _PROXIED.fullmatch(request.path)) is not None:
+                return await self._proxied(user, *through.groups())
             place = self._place(request.path)
             verb = _verb(request, place)
             self._authorize(user, verb, place)
@@ -288,6 +293,8 @@ class Cluster:
         query, author = request.query, request.headers.get("User-Agent", "").partition("/")[0]
         how: dict[str, Any] = {"dry": query.get("dryRun") == "All", "strict": query.get("fieldValidation", "Warn")}
         match verb:
+            case "get" if place.subresource == "scale":
+                return Answer(200, scale_of(self.api.get(place)))
             case "get":
                 return Answer(200, self.api.get(place), _kinds_warning(place.kind))
             case "list":
@@ -297,6 +304,10 @@ class Cluster:
                 if verb == "delete":
                     return self.api.delete(place, options, author)
                 return self.api.delete_all(place, query, options, author)
+            case "patch" if place.subresource == "scale":
+                patch = {"spec": {"replicas": (await _json(request))["spec"]["replicas"]}}
+                whole = Place(place.kind, place.namespace, place.name)
+                return Answer(200, scale_of(self.api.patch(whole, patch, patches.MERGE, author, **how).body))
             case "patch":
                 patch = await _json(request)
                 if not self.webhooks.are_for(place):
@@ -338,6 +349,20 @@ class Cluster:
             answer = self.api.update(place, content, author, dry=dry, strict=strict)
         answer.warnings = (*answer.warnings, *warnings)
         return answer
+
+    async def _proxied(self, user: User, namespace: str, name: str, port: str, path: str | None) -> web.Response:
+        """What a pod's port answers, to whom may ask that way: `pods/proxy`."""
+        place = Place(PODS, namespace, name, "proxy")
+        self._authorize(user, "get", place)
+        address = self.api.get(Place(PODS, namespace, name))["status"].get("podIP")
+        if not address:
+            raise Refused(503, "ServiceUnavailable", "no endpoints available for the pod")
+        url = f"http://{Address(address, int(port or 80))}{path or '/'}"
+        try:
+            async with ClientSession() as session, session.get(url) as got:
+                return web.Response(body=await got.read(), status=got.status, content_type=got.content_type)
+        except ClientError as error:
+            raise Refused(503, "ServiceUnavailable", f"error trying to reach service: {error}") from error
 
     async def _watch(self, request: web.Request, place: Place) -> web.StreamResponse:
         watch = Watch(self.api, place, request.query, self.bookmark_every_s)

@@ -82,10 +82,42 @@ def _whole_mutating(content: Object, old: Object | None) -> None:
         webhook.setdefault("reinvocationPolicy", "Never")
 
 
+def _whole_deployment(content: Object, _old: Object | None) -> None:
+    spec = content.setdefault("spec", {})
+    for name, usual in (("replicas", 1), ("revisionHistoryLimit", 10), ("progressDeadlineSeconds", 600)):
+        spec.setdefault(name, usual)
+    rolling = spec.setdefault("strategy", {})
+    if rolling.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        rolling["rollingUpdate"] = {"maxSurge": "25%", "maxUnavailable": "25%", **(rolling.get("rollingUpdate") or {})}
+
+
+def _whole_set(content: Object, _old: Object | None) -> None:
+    spec = content.setdefault("spec", {})
+    for name, usual in (("replicas", 1), ("revisionHistoryLimit", 10), ("podManagementPolicy", "OrderedReady")):
+        spec.setdefault(name, usual)
+    rolling = spec.setdefault("updateStrategy", {})
+    if rolling.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        rolling["rollingUpdate"] = {"partition": 0, **(rolling.get("rollingUpdate") or {})}
+
+
+SCALE = {"group": "autoscaling", "version": "v1", "kind": "Scale", "verbs": ["get", "patch", "update"]}
+
+
+def scale_of(workload: Object) -> Object:
+    """What is to be seen of it, and changed, as `deployments/scale`."""
+    meta = {key: workload["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+    spec, status = {"replicas": workload["spec"].get("replicas", 1)}, workload.get("status") or {}
+    return {
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec,
+        "status": {"replicas": status.get("replicas", 0)},
+    }  # fmt: skip
+
+
 def _workload(plural: str, name: str, short: str) -> Kind:
     return Kind(
         plural, name, APPS, short=(short,), categories=("all",), wrong=_wrong_workload, model=f"V1{name}",
-        counts_generations=True, subresources=(status_of(plural, name),),
+        whole=_whole_set if name == "StatefulSet" else _whole_deployment,
+        counts_generations=True, subresources=(status_of(plural, name), SCALE | {"name": f"{plural}/scale"}),
     )  # fmt: skip
 
 
@@ -105,6 +137,10 @@ MUTATING = _webhooks("mutatingwebhookconfigurations", "MutatingWebhookConfigurat
 VALIDATING = _webhooks("validatingwebhookconfigurations", "ValidatingWebhookConfiguration")
 DEPLOYMENTS = _workload("deployments", "Deployment", "deploy")
 STATEFUL_SETS = _workload("statefulsets", "StatefulSet", "sts")
+JOBS = Kind(
+    "jobs", "Job", "batch", categories=("all",), wrong=_wrong, model="V1Job", counts_generations=True,
+    subresources=(status_of("jobs", "Job"),),
+)  # fmt: skip
 CLAIMS = Kind(
     "persistentvolumeclaims", "PersistentVolumeClaim", short=("pvc",), wrong=_wrong, model="V1PersistentVolumeClaim",
     subresources=(status_of("persistentvolumeclaims", "PersistentVolumeClaim"),),
@@ -128,8 +164,8 @@ EVERYWHERE = _right("clusterrolebindings", "ClusterRoleBinding", False)
 """What binds a role in all namespaces; HERE what does in its own."""
 
 INSTALLED = (
-    DEPLOYMENTS, STATEFUL_SETS, CLAIMS, STORAGE_CLASSES, LEASES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS, ROLES,
-    HERE, CLUSTER_ROLES, EVERYWHERE,
+    DEPLOYMENTS, STATEFUL_SETS, JOBS, CLAIMS, STORAGE_CLASSES, LEASES, BUDGETS, MUTATING, VALIDATING, ACCESS_REVIEWS,
+    ROLES, HERE, CLUSTER_ROLES, EVERYWHERE,
 )  # fmt: skip
 
 

@@ -5,6 +5,8 @@
     --grpc    /tier.Tier/Ask answers with the same, for `grpc://HOST:PORT`
     --store   a line is said first, NAME; then each line heard is said again, for `store://HOST:PORT`
 
+tier.py --ask URL says what a backend answers. gRPC is by grpcio or, where that is not there, by `unary.py` beside this.
+
 The backends may be in $BACKENDS too. One that cannot be asked makes the answer a 502 that says why.
 """
 
@@ -16,6 +18,7 @@ import os
 import signal
 import socket
 import socketserver
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -49,8 +52,12 @@ def ask(url: str) -> Any:
                 raise OSError(f"{url}: {got.status} {body!r}")
             return json.loads(body)
         case "grpc":
-            import grpc
+            try:
+                import grpc
+            except ImportError:
+                import unary  # type: ignore[import-not-found]
 
+                return json.loads(unary.call(where.hostname, where.port or 80, "/tier.Tier/Ask", b"", PATIENCE_S))
             with grpc.insecure_channel(where.netloc) as channel:
                 return json.loads(channel.unary_unary("/tier.Tier/Ask")(b"", timeout=PATIENCE_S))
         case "store":
@@ -90,7 +97,12 @@ def serve_http(tier: Tier, port: int) -> None:
 
 
 def serve_grpc(tier: Tier, port: int) -> None:
-    import grpc
+    try:
+        import grpc
+    except ImportError:
+        import unary
+
+        unary.serve(port, CALLER, lambda _path, _message, caller: json.dumps(tier.answer(caller)).encode())
 
     def answered(_: bytes, context: Any) -> bytes:
         return json.dumps(tier.answer(dict(context.invocation_metadata()).get(CALLER, ""))).encode()
@@ -121,6 +133,9 @@ def serve_store(tier: Tier, port: int) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--ask"]:
+        print(json.dumps(ask(sys.argv[2])))
+        return
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     for kind in ("http", "grpc", "store"):
