@@ -230,7 +230,7 @@ class ObjectKeys:
         if is_here(key) or is_tracked(key):
             values = journal.spec.values
         elif key.startswith(layout.ISSUED) and not at:
-            return 0  # a serial number has 159 random bits: it is not looked for in all objects
+            return 0  # a serial number has 126 random bits: it is not looked for in all objects
         else:
             name = place_of(key, at).object
             if name not in known:
