@@ -151,7 +151,7 @@ def test_a_job_ends(world: World) -> None:
 
 def test_the_mesh_is_found_to_be_well(world: World) -> None:
     """By who administers the cluster, from outside and in the controller's own pod."""
-    said = world.cluster.does("meshd", "check", "--kubernetes", "--proxy")
+    said = world.cluster.does("meshd", "check", "--kubernetes", "--proxy", "--wait", "5m")
     assert "Status check results are √" in said, said
     (first, *_) = world.cluster.pods("meshd", "app.kubernetes.io/name=meshd-controller")
     status = world.cluster.exec("meshd", first["metadata"]["name"], "controller", "meshd", "status")

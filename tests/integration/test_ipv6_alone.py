@@ -94,7 +94,7 @@ def test_who_is_not_in_the_mesh_calls_as_without_it(world: World) -> None:
 
 def test_the_mesh_is_found_to_be_well(world: World) -> None:
     assert world.cluster.node.address == NODE6
-    said = world.cluster.does("meshd", "check", "--kubernetes", "--proxy")
+    said = world.cluster.does("meshd", "check", "--kubernetes", "--proxy", "--wait", "5m")
     assert "Status check results are √" in said, said
 
 
