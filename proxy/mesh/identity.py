@@ -48,6 +48,13 @@ def renewal_at(not_before: float, not_after: float, chance: float) -> float:
     return not_before + (not_after - not_before) * (2 / 3 + (chance - 0.5) / 10)
 
 
+def _pause_s(pause_s: float, certificate: Certificate) -> float:
+    """How long to use a certificate that is due as soon as it is there, by this host's clock or since the CA's is
+    behind what it asks for: the next would be so too. Not until it has ended, where it has not."""
+    left_s = certificate.not_after - time.time()
+    return max(RETRY_MIN_S, min(pause_s, left_s / 3)) if left_s > 0 else pause_s
+
+
 def check(workload: WorkloadName, held: Held, bundle_pem: str) -> None:
     """Whether certificate, key and trust bundle fit. ssl.SSLError where they do not."""
     context(True, workload, held, bundle_pem)
@@ -142,13 +149,18 @@ class WorkloadIdentity:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, RETRY_MAX_S)
                 continue
-            pause = RETRY_MIN_S
             self.refreshed_at = time.time()
             self.refreshes["ok"] += 1
             until = time.strftime("%FT%TZ", time.gmtime(certificate.not_after))
             log.info("%s: certificate until %s", self.identity, until, extra=about(workload=self.identity.workload))
             due = renewal_at(certificate.not_before, certificate.not_after, random.random())  # noqa: S311
-            await asyncio.sleep(RETRY_MIN_S)
+            if self._left_s(due, certificate) > 0:
+                await asyncio.sleep(RETRY_MIN_S)
+            else:
+                await asyncio.sleep(_pause_s(pause, certificate))
+                pause = min(pause * 2, RETRY_MAX_S)
+                continue
+            pause = RETRY_MIN_S
             await self._wait_until(due, certificate)
 
     def _compare_clocks(self, issued: Certificate) -> None:
@@ -171,13 +183,16 @@ class WorkloadIdentity:
         """Returns when it is due, or asked for before (`renew_older`)."""
         while True:
             self._told.clear()
-            is_older = certificate.not_before < self._issued_before
-            left_s = (min(due, self._renew_at) if is_older else due) - time.time()
+            left_s = self._left_s(due, certificate)
             if left_s <= 0:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._told.wait()
+
+    def _left_s(self, due: float, certificate: Certificate) -> float:
+        is_older = certificate.not_before < self._issued_before
+        return (min(due, self._renew_at) if is_older else due) - time.time()
 
     def _failed(self, error: BaseException) -> None:
         self.refreshes["error"] += 1

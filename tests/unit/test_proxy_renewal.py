@@ -103,6 +103,49 @@ def test_a_certificate_that_is_not_good_yet_waits_while_there_is_one_that_is(
     assert bool(early) == is_asked_for
 
 
+@pytest.mark.parametrize("why", ["ended", "due", "older"])
+def test_one_that_is_due_as_soon_as_it_is_there_is_not_renewed_for_ever(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This host's clock is ahead by more than two thirds of a certificate's life, or by all of it; or the CA that signs
+    has one that is behind that of the CA which asks for others."""
+    root, start, signed = Root(), 1e9, list[float]()
+    now, held = start, root.held(identity("web"))
+    ahead_s = {"ended": 90000.0, "due": 70000.0, "older": 0.0}[why]
+
+    async def key(_: str) -> tuple[bytes, str]:
+        return held.key_pem, "csr"
+
+    async def sign(_: str) -> Certificate:
+        signed.append(now)
+        if why == "older":
+            mine.renew_older(start + 3600.0, 0.0)
+        return Certificate(held.certificate.chain_pem, now - ahead_s - 60.0, now - ahead_s + 86400.0)
+
+    async def sleep(pause_s: float) -> None:
+        nonlocal now
+        now += pause_s
+        await yielding(0)
+
+    yielding, mine = asyncio.sleep, WorkloadIdentity(WEB, {}, lambda: None)
+    mine.trust(root.bundle_pem)
+    monkeypatch.setattr(module, "_make_key", key)
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    async def main() -> None:
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        renewing = asyncio.get_running_loop().create_task(mine.renew_forever(sign))
+        async with asyncio.timeout(30.0):
+            while now < start + 600.0:
+                await yielding(0)
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+    aio.run(main())
+    assert signed[1] - signed[0] <= 1.0
+    assert len(signed) <= 16
+
+
 def test_the_first_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Root()
 
