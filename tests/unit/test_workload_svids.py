@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -98,6 +99,24 @@ def test_it_is_renewed_at_two_thirds_of_its_life_and_used_meanwhile_if_the_ca_is
     ca.away = False
     ca.now += 60
     assert asyncio.run(svids.get(WEB)).serial != first.serial
+
+
+@pytest.mark.parametrize("ahead_s", [20 * HOUR, 25 * HOUR])
+def test_one_that_is_due_as_soon_as_it_is_there_is_not_asked_for_with_each_question(
+    ahead_s: float, ca: Ca, core: Core
+) -> None:
+    """This host's clock is ahead of the CA's by more than two thirds of a life, or by all of it."""
+    core.clock = lambda: ca.now + ahead_s
+    svids = Svids(core)
+
+    async def main() -> None:
+        for _ in range(300):
+            with suppress(NotSigned):
+                await svids.get(WEB)
+            ca.now += 1.0
+
+    asyncio.run(main())
+    assert 2 <= ca.asked <= 20
 
 
 def test_one_that_expired_is_given_to_nobody(ca: Ca, core: Core) -> None:

@@ -127,7 +127,7 @@ class Jwts:
             return
         life_s = signed.expires_at - signed.issued_at
         kept.token, kept.ends_at = signed.token, asked_at + life_s
-        kept.got(asked_at + life_s * (0.5 + self._draw(-JITTER, JITTER)))
+        kept.got(asked_at + life_s * (0.5 + self._draw(-JITTER, JITTER)), kept.ends_at, self._clock())
         listed, until = " ".join(audiences)[:200], when(signed.expires_at)
         log.info("%s: token for %s, until %s", workload, listed, until, extra=about(workload=workload))
 

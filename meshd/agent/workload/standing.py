@@ -24,6 +24,12 @@ class Standing:
     def failed(self, error: NotSigned, now: float) -> None:
         self.error, self.due_at = error, now + self._backoff.next_s()
 
-    def got(self, due_at: float) -> None:
+    def got(self, due_at: float, ends_at: float, now: float) -> None:
+        """What is due at once, since the clocks are apart, is not asked for again and again either; but before it has
+        ended, where it has not."""
         self.error, self.due_at = None, due_at
-        self._backoff.reset()
+        if due_at > now:
+            self._backoff.reset()
+        else:
+            pause_s = self._backoff.next_s()
+            self.due_at = now + (min(pause_s, (ends_at - now) / 3) if ends_at > now else pause_s)

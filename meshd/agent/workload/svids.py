@@ -108,7 +108,8 @@ class Svids:
         self._core.signer.signed.renewed += held.svid is not None
         held.svid = svid
         life_s = svid.not_after - svid.not_before
-        held.got(svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER)))
+        due_at = svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
+        held.got(due_at, svid.not_after, self._clock())
         self._core.signer.renewed()
         until = when(svid.not_after)
         log.info("%s: SVID for its processes, until %s", identity, until, extra=about(workload=workload))
