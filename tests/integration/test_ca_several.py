@@ -215,7 +215,7 @@ def test_status_says_where_the_store_is_and_who_runs(consul: Consul, tmp_path: P
     assert alive(first) == []
     first.config = first.directory / "other.yaml"
     first.config.write_text("admin: ''\n")
-    assert "this CA's store is Consul, and the settings name none" in first.meshd("status").stderr
+    assert "this CA's store is a shared one, and the settings name none" in first.meshd("status").stderr
 
 
 def test_a_second_root_on_one_store_is_refused(consul: Consul, tmp_path: Path) -> None:
