@@ -4,7 +4,7 @@
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 
@@ -283,6 +283,18 @@ def test_sessions_of_cas_that_were_killed_are_cleared_away(api: Api, monkeypatch
     third = shared(api, "third")
     assert third.peers.alone("rotation")
     assert [record.name[:10] for page in InProcess(api).pages("live") for record in page] == ["live-third"]
+
+
+def test_a_ca_that_cannot_list_sessions_leaves_one_of_its_own_however_often_it_says_that_it_runs(api: Api) -> None:
+    class Unlisted(InProcess):
+        def pages(self, label: str) -> Iterator[list[Record]]:
+            raise Unreachable("no answer within 5 s")
+
+    store = KeyedStore.share(ObjectKeys(Unlisted(api)), "first", TRUST_DOMAIN)
+    for _ in range(3):
+        with suppress(Unreachable):
+            store.peers.beat(Running("first", NOW, NOW, False, "roots", "issuer"))
+    assert len([record for page in InProcess(api).pages("live") for record in page]) == 1
 
 
 def test_an_object_that_others_change_all_the_time_is_given_up() -> None:

@@ -316,13 +316,14 @@ class ObjectKeys:
         return session
 
     def _clear(self) -> None:
-        """Remove sessions that ended long ago: their CAs could not."""
-        for page in self._objects.pages("live"):
-            for each in page:
-                session = each.spec.session
-                if session is None or self._objects.now() - session.renewed > CLEAR_AFTER_S:
-                    with suppress(Clash):
-                        self._objects.delete(each)
+        """Remove sessions that ended long ago: their CAs could not. Where that cannot be, the next CA does."""
+        with suppress(Unreachable):
+            for page in self._objects.pages("live"):
+                for each in page:
+                    session = each.spec.session
+                    if session is None or self._objects.now() - session.renewed > CLEAR_AFTER_S:
+                        with suppress(Clash):
+                            self._objects.delete(each)
 
     def renew_session(self, session: str) -> bool:
         was = []
