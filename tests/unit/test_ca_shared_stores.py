@@ -5,6 +5,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from copy import deepcopy
 
 import pytest
 
@@ -295,6 +296,27 @@ def test_a_ca_that_cannot_list_sessions_leaves_one_of_its_own_however_often_it_s
         with suppress(Unreachable):
             store.peers.beat(Running("first", NOW, NOW, False, "roots", "issuer"))
     assert len([record for page in InProcess(api).pages("live") for record in page]) == 1
+
+
+def test_what_is_changed_after_the_cluster_was_restored_from_an_older_copy_is_kept(api: Api) -> None:
+    """Numbers that a CA has seen come again then."""
+
+    class Restored(InProcess):
+        def restore(self, copy: Api) -> None:
+            self._api = copy
+
+    objects = Restored(api)
+    store = KeyedStore.share(ObjectKeys(objects), "first", TRUST_DOMAIN)
+    store.add_join_token(join_token())
+    copy = deepcopy(api)
+    for number in range(5):
+        store.add(issued(f"{number:02}"))
+    objects.restore(copy)
+    store.join("t1", node("vm1"), issued("10", "vm1", ""), (), NOW)
+    store.add_entry(entry(1, "vm2", "default/api"))
+    assert [each.name for each in store.nodes()] == ["vm1"]
+    with pytest.raises(Conflict, match="used up"):
+        store.join("t1", node("vm2"), issued("11", "vm2", ""), (), NOW)
 
 
 def test_an_object_that_others_change_all_the_time_is_given_up() -> None:

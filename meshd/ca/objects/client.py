@@ -85,7 +85,8 @@ class ObjectKeys:
         self._objects = objects
         self.where, self.place, self.in_the_way = objects.where, objects.place, objects.in_the_way
         self._applied = -1
-        """The number of the last transaction that is known to be in the objects."""
+        """The number of a transaction that is known to be in the objects: that and no other, since those after it come
+        again where a cluster was restored from an older copy."""
         self._trust: dict[str, Found] = {}
 
     # --- reading
@@ -245,14 +246,14 @@ class ObjectKeys:
     def _apply(self, journal: Record, known: dict[str, Record | None]) -> None:
         """Have what the journal says in the objects, as far as it is not; `known` are objects as they were."""
         number = journal.spec.number
-        if number <= self._applied:
+        if number == self._applied:
             return
         changes: dict[str, list[Change]] = {}
         for each in journal.spec.journal:
             changes.setdefault(each.object, []).append(each)
         for name, of_object in changes.items():
             self._change(name, partial(_changed, of_object, number), known.get(name), name in known)
-        self._applied = max(self._applied, number)
+        self._applied = number
 
     def _change(
         self,
