@@ -168,3 +168,21 @@ def test_one_that_is_older_than_the_ca_wants_is_renewed_before_its_time(ca: Ca, 
     assert svids.oldest() == second.not_before
     ca.now += 60.0
     assert asyncio.run(svids.get(WEB)) == second
+
+
+def test_a_ca_whose_clock_is_behind_that_of_the_one_which_asks_for_newer_ones_is_not_asked_with_each_question(
+    ca: Ca, core: Core
+) -> None:
+    svids = Svids(core, lambda least, most: most)
+
+    async def main() -> None:
+        first = await svids.get(WEB)
+        core.signer.trust = Trust(renewal=Renewal(ca.now + 200.0, 5.0))  # all that is signed for 260 s is older
+        for _ in range(300):
+            await svids.get(WEB)
+            ca.now += 1.0
+        ca.now += 60.0
+        assert (await svids.get(WEB)).not_before >= first.not_before + 260.0  # one that is not older, in the end
+
+    asyncio.run(main())
+    assert 3 <= ca.asked <= 20

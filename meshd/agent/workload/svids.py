@@ -90,7 +90,7 @@ class Svids:
         if self._asked != renewal.issued_before:
             self._asked = renewal.issued_before
             self._asked_at = self._clock() + self._draw(0.0, renewal.within_s)
-        if held.error is None:  # else it is tried again when its pause is over
+        if held.error is None and not held.is_paused:  # else it is tried again when its pause is over
             held.due_at = min(held.due_at, self._asked_at)
 
     def keep(self, workloads: frozenset[WorkloadName]) -> None:
@@ -109,6 +109,8 @@ class Svids:
         held.svid = svid
         life_s = svid.not_after - svid.not_before
         due_at = svid.not_before + life_s * (2 / 3 + self._draw(-JITTER, JITTER))
+        if svid.not_before < self._asked:  # the CA that signed has another clock than the one that asks
+            due_at = min(due_at, self._asked_at)
         held.got(due_at, svid.not_after, self._clock())
         self._core.signer.renewed()
         until = when(svid.not_after)
