@@ -17,6 +17,7 @@ from pathlib import Path
 
 from meshd import __version__
 from meshd.api.control import MAX_WORKERS
+from meshd.api.first import heed_as_first
 from meshd.api.logs import log_to_stderr
 from meshd.api.problems import Problem
 
@@ -107,6 +108,7 @@ def _workers(text: str) -> int:
 
 def main() -> None:
     """The console script."""
+    heed_as_first()
     arguments = _arguments()
     try:
         _run(arguments)

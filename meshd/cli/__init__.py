@@ -6,6 +6,7 @@ from importlib import import_module
 import click
 
 from meshd import __version__
+from meshd.api.first import heed_as_first
 from meshd.api.loading import ConfigurationError
 from meshd.api.problems import Misuse, Problem
 
@@ -54,6 +55,7 @@ def cli() -> None:
 
 def main() -> None:
     """The console script: runs the verb, and turns what goes wrong into one line and an exit status."""
+    heed_as_first()
     try:
         cli(prog_name="meshd")
     except ConfigurationError as error:
