@@ -8,6 +8,7 @@ the cluster finds that out by when a Lease changes, and not by the time in it.
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 from k8s.checks import kinds as of
@@ -23,6 +24,8 @@ APART_ERROR_S: Final = 60.0
 """Certificates begin a minute before they are made."""
 
 MAX_NAMED: Final = 10
+MAX_ASKED: Final = 200
+"""Of those whose Lease is late, which may all be gone."""
 
 
 def checks(cluster: Cluster) -> Iterator[Check]:
@@ -41,7 +44,8 @@ def checks(cluster: Cluster) -> Iterator[Check]:
                 ahead[lease["metadata"]["name"]] = off_s
             elif off_s <= -(APART_ERROR_S + RENEWED_EVERY_S):
                 late[lease["metadata"]["name"]] = -off_s - RENEWED_EVERY_S
-        behind = {name: off_s for name, off_s in list(late.items())[:MAX_NAMED] if _is_ready(cluster, name)}
+        asked = islice(late.items(), MAX_ASKED)
+        behind = dict(islice((each for each in asked if _is_ready(cluster, each[0])), MAX_NAMED))
     except Refused:
         return
     if looked:

@@ -10,7 +10,7 @@ import select
 import socket
 import struct
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from k8s.init.plan import PodPlan
@@ -42,11 +42,11 @@ def check(plan: PodPlan, within_s: float) -> None:
     """Return when it is so; Problem when it is not within so many seconds."""
     deadline = time.monotonic() + within_s
     with ExitStack() as held:
-        listening = {IPV4: held.enter_context(_listening(IPV4, plan.outbound_port))}
-        with suppress(OSError):  # there is no IPv6 here
-            listening[IPV6] = held.enter_context(
-                socket.create_server((IPV6.loopback, plan.outbound_port), family=IPV6.number)
-            )
+        listening = {
+            family: held.enter_context(listener)
+            for family in (IPV4, IPV6)
+            if (listener := _listening(family, plan.outbound_port)) is not None
+        }
         while (missing := _missing(listening)) is not None:
             if time.monotonic() >= deadline:
                 raise Problem(
@@ -56,10 +56,13 @@ def check(plan: PodPlan, within_s: float) -> None:
             time.sleep(min(LOOK_AGAIN_S, max(0.0, deadline - time.monotonic())))
 
 
-def _listening(family: _Family, port: int) -> socket.socket:
+def _listening(family: _Family, port: int) -> socket.socket | None:
+    """None where there is no IPv6."""
     try:
         return socket.create_server((family.loopback, port), family=family.number)
     except OSError as error:
+        if family is IPV6 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            return None
         raise Problem(
             f"cannot see whether connections are led to {family.loopback}:{port}: {error.strerror} there (the "
             "proxy may be running already)"

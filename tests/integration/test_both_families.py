@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from k8s.init.checking import check
+from k8s.init.plan import PodPlan
 from meshd.agent.calling import has_ipv6
 from meshd.api.names import Address
+from meshd.api.problems import Problem
 from meshd.ca.listening import listen_at
 from tests.support import aio, situations
 from tests.support.machines.network import network
@@ -193,3 +196,11 @@ def test_a_host_that_gets_ipv6_later_is_called_by_it(tmp_path: Path) -> None:
         )
         assert "Connected to" in listening.stderr
         assert answers(*by_ipv4)
+
+
+@needs_ipv6
+def test_somebody_at_the_port_by_ipv6_is_not_taken_for_there_being_none() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Problem, match=rf"whether connections are led to ::1:{port}: Address already in use"):
+            check(PodPlan(outbound_port=port), 0.0)

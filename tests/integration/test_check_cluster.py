@@ -156,7 +156,8 @@ def test_nodes_whose_clocks_are_wrong(tmp_path: Path) -> None:
     def scene(here: Checked) -> None:
         assert "node-clocks" not in here.check(status=1)  # there is nothing to go by
         here.install()
-        here.node("gone", -86400.0, "Unknown")
+        for number in range(11):  # more than are named
+            here.node(f"gone-{number}", -86400.0, "Unknown")
         assert here.check()["node-clocks"][0] == "success"
         here.node("fast", 58.0)
         result, said = here.check()["node-clocks"]
