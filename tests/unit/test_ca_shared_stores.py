@@ -286,6 +286,53 @@ def test_sessions_of_cas_that_were_killed_are_cleared_away(api: Api, monkeypatch
     assert [record.name[:10] for page in InProcess(api).pages("live") for record in page] == ["live-third"]
 
 
+def test_a_ca_that_goes_on_at_the_moment_at_which_others_take_over_is_not_the_one_beside_them(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was held up, and the other had looked at its session before it said anything of it."""
+    now = 0.0
+    monkeypatch.setattr(InProcess, "now", lambda _: now)
+    monkeypatch.setattr("meshd.ca.keyed.presence.RENEW_EVERY_S", 0.0)
+    other = shared(api, "second")
+    took: list[bool] = []
+
+    class HeldUp(InProcess):
+        def replace(self, record: Record) -> Record:
+            self._meanwhile(record)
+            return super().replace(record)
+
+        def delete(self, record: Record) -> None:
+            self._meanwhile(record)
+            super().delete(record)
+
+        def _meanwhile(self, record: Record) -> None:
+            nonlocal now
+            if record.name.startswith("live-") and now == 29.0:
+                now = 30.0
+                took.append(other.peers.alone("rotation"))
+
+    stopped = KeyedStore.share(ObjectKeys(HeldUp(api)), "first", TRUST_DOMAIN)
+    assert stopped.peers.alone("rotation")
+    now = 29.0
+    assert not stopped.peers.alone("rotation")
+    assert took == [True]
+    assert other.peers.alone("rotation")
+    now = 44.0
+    assert not stopped.peers.alone("rotation")
+
+
+def test_a_session_is_renewed_within_its_time_alone(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(InProcess, "now", lambda _: now)
+    keys = ObjectKeys(InProcess(api))
+    session = keys.begin_session("first", 15)
+    now = 14.0
+    assert keys.renew_session(session)
+    now = 29.0
+    assert not keys.renew_session(session)
+    assert [record for page in InProcess(api).pages("live") for record in page] == []
+
+
 def test_a_ca_that_cannot_list_sessions_leaves_one_of_its_own_however_often_it_says_that_it_runs(api: Api) -> None:
     class Unlisted(InProcess):
         def pages(self, label: str) -> Iterator[list[Record]]:

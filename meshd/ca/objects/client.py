@@ -327,15 +327,19 @@ class ObjectKeys:
                             self._objects.delete(each)
 
     def renew_session(self, session: str) -> bool:
+        """See `meshd.ca.keyed.operations.Keys`. One whose time is over is ended, and not renewed: others take what it
+        holds after twice that time, which may be this moment."""
         was = []
 
         def change(found: Record | None) -> Record | None:
             has = None if found is None else found.spec.session
-            if found is None or has is None or has.id != session or not self._is_live(has):
-                return None  # what it held may be another's by now
+            if found is None or has is None or has.id != session:
+                return None
+            now = self._objects.now()
+            if now - has.renewed >= has.ttl_s:
+                return found.with_spec(Spec())
             was.append(session)
-            renewed = Session(session, self._objects.now(), has.ttl_s)
-            return found.with_spec(Spec(0, found.spec.values, (), renewed))
+            return found.with_spec(Spec(0, found.spec.values, (), Session(session, now, has.ttl_s)))
 
         self._change(_live(session), change)
         return bool(was)
