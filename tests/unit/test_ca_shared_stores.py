@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from copy import deepcopy
 
+import msgspec
 import pytest
 
+from meshd.ca.keyed.layout import written
 from meshd.ca.keyed.store import KeyedStore
-from meshd.ca.objects.client import Clash, ObjectKeys
-from meshd.ca.objects.records import Record
+from meshd.ca.objects.api import MAX_ANSWER_BYTES, PAGE
+from meshd.ca.objects.client import MAX_BATCH_BYTES, Clash, ObjectKeys
+from meshd.ca.objects.placing import TOGETHER
+from meshd.ca.objects.records import Record, Spec, Value, new
 from meshd.ca.records import Denied, Running
 from meshd.ca.source import Unreachable
 from meshd.ca.store import Conflict, Undone
@@ -264,6 +268,15 @@ def test_certificates_of_several_transactions_are_in_one_object_and_it_goes_with
     assert 3 <= sum(1 for page in InProcess(api).pages("issued") for _ in page) <= 4
     store.forget_expired(NOW)
     assert [record for page in InProcess(api).pages("issued") for record in page] == []
+
+
+def test_a_page_of_the_largest_objects_is_an_answer_that_is_taken() -> None:
+    certificate = Value.of(written(issued("0" * 32, "n" * 63)), 1)
+    of_each = MAX_BATCH_BYTES // len(certificate.content) + 1
+    values = {f"issued/{number:032x}": certificate for number in range(TOGETHER * of_each)}
+    largest = len(msgspec.json.encode(new("issued-0", "issued", Spec(1, values))))
+    assert largest > TOGETHER * MAX_BATCH_BYTES
+    assert PAGE * largest <= MAX_ANSWER_BYTES // 2
 
 
 def test_sessions_of_cas_that_were_killed_are_cleared_away(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
