@@ -163,10 +163,17 @@ class OwnCertificate:
             self._source.not_before = certificate.not_before
             self._changed()
             log.info("%s: certificate until %s", self._identity, time.strftime("%FT%TZ", time.gmtime(self.not_after)))
-            if self.not_before < self._clock() < self.not_after:
+            due = self._due()
+            if self._left_s(due) > 0:
                 backoff.reset()
-            await asyncio.sleep(backoff.next_s())  # one that is over at once, by this clock, is not renewed for ever
-            await self._until_due()
+            await asyncio.sleep(self._pause_s(backoff.next_s()))
+            await self._until_due(due)
+
+    def _pause_s(self, pause_s: float) -> float:
+        """How long to use it at least, also where it is due as soon as it is there, by this clock or since the CA's is
+        behind what is asked for: the next would be so too. Not until it has ended, where it has not."""
+        left_s = self.not_after - self._clock()
+        return max(RETRY_MIN_S, min(pause_s, left_s / 3)) if left_s > 0 else pause_s
 
     async def _until_good(self, issued: Certificate) -> None:
         """Show the one in use until the next is good by this clock, or itself is over, as sidecars do: by their clocks
@@ -177,13 +184,18 @@ class OwnCertificate:
                 return
             await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
 
-    async def _until_due(self) -> None:
+    def _due(self) -> float:
         share = 2 / 3 + random.uniform(-JITTER, JITTER)  # noqa: S311 - jitter
-        due = self.not_before + (self.not_after - self.not_before) * share
+        return self.not_before + (self.not_after - self.not_before) * share
+
+    def _left_s(self, due: float) -> float:
+        is_older = self._renewal is not None and self.not_before < self._renewal.issued_before
+        return (min(due, self._renew_at) if is_older else due) - self._clock()
+
+    async def _until_due(self, due: float) -> None:
         while True:
             self._woken.clear()
-            is_older = self._renewal is not None and self.not_before < self._renewal.issued_before
-            left_s = (min(due, self._renew_at) if is_older else due) - self._clock()
+            left_s = self._left_s(due)
             if left_s <= 0:
                 return
             with suppress(TimeoutError):

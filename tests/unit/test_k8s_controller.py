@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from discovery.kubernetes.access import Access
 from discovery.registry import Away
@@ -22,6 +23,7 @@ from meshd.api.control import LATENCY_BOUNDS_MS, Certificate, CertificateState, 
 from meshd.api.names import Identity, WorkloadName
 from meshd.ca.failover import Failover
 from meshd.ca.kubernetes import AUDIENCE
+from meshd.ca.wire import Renewal
 from tests.support.bundles import root
 
 WEB, API = WorkloadName("shop", "web"), WorkloadName("shop", "api")
@@ -302,3 +304,44 @@ def test_a_controllers_next_certificate_is_shown_once_it_is_good(monkeypatch: py
     asyncio.run(main())
     assert [begin for _, begin in shown] == [first, second]
     assert shown[1][0] >= second
+
+
+@pytest.mark.parametrize("why", ["ended", "due", "older"])
+def test_a_controllers_certificate_that_is_due_at_once_is_not_renewed_for_ever(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock is ahead by more than two thirds of a certificate's life, or by all of it; or the CA that signs has one
+    that is behind that of the CA which asks for others."""
+    clock, signed = Clock(), list[float]()
+    start, ahead_s = clock.now, {"ended": 90000.0, "due": 70000.0, "older": 0.0}[why]
+
+    class Behind(Signer):
+        async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
+            signed.append(clock.now)
+            begin = clock.now - ahead_s - 60.0
+            return Certificate("the chain", begin, begin + 86400.0)
+
+    async def sleep(pause_s: float) -> None:
+        clock.now += pause_s
+        await yielding(0)
+
+    yielding, source = asyncio.sleep, AccountSource(Failover([]), Path("token"))
+    identity = Identity.of("mesh.example", WorkloadName("meshd", "meshd-controller"))
+    signer = Behind(source, root(), "CA")
+    own = OwnCertificate(signer, source, identity, lambda: None, clock)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    if why == "older":
+        signer.trust = replace(signer.trust, renewal=Renewal(start + 3600.0, 0.0))
+        own.heed()
+
+    async def main() -> None:
+        running = asyncio.get_running_loop().create_task(own.run())
+        async with asyncio.timeout(30.0):
+            while clock.now < start + 600.0:
+                await yielding(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    assert signed[1] - signed[0] <= 1.0
+    assert len(signed) <= 60
