@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from meshd.api.backoff import Backoff
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.api.problems import Problem
@@ -37,6 +38,9 @@ FILE_NAME: Final = "node.key"
 
 JITTER: Final = 0.05
 """Of the life: hosts that joined together do not all come back together."""
+
+AGAIN_MIN_S, AGAIN_MAX_S = 30.0, 300.0
+"""Between attempts where a certificate cannot be had, or is due as soon as it is there."""
 
 
 class Node(NamedTuple):
@@ -137,6 +141,7 @@ class NodeSource:
             raise Problem(f"{file}: this host has not joined: run `meshd join`")
         self._renew_at = 0.0
         self._renewal: Renewal | None = None
+        self._backoff, self._rest_s = Backoff(AGAIN_MIN_S, AGAIN_MAX_S, draw), 0.0
         self._use(node.certificate)
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:
@@ -162,7 +167,9 @@ class NodeSource:
     async def health(self) -> None:
         self._check()
         await self._source.health()
-        if self._clock() >= self._renew_at:
+        now = self._clock()
+        is_resting = 0.0 <= now - self._renewals.renewed_at < self._rest_s  # not so for a clock that is set back
+        if now >= self._renew_at and not is_resting:
             await self._renew()
 
     def _check(self) -> None:
@@ -179,13 +186,14 @@ class NodeSource:
             write(self._file, key, signed.chain_pem)
         except (Refusal, Unreachable, Problem, ValueError) as error:  # it cannot be had, or not be kept
             self._renewals.failed += 1
-            self._renew_at = self._clock() + self._draw(30.0, 300.0)
+            self._renew_at = self._clock() + self._draw(AGAIN_MIN_S, AGAIN_MAX_S)
             log.error("this node's certificate is good until %s and not renewed: %s", when(self._life.not_after), error)
             return
         self._source.present(self._file)
         self._use(certificate)
         self._renewals.renewed += 1
         self._renewals.renewed_at = self._clock()
+        self._rest_s = self._rest_after(self._renewals.renewed_at)
         log.info("this node's certificate is renewed: it is good until %s", when(self._life.not_after))
 
     def _use(self, certificate: x509.Certificate) -> None:
@@ -195,11 +203,22 @@ class NodeSource:
         self._renew_at = self._life.not_before + length_s * (2 / 3 + self._draw(-JITTER, JITTER))
         self._heed_renewal()
 
+    def _rest_after(self, now: float) -> float:
+        """How long to use a certificate that is due as soon as it is there, by this clock or since the CA's is behind
+        what it asks for: the next would be so too. Not until it has ended."""
+        if now < self._renew_at and not self._is_older():
+            self._backoff.reset()
+            return 0.0
+        return min(self._backoff.next_s(), (self._life.not_after - now) / 3)
+
+    def _is_older(self) -> bool:
+        return self._renewal is not None and self._life.not_before < self._renewal.issued_before
+
     def _heed_renewal(self) -> None:
         """Renew before its time what is from before the time that the CA names: also what it has signed since, where
         it names one that is still to come for certificates, which begin some time before they are signed."""
         renewal = self._renewal
-        if renewal is not None and self._life.not_before < renewal.issued_before:
+        if renewal is not None and self._is_older():
             self._renew_at = min(self._renew_at, self._clock() + self._draw(0.0, renewal.within_s))
 
 

@@ -228,3 +228,43 @@ def test_what_was_signed_too_early_all_the_same_is_renewed_again(file: Path) -> 
         assert cas.asked == [VM1, VM1]
 
     aio.run(main())
+
+
+@pytest.mark.parametrize("why", ["due", "older"])
+def test_one_that_is_due_as_soon_as_it_is_there_is_not_renewed_at_each_look(file: Path, why: str) -> None:
+    """This host's clock is ahead by more than two thirds of a certificate's life; or the CA that signs has one that is
+    behind that of the CA which asks for others."""
+
+    async def main() -> None:
+        cas, ahead_s = Cas(), 5.0 * DAY_S if why == "due" else 0.0
+        source = NodeSource(cas, file, lambda: cas.now + ahead_s, lambda low, high: (low + high) / 2)
+        if why == "older":
+            source.trust("", Renewal(NOW + 3600, 0.0))
+        for _ in range(120):
+            await source.health()
+            cas.now += 5
+        assert 4 <= len(cas.asked) <= 7
+        # until the clock is set right: what is asked for then is done then
+        ahead_s = 0.0
+        asked = len(cas.asked)
+        source.trust("", Renewal(cas.now - 1, 0.0))
+        cas.now += 300
+        await source.health()
+        await source.health()
+        assert len(cas.asked) == asked + 1
+
+    aio.run(main())
+
+
+def test_one_that_is_due_at_once_is_renewed_before_it_ends(file: Path) -> None:
+    """Of the life that is left by this host's clock a third is used at most."""
+
+    async def main() -> None:
+        cas = Cas()
+        source = NodeSource(cas, file, lambda: cas.now + 7 * DAY_S - 60.0, lambda low, high: (low + high) / 2)
+        for _ in range(120):
+            await source.health()  # NotAuthenticated, if it had ended
+            cas.now += 5
+        assert len(cas.asked) > 20
+
+    aio.run(main())
