@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
-from discovery.kubernetes.access import Access
+from discovery.kubernetes.access import Access, Gone
 from discovery.kubernetes.lists import MAX_LISTED, PODS, SERVICE_NAME, SERVICES, SLICES, Query, decoded, pages
 from discovery.kubernetes.names import ServiceKey
 from discovery.kubernetes.objects import EndpointSlice, Service
@@ -22,6 +22,8 @@ from discovery.registry import Away, Located
 from meshd.api.names import canonical_address
 
 SERVES_S: Final = 10.0
+FAILED_S: Final = 5.0
+"""How long all are told that a look failed before there is another: it goes through all there is."""
 MAX_CLAIMS: Final = 500_000
 MAX_PODS: Final = 16
 """That are asked whether an address is theirs."""
@@ -50,6 +52,7 @@ class SecondFamily:
         self._own = ""
         self._found = _Found({}, {})
         self._at = -SERVES_S
+        self._failed: tuple[float, Away | Gone] | None = None
         self._looking = asyncio.Lock()
 
     async def locate(self, address: str, port: int) -> Located[ServiceKey] | None:
@@ -60,12 +63,22 @@ class SecondFamily:
         async with self._looking:  # of many that ask at once one looks
             now = asyncio.get_running_loop().time()
             if now - self._at >= SERVES_S:
-                self._found = await self._look()
-                self._at = now
+                await self._look_again(now)
         place = (address, port)
         if (service := self._found.services.get(place)) is not None:
             return Located(service, whole=True)
         return await self._endpoint(address, self._found.endpoints.get(place, set()))
+
+    async def _look_again(self, now: float) -> None:
+        if self._failed is not None and now - self._failed[0] < FAILED_S:
+            error = self._failed[1]
+            raise type(error)(*error.args)  # each its own: one that is raised keeps what was at hand there
+        try:
+            self._found = await self._look()
+        except (Away, Gone) as error:
+            self._failed = asyncio.get_running_loop().time(), type(error)(*error.args)
+            raise
+        self._at, self._failed = now, None
 
     async def _endpoint(self, address: str, claims: Collection[_Claim]) -> Located[ServiceKey] | None:
         pods = {(each.key.namespace, each.pod) for each in claims if each.pod}
