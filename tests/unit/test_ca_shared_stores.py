@@ -10,6 +10,7 @@ from copy import deepcopy
 import msgspec
 import pytest
 
+from meshd.api.problems import Problem
 from meshd.ca.keyed.layout import written
 from meshd.ca.keyed.store import KeyedStore
 from meshd.ca.objects.api import MAX_ANSWER_BYTES, PAGE
@@ -39,6 +40,18 @@ def stores(api: Api) -> Iterator[list[KeyedStore]]:
 
 def shared(api: Api, name: str) -> KeyedStore:
     return KeyedStore.share(ObjectKeys(InProcess(api)), name, TRUST_DOMAIN)
+
+
+def created(api: Api, name: str) -> KeyedStore:
+    return KeyedStore.create(ObjectKeys(InProcess(api)), name, TRUST_DOMAIN)
+
+
+def lose(api: Api, *names: str) -> None:
+    """As of `kubectl delete`."""
+    objects = InProcess(api)
+    for name in names:
+        if (found := objects.get(name)) is not None:
+            objects.delete(found)
 
 
 def test_a_token_is_used_up_once_whichever_ca_it_comes_to(stores: list[KeyedStore]) -> None:
@@ -349,7 +362,9 @@ def test_a_session_is_renewed_within_its_time_alone(api: Api, monkeypatch: pytes
 def test_a_ca_that_cannot_list_sessions_leaves_one_of_its_own_however_often_it_says_that_it_runs(api: Api) -> None:
     class Unlisted(InProcess):
         def pages(self, label: str) -> Iterator[list[Record]]:
-            raise Unreachable("no answer within 5 s")
+            if label == "live":
+                raise Unreachable("no answer within 5 s")
+            return super().pages(label)
 
     store = KeyedStore.share(ObjectKeys(Unlisted(api)), "first", TRUST_DOMAIN)
     for _ in range(3):
@@ -377,6 +392,43 @@ def test_what_is_changed_after_the_cluster_was_restored_from_an_older_copy_is_ke
     assert [each.name for each in store.nodes()] == ["vm1"]
     with pytest.raises(Conflict, match="used up"):
         store.join("t1", node("vm2"), issued("11", "vm2", ""), (), NOW)
+
+
+def test_no_ca_is_made_where_the_journal_alone_is_lost(api: Api) -> None:
+    """A new one would begin with numbers below those of the objects, which would then be as they were for ever."""
+    running = shared(api, "first")
+    for number in range(3):
+        running.add(issued(f"{number:02}"))
+    running.add_join_token(join_token())
+    lose(api, "journal")
+    lost = (
+        r"^Kubernetes here, namespace meshd: the journal of the CA's records is missing, and others of them are there "
+        r"\(trust-[a-z]+, issued-0, token-t1\): restore all from one copy, or see whose it is$"
+    )
+    for make in (shared, created):
+        with pytest.raises(Problem, match=lost):
+            make(api, "second")
+    with pytest.raises(Unreachable, match=lost.removesuffix("$")):
+        running.peers.alone("rotation")  # nor does one that runs begin another
+    assert InProcess(api).get("journal") is None
+    lose(api, "issued-0", "token-t1", *(f"trust-{each}" for each in ("denied", "jwt-keys", "roots")))
+    assert running.peers.alone("rotation")
+    assert shared(api, "second").add(issued("09")) == 1
+
+
+def test_cas_that_are_made_at_once_are_on_one_store(api: Api) -> None:
+    """What one finds of the other's is not left of an earlier one."""
+
+    class Slow(InProcess):
+        def pages(self, label: str) -> Iterator[list[Record]]:
+            if not made:
+                made.append(shared(api, "first"))
+            return super().pages(label)
+
+    made: list[KeyedStore] = []
+    second = KeyedStore.share(ObjectKeys(Slow(api)), "second", TRUST_DOMAIN)
+    made[0].deny([Denied("node", "vm1", "lost", NOW)])
+    assert [each.value for each in second.denied().records] == ["vm1"]
 
 
 def test_an_object_that_others_change_all_the_time_is_given_up() -> None:

@@ -28,7 +28,16 @@ from typing import Final, Protocol
 
 from meshd.ca.keyed import layout
 from meshd.ca.keyed.operations import Found, Operation, Raced
-from meshd.ca.objects.placing import CALLED_ISSUED, JOURNAL, is_here, is_loose, is_tracked, place_of, places_of
+from meshd.ca.objects.placing import (
+    CALLED_ISSUED,
+    JOURNAL,
+    NUMBERED,
+    is_here,
+    is_loose,
+    is_tracked,
+    place_of,
+    places_of,
+)
 from meshd.ca.objects.records import Change, Record, Session, Spec, Value, new
 from meshd.ca.source import Unreachable
 
@@ -187,7 +196,7 @@ class ObjectKeys:
 
     def _transact(self, operations: Sequence[Operation]) -> dict[str, int]:
         for attempt in range(ATTEMPTS):
-            before = self._journal()
+            before = self._begun()
             self._apply(before, {})
             known: dict[str, Record | None] = {}
             after = self._decided(before, operations, known)
@@ -200,6 +209,26 @@ class ObjectKeys:
                 self._apply(made, known)
             return {each.key: made.spec.number for each in operations if each.verb in {"put", "take"}}
         raise Unreachable(f"{self.where}: others change the CA's records all the time")
+
+    def _begun(self) -> Record:
+        """The journal as it is now. Unreachable where it is lost, and objects that were written by it are not: their
+        numbers are higher than those that a new one begins with, and what it says would not come into them."""
+        found = self._journal()
+        if layout.ABOUT in found.spec.values:
+            return found
+        left = self._left()
+        found = self._journal()  # again: what is left may be of one that was made at this moment
+        if left and layout.ABOUT not in found.spec.values:
+            raise Unreachable(
+                f"{self.place}: the {JOURNAL} of the CA's records is missing, and others of them are there "
+                f"({', '.join(left)}): restore all from one copy, or {self.in_the_way}"
+            )
+        return found
+
+    def _left(self) -> list[str]:
+        """Objects that were written by transactions, one of each sort."""
+        first = (next((each for page in self._objects.pages(label) for each in page), None) for label in NUMBERED)
+        return [each.name for each in first if each is not None]
 
     def _decided(self, before: Record, operations: Sequence[Operation], known: dict[str, Record | None]) -> Record:
         """The journal with the operations in it; what was read of objects is in `known` then."""

@@ -15,6 +15,9 @@ TOGETHER: Final = 16
 """Transactions whose certificates are in one object: what is kept of one takes some 400 bytes, and a transaction has 40
 KiB at most (`meshd.ca.objects.client.MAX_BATCH_BYTES`), so that an object is below the 1.5 MiB of etcd."""
 
+NUMBERED: Final = ("trust", "issued", "nodes", "patterns", "tokens", "shared")
+"""Labels of the objects that are written by transactions, and so have numbers of theirs."""
+
 _HERE: Final = (layout.ABOUT, layout.SEQUENCE, layout.ROTATION, "audit/", "locks/")
 """In the journal itself: what is small, and is changed or looked at by most."""
 
