@@ -7,7 +7,7 @@ from bench.loads.reviews import Reviews
 from bench.origins import injector
 from bench.scenario import Case, Contender, Promise, Scenario, Unit
 
-INJECTOR = replace(python(injector.__name__), name="meshd controller")
+INJECTOR = replace(python(injector.__name__), name="meshd", version=("-m", "meshd.cli", "version"))
 
 SCENARIO = Scenario(
     name="inject",
@@ -18,7 +18,7 @@ SCENARIO = Scenario(
     contenders=(Contender(INJECTOR, (injector.configuration,)),),
     cases=(
         Case("one at a time", Reviews(1), (Promise(5, "p99_ms"),)),
-        Case("eight at once", Reviews(8)),
+        Case("eight at once", Reviews(8), (Promise(5, "p99_ms"),)),
     ),
     unit=Unit("reviews/s", "review"),
     direct=False,
