@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 SO_ORIGINAL_DST = 80
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def original(connection: socket.socket) -> str:
