@@ -40,7 +40,10 @@ JITTER: Final = 0.05
 """Of the life: hosts that joined together do not all come back together."""
 
 AGAIN_MIN_S, AGAIN_MAX_S = 30.0, 300.0
-"""Between attempts where a certificate cannot be had, or is due as soon as it is there."""
+"""Between attempts where a certificate cannot be had."""
+
+REST_MIN_S: Final = 2.0
+"""And after one that is due as soon as it is there: while roots change that is usual for some seconds."""
 
 
 class Node(NamedTuple):
@@ -141,7 +144,7 @@ class NodeSource:
             raise Problem(f"{file}: this host has not joined: run `meshd join`")
         self._renew_at = 0.0
         self._renewal: Renewal | None = None
-        self._backoff, self._rest_s = Backoff(AGAIN_MIN_S, AGAIN_MAX_S, draw), 0.0
+        self._backoff, self._rest_s = Backoff(REST_MIN_S, AGAIN_MAX_S, draw), 0.0
         self._use(node.certificate)
 
     async def sign(self, csr_pem: str, identity: Identity) -> Certificate:

@@ -243,7 +243,7 @@ def test_one_that_is_due_as_soon_as_it_is_there_is_not_renewed_at_each_look(file
         for _ in range(120):
             await source.health()
             cas.now += 5
-        assert 4 <= len(cas.asked) <= 7
+        assert 4 <= len(cas.asked) <= 12
         # until the clock is set right: what is asked for then is done then
         ahead_s = 0.0
         asked = len(cas.asked)
