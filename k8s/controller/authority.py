@@ -20,6 +20,7 @@ from typing import Final
 from meshd.agent import node
 from meshd.agent.certificates import NotSigned, Signer
 from meshd.api.backoff import Backoff
+from meshd.api.clocks import rest_s, until_good
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.ca import certificates
@@ -31,8 +32,6 @@ from meshd.ca.wire import Bundle, Renewal, Token
 log = logging.getLogger(__name__)
 
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 30.0
-LOOK_AGAIN_S: Final = 30.0
-"""At the clock, which somebody may have set."""
 JITTER: Final = 0.05
 MAX_TOKEN_BYTES: Final = 16 << 10
 
@@ -157,7 +156,7 @@ class OwnCertificate:
                 await asyncio.sleep(backoff.next_s())
                 continue
             self.trouble = ""
-            await self._until_good(certificate)
+            await until_good(certificate.not_before, self._serves_until, self._clock)
             self.pem = certificates.key_pem(key) + certificate.chain_pem.encode()
             self.not_before, self.not_after = certificate.not_before, certificate.not_after
             self._source.not_before = certificate.not_before
@@ -166,31 +165,22 @@ class OwnCertificate:
             due = self._due()
             if self._left_s(due) > 0:
                 backoff.reset()
-            await asyncio.sleep(self._pause_s(backoff.next_s()))
+            await asyncio.sleep(rest_s(backoff.next_s(), self.not_after, self._clock(), RETRY_MIN_S))
             await self._until_due(due)
 
-    def _pause_s(self, pause_s: float) -> float:
-        """How long to use it at least, also where it is due as soon as it is there, by this clock or since the CA's is
-        behind what is asked for: the next would be so too. Not until it has ended, where it has not."""
-        left_s = self.not_after - self._clock()
-        return max(RETRY_MIN_S, min(pause_s, left_s / 3)) if left_s > 0 else pause_s
+    def _serves_until(self) -> float:
+        """Not at all where the CA wants another before its time."""
+        return self.not_after if self.pem and not self._is_older() else 0.0
 
-    async def _until_good(self, issued: Certificate) -> None:
-        """Show the one in use until the next is good by this clock, or itself is over, as sidecars do: by their clocks
-        it may not be good yet either. Not where the CA wants another before its time."""
-        while self.pem and (self._renewal is None or self.not_before >= self._renewal.issued_before):
-            left_s = min(issued.not_before, self.not_after) - self._clock()
-            if left_s <= 0:
-                return
-            await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
+    def _is_older(self) -> bool:
+        return self._renewal is not None and self.not_before < self._renewal.issued_before
 
     def _due(self) -> float:
         share = 2 / 3 + random.uniform(-JITTER, JITTER)  # noqa: S311 - jitter
         return self.not_before + (self.not_after - self.not_before) * share
 
     def _left_s(self, due: float) -> float:
-        is_older = self._renewal is not None and self.not_before < self._renewal.issued_before
-        return (min(due, self._renew_at) if is_older else due) - self._clock()
+        return (min(due, self._renew_at) if self._is_older() else due) - self._clock()
 
     async def _until_due(self, due: float) -> None:
         while True:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from meshd.api.backoff import Backoff
+from meshd.api.clocks import rest_s
 from meshd.api.control import Certificate
 from meshd.api.names import Identity
 from meshd.api.problems import Problem
@@ -207,12 +208,11 @@ class NodeSource:
         self._heed_renewal()
 
     def _rest_after(self, now: float) -> float:
-        """How long to use a certificate that is due as soon as it is there, by this clock or since the CA's is behind
-        what it asks for: the next would be so too. Not until it has ended."""
+        """How long to use a certificate that is due as soon as it is there; 0 for one that is not."""
         if now < self._renew_at and not self._is_older():
             self._backoff.reset()
             return 0.0
-        return min(self._backoff.next_s(), (self._life.not_after - now) / 3)
+        return rest_s(self._backoff.next_s(), self._life.not_after, now)
 
     def _is_older(self) -> bool:
         return self._renewal is not None and self._life.not_before < self._renewal.issued_before

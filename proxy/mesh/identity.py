@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from meshd.api.clocks import clocks_apart
+from meshd.api.clocks import clocks_apart, rest_s, until_good
 from meshd.api.control import Certificate, CertificateState
 from meshd.api.logs import about
 from meshd.api.names import Identity, WorkloadName
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 RETRY_MIN_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
-LOOK_AGAIN_S: Final = 30.0
-"""At the clock, which somebody may have set."""
 CHILD_TIMEOUT_S: Final = 30.0
 FIRST_WITHIN_S: Final = 10.0
 """How long what is to be opened in a workload's name waits for its first certificate: a generation of the proxy accepts
@@ -46,13 +44,6 @@ def renewal_at(not_before: float, not_after: float, chance: float) -> float:
     """When to renew a certificate of that life (all seconds since the epoch): at two thirds of it, give or take a
     twentieth by `chance` in [0, 1), so that a fleet started at once does not renew at once."""
     return not_before + (not_after - not_before) * (2 / 3 + (chance - 0.5) / 10)
-
-
-def _pause_s(pause_s: float, certificate: Certificate) -> float:
-    """How long to use a certificate that is due as soon as it is there, by this host's clock or since the CA's is
-    behind what it asks for: the next would be so too. Not until it has ended, where it has not."""
-    left_s = certificate.not_after - time.time()
-    return max(RETRY_MIN_S, min(pause_s, left_s / 3)) if left_s > 0 else pause_s
 
 
 def check(workload: WorkloadName, held: Held, bundle_pem: str) -> None:
@@ -142,7 +133,7 @@ class WorkloadIdentity:
                 key_pem, csr_pem = await _make_key(str(self.identity))
                 certificate = await sign(csr_pem)
                 self._compare_clocks(certificate)
-                await self._until_good(certificate)
+                await until_good(certificate.not_before, self._serves_until, time.time)
                 self.install(Held(certificate, key_pem))
             except (SigningFailed, ssl.SSLError, OSError, TimeoutError) as error:
                 self._failed(error)
@@ -157,7 +148,7 @@ class WorkloadIdentity:
             if self._left_s(due, certificate) > 0:
                 await asyncio.sleep(RETRY_MIN_S)
             else:
-                await asyncio.sleep(_pause_s(pause, certificate))
+                await asyncio.sleep(rest_s(pause, certificate.not_after, time.time(), RETRY_MIN_S))
                 pause = min(pause * 2, RETRY_MAX_S)
                 continue
             pause = RETRY_MIN_S
@@ -169,15 +160,10 @@ class WorkloadIdentity:
             log.error("%s", trouble)
         self._clock_trouble = trouble
 
-    async def _until_good(self, issued: Certificate) -> None:
-        """Have the certificate in use serve until the next is good by this clock, or itself is over: the CA's clock or
-        this one is wrong, and the peers' may be like either. Not where it is renewed before its time, since it may be
-        worthless."""
-        while (held := self._held) is not None and held.certificate.not_before >= self._issued_before:
-            left_s = min(issued.not_before, held.certificate.not_after) - time.time()
-            if left_s <= 0:
-                return
-            await asyncio.sleep(min(left_s, LOOK_AGAIN_S))
+    def _serves_until(self) -> float:
+        """Not at all where it is renewed before its time, since it may be worthless."""
+        held = self._held
+        return 0.0 if held is None or held.certificate.not_before < self._issued_before else held.certificate.not_after
 
     async def _wait_until(self, due: float, certificate: Certificate) -> None:
         """Returns when it is due, or asked for before (`renew_older`)."""

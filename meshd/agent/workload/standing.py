@@ -6,6 +6,7 @@ from typing import Final
 
 from meshd.agent.certificates import NotSigned
 from meshd.api.backoff import Backoff
+from meshd.api.clocks import rest_s
 
 RETRY_MIN_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
@@ -33,5 +34,4 @@ class Standing:
         if not self.is_paused:
             self._backoff.reset()
         else:
-            pause_s = self._backoff.next_s()
-            self.due_at = now + (min(pause_s, (ends_at - now) / 3) if ends_at > now else pause_s)
+            self.due_at = now + rest_s(self._backoff.next_s(), ends_at, now)
