@@ -21,6 +21,7 @@ from meshd.ca.tokens import new_id
 
 if TYPE_CHECKING:
     from meshd.ca.keyed.operations import Keys
+    from meshd.ca.keyed.store import KeyedStore
 
 SQLITE: Final = StoreSettings()
 """What there is without settings."""
@@ -50,10 +51,7 @@ def join(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> Store:
 
     made = KeyedStore.share(_keys(settings), _named(paths, settings), trust_domain)
     if settings.kubernetes.url:
-        try:
-            made.renumber()
-        except Unreachable as error:
-            raise Problem(str(error)) from error
+        _renumber(made)
     return made
 
 
@@ -68,10 +66,14 @@ def renumber(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> None
 
     with closing(open_store(paths, settings, trust_domain)) as shared:
         assert isinstance(shared, KeyedStore)
-        try:
-            shared.renumber()
-        except Unreachable as error:
-            raise Problem(str(error)) from error
+        _renumber(shared)
+
+
+def _renumber(shared: "KeyedStore") -> None:
+    try:
+        shared.renumber()
+    except Unreachable as error:
+        raise Problem(str(error)) from error
 
 
 def open_store(paths: CaFiles, settings: StoreSettings, trust_domain: str) -> Store:

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from meshd.api.problems import Problem
+from meshd.ca.keyed.answers import MAX_ANSWER_BYTES
 from meshd.ca.keyed.layout import written
 from meshd.ca.keyed.store import KeyedStore
-from meshd.ca.objects.api import MAX_ANSWER_BYTES, PAGE
+from meshd.ca.objects.api import PAGE
 from meshd.ca.objects.client import MAX_BATCH_BYTES, Clash, ObjectKeys
 from meshd.ca.objects.placing import TOGETHER
 from meshd.ca.objects.records import Record, Spec, Value, new

@@ -17,15 +17,13 @@ import consul
 import requests
 from consul import base
 
+from meshd.ca.keyed.answers import bounded
 from meshd.ca.keyed.operations import Found, Operation, Raced
 from meshd.ca.settings import ConsulSettings
 from meshd.ca.source import Unreachable
 
 CONNECT_WITHIN_S: Final = 2.0
 ANSWER_WITHIN_S: Final = 5.0
-
-MAX_ANSWER_BYTES: Final = 64 << 20
-"""A sixteenth of all certificates on record is the most that is read at once."""
 
 MAX_BATCH_BYTES: Final = 288 << 10
 """Consul takes 512 KiB in one transaction, in base64 and with what is around it."""
@@ -214,7 +212,7 @@ class _Transport(base.HTTPClient):  # type: ignore[misc]  # as above
             allow_redirects=False,
             stream=True,
         ) as answer:
-            text = _bounded(answer).decode("utf-8", "replace")
+            text = bounded(answer).decode("utf-8", "replace")
             if answer.status_code == 409:
                 raise _RolledBack(text)
             return base.Response(answer.status_code, answer.headers, text)
@@ -232,16 +230,6 @@ def read_token(settings: ConsulSettings) -> str:
             return opened.read(4096).decode("ascii", "replace").strip()
     except OSError as error:
         raise Unreachable(f"{file}: Consul's token cannot be read: {error.strerror}") from error
-
-
-def _bounded(answer: requests.Response) -> bytes:
-    parts, size = [], 0
-    for part in answer.iter_content(1 << 16):
-        size += len(part)
-        if size > MAX_ANSWER_BYTES:
-            raise ValueError(f"an answer larger than {MAX_ANSWER_BYTES >> 20} MiB")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _said(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """The store of several CA daemons at once: keys with values, wherever these are; see `meshd.ca.store` for what it does.
 
     operations    what has the keys is to do: several of them changed in one transaction (`meshd.ca.consul`,
-                  `meshd.ca.objects`)
+                  `meshd.ca.objects`); of both, `answers` by HTTP
     layout        which record is under which key
     store         what the CA asks for, as transactions (`transactions`)
     presence      which CAs are alive, and which of them does what one alone may do: sessions

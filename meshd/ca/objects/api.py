@@ -16,6 +16,7 @@ import requests
 from msgspec import Struct
 
 from meshd.api.documents import API_VERSION
+from meshd.ca.keyed.answers import bounded
 from meshd.ca.objects.client import Clash
 from meshd.ca.objects.records import LABEL, PLURAL, Record
 from meshd.ca.settings import ObjectSettings
@@ -24,11 +25,10 @@ from meshd.ca.source import Unreachable
 CONNECT_WITHIN_S: Final = 2.0
 ANSWER_WITHIN_S: Final = 5.0
 
-MAX_ANSWER_BYTES: Final = 64 << 20
-
 PAGE: Final = 20
 """Objects in one answer. The largest, `issued-*` of 16 transactions with 40 KiB each, are of almost a megabyte: so many
-of them are below half of MAX_ANSWER_BYTES, and a pod has memory for them. The usual ones are of some kilobytes."""
+of them are below half of what `meshd.ca.keyed.answers` takes, and a pod has memory for them. The usual ones are of
+some kilobytes."""
 
 MAX_TOKEN_BYTES: Final = 16 << 10
 
@@ -150,7 +150,7 @@ class ApiServer:
                 stream=True,
                 verify=self._settings.ca,
             ) as answer:
-                content = _bounded(answer)
+                content = bounded(answer)
         except (requests.RequestException, OSError, ValueError) as error:
             raise Unreachable(f"{self.where} cannot be used: {_said(error)}") from error
         self._hear(answer)
@@ -197,16 +197,6 @@ class ApiServer:
                 return opened.read(MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
         except OSError as error:
             raise Unreachable(f"{file}: the CA's own token cannot be read: {error.strerror}") from error
-
-
-def _bounded(answer: requests.Response) -> bytes:
-    parts, size = [], 0
-    for part in answer.iter_content(1 << 16):
-        size += len(part)
-        if size > MAX_ANSWER_BYTES:
-            raise ValueError(f"an answer larger than {MAX_ANSWER_BYTES >> 20} MiB")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _said(error: Exception) -> str:
