@@ -63,10 +63,11 @@ class Consul:
         self._process = ExitStack()
         self._running: subprocess.Popen[bytes] | None = None
         ports = {**self.ports, **({"http": -1} if tls else {"https": -1})}
-        own: dict[str, Any] = {"ports": ports, "bind_addr": address, "client_addr": address, "log_level": "warn"}
+        addresses = {"bind_addr": address, "client_addr": address}
+        self._settings: dict[str, Any] = {"ports": ports, **addresses, "log_level": "warn"}
         if tls is not None:
-            own |= self._tls_settings(tls)
-        self._configure({**own, **settings})
+            self._settings |= self._tls_settings(tls)
+        self.configure(settings)
 
     @property
     def port(self) -> int:
@@ -118,6 +119,11 @@ class Consul:
 
     def log(self) -> str:
         return (self.home / "log").read_text(errors="replace")
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """More of Consul's own settings, from when it starts next."""
+        self._settings |= settings
+        (self.home / "agent.json").write_text(json.dumps(self._settings))
 
     # --- asking it
 
@@ -244,9 +250,6 @@ class Consul:
             "verify_incoming_https": True,
         }
 
-    def _configure(self, settings: Mapping[str, Any]) -> None:
-        (self.home / "agent.json").write_text(json.dumps(settings))
-
 
 @contextmanager
 def agent(datacenter: str = "dc1", node: str = "here", tls: Root | None = None, **settings: Any) -> Iterator[Consul]:
@@ -281,17 +284,19 @@ def token_for(consul: Consul, rules: str) -> str:
 def cluster(size: int = 3) -> Iterator[list[Consul]]:
     """Servers that keep what they know on disk and elect a leader among them, each on an address of its own."""
     with ExitStack() as stack:
-        addresses = [f"127.0.0.{2 + number}" for number in range(size)]
         servers: list[Consul] = []
-        for number, address in enumerate(addresses):
+        for number in range(size):
             settings: dict[str, Any] = {
                 "datacenter": "dc1", "node_name": f"server-{number}", "bootstrap_expect": size,
                 "performance": {"raft_multiplier": 1}, "leave_on_terminate": False, "skip_leave_on_interrupt": True,
                 "gossip_lan": {"probe_interval": "200ms", "probe_timeout": "100ms", "suspicion_mult": 2},
-                "retry_join": [f"{each.address}:{each.ports['serf_lan']}" for each in servers], "retry_interval": "1s",
+                "autopilot": {"cleanup_dead_servers": False},  # a killed one comes back: it stays of the cluster
             }  # fmt: skip
-            servers.append(stack.enter_context(_closed(Consul(settings, address, dev=False))))
+            servers.append(stack.enter_context(_closed(Consul(settings, f"127.0.0.{2 + number}", dev=False))))
         for server in servers:
+            # Each knows all others: one that was killed soon after these had been away remembers none of them.
+            others = [f"{each.address}:{each.ports['serf_lan']}" for each in servers if each is not server]
+            server.configure({"retry_join": others, "retry_interval": "1s"})
             server.start()
         for server in servers:
             server.wait_until_led()
