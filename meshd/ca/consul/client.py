@@ -3,6 +3,9 @@
 On `py-consul`, with a transport of its own: one that follows neither the environment's proxies nor redirects, bounds an
 answer, and gives the ACL token with every call, which is in no message and no log. Every failure is Unreachable; a
 transaction that others were faster than is Raced, and has changed nothing.
+
+All is read in Consul's mode `consistent`: by default, a server that is elected answers before it has read its log, and
+a CA would take it that there is no revocation, or no root, and one that has lost its place answers for a moment more.
 """
 
 import base64
@@ -197,7 +200,7 @@ class _Transport(base.HTTPClient):  # type: ignore[misc]  # as above
         self._session.close()
 
     def _exchange(self, method: str, path: str, params: Any, data: Any = "") -> base.Response:
-        asked = [(name, value) for name, value in params or () if name != "dc"]
+        asked = [("consistent", ""), *((name, value) for name, value in params or () if name != "dc")]
         if self._settings.datacenter:
             asked.append(("dc", self._settings.datacenter))
         token = read_token(self._settings)
