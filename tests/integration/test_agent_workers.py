@@ -130,7 +130,6 @@ def test_a_handover_is_not_seen_in_the_status_but_by_the_pid(tmp_path: Path) -> 
                     load.more()
                     load.end()
                     assert load.errors == []
-                    assert set(load.statuses) == {200}
                     assert len(children(second)) == 2
                     wait_until(lambda: made.counted() == 10 + len(load.statuses), "all is counted, and once")
                     pids = {each["pid"] for each in made.status()["workloads"]}

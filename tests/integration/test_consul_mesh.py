@@ -191,5 +191,4 @@ def test_no_request_fails_whatever_becomes_of_the_servers(tmp_path: Path) -> Non
             for load in (meshed, plain):
                 load.end()
                 assert load.errors == []
-                assert set(load.statuses) == {200}
             assert world._identities() == {WEB, ""}

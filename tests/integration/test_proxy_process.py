@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -115,11 +116,13 @@ def ready(admin: int) -> bool:
 
 
 class Load:
-    """Callers, each on a connection that it keeps, in threads."""
+    """Callers, each on a connection that it keeps, in threads. `errors` has what was no answer of 200, with the second
+    since the first request at which it was so."""
 
     def __init__(self, port: int, callers: int) -> None:
         self.statuses: list[int] = []
         self.errors: list[str] = []
+        self._began = time.monotonic()
         self._port = port
         self._ending = threading.Event()
         self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
@@ -135,20 +138,25 @@ class Load:
                 sent = True
                 connection.request("GET", "/load")
                 answer = connection.getresponse()
-                answer.read()
+                body = answer.read()
                 self.statuses.append(answer.status)
+                if answer.status != 200:
+                    self._failed(f"{answer.status}: {answer.headers['l5d-proxy-error']}: {body!r}")
                 if answer.will_close:
                     connection.close()
                     connection = None
             except (OSError, HTTPException) as error:
                 if sent:
-                    self.errors.append(repr(error))
+                    self._failed(repr(error))
                 if connection is not None:
                     connection.close()
                     connection = None
                 self._ending.wait(0.01)
         if connection is not None:
             connection.close()
+
+    def _failed(self, how: str) -> None:
+        self.errors.append(f"{how} after {time.monotonic() - self._began:.1f} s")
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -218,7 +226,6 @@ def test_a_drain_under_load_loses_nothing(files: Files, which: str) -> None:
             first.kill()
             first.wait()
         assert load.errors == []
-        assert set(load.statuses) == {200}
 
 
 def inheriting(file: Path, listener: socket.socket, *flags: str) -> subprocess.Popen[bytes]:
