@@ -146,6 +146,11 @@ class Pod(Struct, frozen=True, rename="camel"):
     spec: PodSpec = PodSpec()
     status: PodStatus = PodStatus()
 
+    @property
+    def has_own_address(self) -> bool:
+        """Whether its addresses are its own: not the host's, and not given up by a pod that has ended."""
+        return not self.spec.host_network and self.status.phase not in ("Succeeded", "Failed")
+
 
 class Custom(Struct, frozen=True, rename="camel"):
     """A custom resource; what its spec says is somebody else's to know."""

@@ -127,8 +127,8 @@ class KubernetesRegistry:
     async def _by_pod(self, address: str, port: int) -> ServiceKey | None:
         """By the selectors of Services, and not by slices: those can only be asked for all at once."""
         for pod in await self._listed(PODS, Query(fields=f"status.podIP={address}")):
-            if pod.spec.host_network or pod.status.phase in ("Succeeded", "Failed"):
-                continue  # the address is the host's, or somebody else's by now
+            if not pod.has_own_address:
+                continue
             services = await self._listed(SERVICES, Query(pod.metadata.namespace))
             found = sorted(key for each in services if (key := _port_of(each, pod, port, address)) is not None)
             if found:

@@ -95,8 +95,7 @@ class SecondFamily:
         if body is None:
             return False
         pod = decoded(PODS.one, body, path)
-        is_over = pod.spec.host_network or pod.status.phase in ("Succeeded", "Failed")
-        return not is_over and address in [canonical_address(each.ip) for each in pod.status.pod_ips or ()]
+        return pod.has_own_address and address in [canonical_address(each.ip) for each in pod.status.pod_ips or ()]
 
     async def _family(self) -> str:
         """The cluster's first, which never changes; empty where that cannot be seen."""

@@ -61,6 +61,15 @@ def test_an_external_name_that_leads_into_the_cluster(name: str, found: ServiceK
 
 
 @pytest.mark.parametrize(
+    ("spec", "phase", "own"),
+    [({}, "Running", True), ({}, "Succeeded", False), ({}, "Failed", False), ({"hostNetwork": True}, "Running", False)],
+)
+def test_whose_a_pods_address_is(spec: dict[str, Any], phase: str, own: bool) -> None:
+    body = {"metadata": {"name": "web-0", "namespace": "shop"}, "spec": spec, "status": {"phase": phase}}
+    assert msgspec.convert(body, Pod).has_own_address is own
+
+
+@pytest.mark.parametrize(
     ("settings", "error"),
     [
         ({"kubeconfig": "kubeconfig"}, "is relative"),
