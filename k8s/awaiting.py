@@ -23,6 +23,7 @@ from typing import Final
 
 from meshd import __version__
 from meshd.api.durations import parse_duration
+from meshd.api.first import end_in_order
 from meshd.api.problems import Problem
 
 DISABLED: Final = "MESHD_AWAIT_DISABLED"
@@ -63,8 +64,7 @@ def main() -> None:
     arguments = reads.parse_args()
     if arguments.shutdown and not arguments.command:
         reads.error("--shutdown goes with a command")
-    for each in (signal.SIGTERM, signal.SIGINT):  # process 1 of a container is spared what it does not handle
-        signal.signal(each, lambda number, _frame: sys.exit(128 + number))
+    end_in_order()  # and so end the proxy, where that is asked for
     try:
         sys.exit(_run(arguments))
     except Problem as problem:

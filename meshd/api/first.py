@@ -12,8 +12,13 @@ def heed_as_first() -> None:
     """End by SIGTERM and SIGINT until there is more to it than that; where this process is one like any other, it does
     so by itself."""
     if os.getpid() == 1:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _end)
+        end_in_order()
+
+
+def end_in_order() -> None:
+    """From now on end by SIGTERM and SIGINT as by `sys.exit`, whichever process this is: what is left to do is done."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -89,6 +90,18 @@ def test_a_command_that_is_ended_ends_the_proxy(tmp_path: Path) -> None:
             waiting.send_signal(signal.SIGTERM)
             assert waiting.wait(60) == 128 + signal.SIGTERM
         assert process.wait(60) == 0
+
+
+def test_who_is_ended_while_it_waits_ends_the_proxy_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as admin:
+        argv = [*AWAIT, f"--port={admin.getsockname()[1]}", "--shutdown", "--", "true"]
+        with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as waiting:
+            with admin.accept()[0] as asked:
+                assert asked.recv(100).startswith(b"GET /ready ")
+                waiting.send_signal(signal.SIGTERM)
+                with admin.accept()[0] as told:
+                    assert told.recv(100).startswith(b"POST /shutdown ")
+            assert waiting.wait(60) == 128 + signal.SIGTERM
 
 
 def test_there_is_no_such_command(tmp_path: Path) -> None:
