@@ -19,7 +19,7 @@ from discovery.kubernetes.objects import Custom, Listed
 from discovery.kubernetes.settings import KubernetesDiscovery, KubernetesDocuments
 from discovery.registry import Away
 from discovery.store import Kind
-from meshd.api.documents import API_VERSION
+from meshd.api.documents import API_VERSION, GROUP
 from meshd.api.tasks import Tasks
 
 SETTLE_S: Final = 0.2
@@ -69,7 +69,7 @@ class KubernetesDocumentStore:
         found: dict[str, tuple[Custom, bytes]] = {}
         for kind, feed in feeds:
             for (namespace, name), each in feed.objects.items():
-                origin = f"{self._name}:{kind.lower()}s.{API_VERSION.partition('/')[0]}/{namespace}/{name}"
+                origin = f"{self._name}:{kind.lower()}s.{GROUP}/{namespace}/{name}"
                 before = known.get(origin)
                 found[origin] = before if before is not None and before[0] is each else (each, _content(kind, each))
         return found

@@ -19,11 +19,9 @@ import yaml
 from msgspec import inspect
 
 from k8s.crds import records
-from meshd.api.documents import API_VERSION, Service, Workload
+from meshd.api.documents import GROUP, VERSION, Service, Workload
 
 FOLDER: Final = Path(__file__).parent
-
-GROUP, _, VERSION = API_VERSION.partition("/")
 
 KINDS: Final[tuple[type[Service | Workload], ...]] = (Service, Workload)
 

@@ -5,10 +5,8 @@ Nobody writes one by hand. What is in it is checked for its form, so that what a
 
 from typing import Any, Final
 
-from meshd.api.documents import API_VERSION
+from meshd.api.documents import GROUP, VERSION
 from meshd.ca.objects.records import KIND, PLURAL
-
-GROUP, _, VERSION = API_VERSION.partition("/")
 
 _NUMBER: Final = {"type": "integer", "format": "int64", "minimum": 0}
 

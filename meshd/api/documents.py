@@ -20,7 +20,8 @@ from meshd.api.health import PortHealth, UnitHealth
 from meshd.api.names import DEFAULT_NAMESPACE, Address, WorkloadName, check_label, is_another_hosts
 from meshd.api.policy import FailureAccrual, Limits, Policy, Retries, Timeouts
 
-API_VERSION = "meshd.io/v1"
+GROUP, VERSION = "meshd.io", "v1"
+API_VERSION = f"{GROUP}/{VERSION}"
 
 MAX_EXTERNAL_ADDRESSES = 256
 """Of one workload; of hosts that are more, each has a document of its own."""

@@ -15,7 +15,7 @@ from k8s import crds
 from k8s.controller.controller import Controller, Place
 from k8s.settings import CONTROLLER, Installation
 from meshd.api.control import CONTROL_ALPN
-from meshd.api.documents import API_VERSION
+from meshd.api.documents import API_VERSION, GROUP, VERSION
 from meshd.api.names import Address, Identity
 from meshd.ca.authority import Authority
 from meshd.ca.kubernetes import AUDIENCE
@@ -102,8 +102,7 @@ class ControlPlane:
 
     def custom(self, namespace: str, plural: str, body: Body) -> None:
         """One of the mesh's documents, as an object."""
-        group, _, version = API_VERSION.partition("/")
-        kind = self.cluster.api.kinds[group, version, plural]
+        kind = self.cluster.api.kinds[GROUP, VERSION, plural]
         self.cluster.api.create(ApiPlace(kind, namespace), {"apiVersion": API_VERSION, **body}, "test")
 
     def replace_slice(self, namespace: str, body: Body) -> None:
