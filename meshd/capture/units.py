@@ -3,6 +3,7 @@ of the rest of the host only whose files are is looked at here."""
 
 import re
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final, NamedTuple, Self
 
 from meshd.capture import environments
@@ -12,10 +13,12 @@ USUAL_SLICE: Final = "system.slice"
 EARLY: Final = frozenset(("network.target", "network-online.target", "sysinit.target", "basic.target"))
 """What the agent starts after: a unit that these wait for cannot wait for the agent."""
 
+LOOPBACK: Final = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+
 PROPERTIES: Final = (
     "Id", "LoadState", "LoadError", "Transient", "Slice", "User", "PrivateNetwork", "NetworkNamespacePath",
-    "RootDirectory", "RootDirectoryStartOnly", "RootImage", "DefaultDependencies", "Before", "ControlGroup",
-    "Environment", "EnvironmentFiles",
+    "IPAddressAllow", "IPAddressDeny", "RootDirectory", "RootDirectoryStartOnly", "RootImage", "DefaultDependencies",
+    "Before", "ControlGroup", "Environment", "EnvironmentFiles",
 )  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]*)?\.service")
@@ -88,6 +91,11 @@ def refusals(unit: Unit, slices: tuple[str, ...], exempt: tuple[str, ...]) -> It
         yield "it is transient: it is gone when it stops, and there is no file to add to"
     if unit.get("PrivateNetwork") == "yes" or unit.get("NetworkNamespacePath"):
         yield "it has a network namespace of its own (PrivateNetwork=, NetworkNamespacePath=), with rules of its own"
+    if kept_off := list(_kept_off(unit)):
+        yield (
+            f"it may not speak with {' and '.join(kept_off)} (IPAddressDeny=), where the proxy is: with "
+            "IPAddressAllow=localhost it may be meshed"
+        )
     if unit.get("RootImage") or (
         unit.get("RootDirectory") not in ("", "/") and unit.get("RootDirectoryStartOnly") != "yes"
     ):
@@ -104,3 +112,16 @@ def refusals(unit: Unit, slices: tuple[str, ...], exempt: tuple[str, ...]) -> It
         wait = ", ".join(sorted(early)) or "the rest of the system"
         yield f"it starts before {wait}, and so before the mesh can be ready"
     yield from environments.refusals(unit.get("EnvironmentFiles"), unit.get("Environment"))
+
+
+def _kept_off(unit: Unit) -> Iterator[str]:
+    """The addresses of the proxy, of those that captured connections are led to, which it may not speak with. What is
+    allowed may be, whatever is denied (systemd.resource-control(5)); systemd says both as networks."""
+    for address in LOOPBACK:
+        denied, allowed = (_has(unit.get(each), address) for each in ("IPAddressDeny", "IPAddressAllow"))
+        if denied and not allowed:
+            yield str(address)
+
+
+def _has(networks: str, address: IPv4Address | IPv6Address) -> bool:
+    return any(address in ip_network(each, strict=False) for each in networks.split())

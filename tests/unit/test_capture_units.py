@@ -6,7 +6,7 @@ from meshd.capture.units import Unit, full_name, misnamed, refusals, usual_slice
 
 GOOD = (
     "Id=web.service\nLoadState=loaded\nLoadError=\nTransient=no\nSlice=system.slice\nUser=www-data\nPrivateNetwork=no\n"
-    "NetworkNamespacePath=\nRootDirectory=\nRootDirectoryStartOnly=no\nRootImage=\n"
+    "NetworkNamespacePath=\nIPAddressAllow=\nIPAddressDeny=\nRootDirectory=\nRootDirectoryStartOnly=no\nRootImage=\n"
     "DefaultDependencies=yes\nBefore=shutdown.target multi-user.target\n"
 )
 
@@ -25,6 +25,13 @@ def test_what_waits_for_the_mesh_has_the_host_s_root_all_the_same() -> None:
     started = GOOD.replace("RootDirectory=", "RootDirectory=/srv/web")
     assert reasons(started.replace("StartOnly=no", "StartOnly=yes")) == []
     assert reasons(GOOD.replace("RootDirectory=", "RootDirectory=/")) == []
+
+
+def test_what_may_speak_with_the_proxy_may_be_kept_from_others() -> None:
+    kept = GOOD.replace("IPAddressDeny=", "IPAddressDeny=::/0 0.0.0.0/0")
+    assert reasons(kept.replace("Allow=", "Allow=127.0.0.0/8 ::1/128 10.0.0.0/8")) == []
+    assert "with ::1 (" in reasons(kept.replace("Allow=", "Allow=127.0.0.1/32"))[0]
+    assert reasons(GOOD.replace("IPAddressDeny=", "IPAddressDeny=192.0.2.0/24 2001:db8::/32")) == []
 
 
 @pytest.mark.parametrize(
@@ -53,6 +60,8 @@ def test_where_systemd_puts_instances(unit: str, slice_: str) -> None:
         ("Transient=no", "Transient=yes", "transient"),
         ("PrivateNetwork=no", "PrivateNetwork=yes", "network namespace of its own"),
         ("NetworkNamespacePath=", "NetworkNamespacePath=/run/netns/x", "network namespace of its own"),
+        ("IPAddressDeny=", "IPAddressDeny=::/0 0.0.0.0/0", "speak with 127.0.0.1 and ::1"),
+        ("IPAddressDeny=", "IPAddressDeny=127.0.0.0/8", "speak with 127.0.0.1 (IPAddressDeny=)"),
         ("User=www-data", "User=meshd-proxy", "never captured"),
         ("RootDirectory=", "RootDirectory=/srv/web", "root directory of its own"),
         ("RootImage=", "RootImage=/srv/web.raw", "root directory of its own"),
