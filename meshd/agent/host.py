@@ -16,6 +16,7 @@ from meshd.agent.backends import sources_of
 from meshd.agent.capturing import plan_of
 from meshd.agent.certificates import Signer
 from meshd.agent.core import Core
+from meshd.agent.credentials import Proof, read_bundle, read_proof
 from meshd.agent.daemon import heed_signals, serve
 from meshd.agent.local import LOCAL
 from meshd.agent.lock import StateLock
@@ -23,7 +24,7 @@ from meshd.agent.names.sockets import let_go
 from meshd.agent.node import NodeSource, Renewals
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
-from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof
+from meshd.agent.settings_file import load_settings
 from meshd.agent.trust import FILE_NAME, TrustFile
 from meshd.agent.workload.server import WorkloadServer
 from meshd.api.inherited import inherited

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from meshd.agent import node
+from meshd.agent.credentials import Proof, read_bundle, read_proof
 from meshd.agent.peer import Access
 from meshd.agent.settings import Settings
-from meshd.agent.settings_file import Proof, load_settings, read_bundle, read_proof, usable_settings
+from meshd.agent.settings_file import load_settings, usable_settings
 from meshd.agent.settings_page import settings_page
 from meshd.api.detection import Detection
 from meshd.api.loading import ConfigurationError

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from meshd.agent import node
 from meshd.agent.check import kinds
 from meshd.agent.check.kinds import SET_THE_CLOCK, Check, Kind, Result
+from meshd.agent.credentials import read_bundle
 from meshd.agent.host import check
 from meshd.agent.registry import NOT_ATTACHED
 from meshd.agent.settings import Settings
-from meshd.agent.settings_file import read_bundle
 from meshd.agent.trust import FILE_NAME, Trust, TrustFile
 from meshd.api.control import Status, WorkloadStatus
 from meshd.api.loading import ConfigurationError
