@@ -1,1 +1,1 @@
-"""The verbs of the command line that are about a cluster; `meshd.cli.VERBS` names them."""
+"""The verbs of the command line that are about a cluster; `meshd.cli.verbs` names them."""

@@ -1,9 +1,14 @@
 """Every verb is there, explains itself, and can be completed."""
 
+import subprocess
+import sys
+from importlib import import_module
+
 import pytest
 from click.testing import CliRunner, Result
 
-from meshd.cli import VERBS, cli
+from meshd.cli import cli
+from meshd.cli.verbs import VERBS
 
 
 def meshd(*words: str) -> Result:
@@ -15,6 +20,31 @@ def test_a_verb_explains_itself(verb: str) -> None:
     result = meshd(verb, "--help")
     assert result.exit_code == 0, result.output
     assert result.output.startswith(f"Usage: meshd {verb}")
+
+
+def test_the_verbs_are_listed_with_the_first_sentence_of_their_help() -> None:
+    found = {name: import_module(verb.module).command for name, verb in VERBS.items()}
+    listed = {name: verb.summary for name, verb in VERBS.items()}
+    assert listed == {name: command.get_short_help_str(len(command.help)) for name, command in found.items()}
+
+
+def test_a_list_of_verbs_imports_none_and_a_verb_what_it_needs() -> None:
+    script = """
+import sys
+from click.testing import CliRunner
+from meshd.cli import cli
+
+for words in ["--help"], ["status", "--help"], ["names", "--help"], ["inject", "--help"]:
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    print(*sorted({name.partition(".")[0] for name in sys.modules} | set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    listed, *explained = [set(line.split()) for line in done.stdout.splitlines()]
+    assert not listed & {verb.module for verb in VERBS.values()}
+    assert not listed & {"asyncio", "ssl", "uvloop", "yaml"}
+    for loaded in explained:
+        assert not loaded & {"aiohttp", "cryptography", "kubernetes_asyncio", "yaml"}
+    assert "meshd.cli.inject" in explained[-1]
 
 
 def test_a_verb_that_is_none_is_a_misuse() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshd.cli import VERBS
+from meshd.cli.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
