@@ -197,13 +197,13 @@ def test_systemctl_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pyte
 
     async def main() -> None:
         looking = asyncio.get_running_loop().create_task(is_active("web.service"))
-        pid = await eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "it runs", 30.0)
+        pid = await eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "it runs")
         looking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await looking
-        await eventually(lambda: not os.path.exists(f"/proc/{int(pid)}"), "it is no more", 30.0)
+        await eventually(lambda: not os.path.exists(f"/proc/{int(pid)}"), "it is no more")
 
-    run(main(), 60.0)
+    run(main())
 
 
 def test_systemctl_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ class Watched:
         return workload.waiting_for
 
     async def becomes(self, endpoints: int, waits_for: str = "") -> None:
-        await eventually(lambda: self.endpoints == endpoints, f"{endpoints} endpoints", 30.0)
+        await eventually(lambda: self.endpoints == endpoints, f"{endpoints} endpoints")
         end = asyncio.get_running_loop().time() + 30.0
         while (said := await self.waits_for()) != ((waits_for,) if waits_for else ()):
             assert asyncio.get_running_loop().time() < end, said
@@ -342,7 +342,7 @@ def test_a_check_that_is_added_takes_nothing_out_before_it_fails(tmp_path: Path)
             before = len(web.said)
             server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
             web.write(WEB.format(port=port, check="tcp: {}").replace("After: 2", "After: 20"))
-            await eventually(lambda: [each.looks > 2 for each in web.agent.health.verdicts()] == [True], "looks", 30.0)
+            await eventually(lambda: [each.looks > 2 for each in web.agent.health.verdicts()] == [True], "looks")
             assert web.said[before:] == []
             server.close()
             await server.wait_closed()
@@ -384,7 +384,7 @@ def test_not_everything_is_looked_at_at_once() -> None:
             await monitor.close()
         assert silent.most <= 3 * MAX_PORTS_AT_ONCE
 
-    run(main(), 90.0)
+    run(main())
 
 
 def test_a_check_that_is_no_more_ends_at_once() -> None:
@@ -393,12 +393,12 @@ def test_a_check_that_is_no_more_ends_at_once() -> None:
         async with silent.running() as address:
             health = PortHealth(http=HttpCheck(), interval="1h", timeout="1h")
             monitor.use([Check(WorkloadName("default", "web"), health, address)])
-            await eventually(lambda: silent.connected == 1, "it looks", 30.0)
+            await eventually(lambda: silent.connected == 1, "it looks")
             monitor.use([])
-            await eventually(lambda: silent.connected == 0, "it looks no more", 30.0)
+            await eventually(lambda: silent.connected == 0, "it looks no more")
             await monitor.close()
 
-    run(main(), 90.0)
+    run(main())
 
 
 @pytest.mark.skipif(os.path.isdir(SYSTEMD), reason="this host was booted with systemd")
@@ -409,4 +409,4 @@ def test_a_unit_on_a_host_without_systemd(tmp_path: Path) -> None:
         async with Watched.over(tmp_path, document) as web:
             await web.becomes(0, "unit web.service (this host was not booted with systemd, so it has no units)")
 
-    run(main(), 60.0)
+    run(main())

@@ -205,14 +205,13 @@ def test_an_admin_port_that_somebody_else_has_is_said_and_the_agent_runs(host: H
 def test_the_agent_looks_for_a_ca_that_is_away_by_itself(host: Host) -> None:
     async def heals() -> None:
         client = await ControlClient.connect(host.socket)
-        for _ in range(1000):
-            status = await client.call(GetStatus())
-            assert isinstance(status, Status)
-            if status.ca.healthy:
-                break
-            await asyncio.sleep(0.02)
-        else:
-            raise AssertionError("the agent did not find the CA")
+        async with asyncio.timeout(60.0):
+            while True:
+                status = await client.call(GetStatus())
+                assert isinstance(status, Status)
+                if status.ca.healthy:
+                    break
+                await asyncio.sleep(0.02)
         await client.close()
 
     with host.agent():
@@ -415,15 +414,15 @@ def test_it_ends_by_itself_when_nobody_uses_it(tmp_path: Path) -> None:
     async def use() -> float:
         client = await ControlClient.connect(directory / "meshd.sock")
         assert isinstance(await client.call(WEB), Registered)
-        await asyncio.sleep(1.0)  # longer than it lingers: it is in use
+        await asyncio.sleep(2.5)  # longer than it lingers: it is in use
         assert isinstance(await client.call(GetStatus()), Status)
         await client.close()
         return time.monotonic()
 
-    with embedded(directory, "600ms") as process:
+    with embedded(directory, "2s") as process:
         left = aio.run(use())
         assert process.wait(60) == 0
-        assert time.monotonic() - left > 0.5
+        assert time.monotonic() - left > 1.5
     assert not (directory / "meshd.sock").exists()
 
 

@@ -190,7 +190,7 @@ def test_a_host_that_gets_ipv6_later_is_called_by_it(tmp_path: Path) -> None:
         assert not answers("http://[::1]:4191/ready")
         switch(0)
         wait_until(lambda: answers("http://[::1]:4191/ready"), "the admin port answers by IPv6", 60.0)
-        peer = ("--insecure", "--output", "/dev/null", "telnet://[::1]:4143", "--max-time", "1")
+        peer = ("--insecure", "--output", "/dev/null", "telnet://[::1]:4143", "--max-time", "5")
         listening = subprocess.run(
             [*within, "curl", "-sv", *peer], capture_output=True, text=True, check=False, timeout=60
         )

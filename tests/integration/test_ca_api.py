@@ -189,14 +189,14 @@ def test_requests_that_trickle_in_hold_up_no_more_than_their_own_number(authorit
                     return "too many requests at once" in str(error)
                 return False
 
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not await overloaded():
                     pass
             release.set()
             assert {await task for task in tasks} == {400}
             await source.health()
 
-    aio.run(main(), 60.0)
+    aio.run(main())
 
 
 def test_a_client_that_goes_away_is_no_fault_of_the_cas(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
@@ -432,7 +432,7 @@ def test_stopping_waits_for_no_one_who_trickles(authority: Authority) -> None:
 
             asked = asyncio.gather(ask(), return_exceptions=True)
             await eventually(lambda: begun, "the request is under way")
-            async with asyncio.timeout(SHUTDOWN_S + 20):
+            async with asyncio.timeout(SHUTDOWN_S + 60):
                 await server.stop()
             assert not_accepting(server.address)
             (outcome,) = await asked

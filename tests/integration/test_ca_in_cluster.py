@@ -121,7 +121,7 @@ def network() -> Iterator[int]:
     argv = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec sleep 3600"]
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:
-        wait_until(lambda: "UP" in _links(process.pid), "there is a network", 30.0)
+        wait_until(lambda: "UP" in _links(process.pid), "there is a network")
         yield process.pid
     finally:
         process.kill()

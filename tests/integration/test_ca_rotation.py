@@ -25,7 +25,7 @@ PROXY = [sys.executable, "-m", "proxy.main"]
 WORKLOAD = "---\napiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: {}}}\nspec: {}\n"
 SERVICE = (
     "---\napiVersion: meshd.io/v1\nkind: Service\nmetadata: {{name: {}}}\nspec:\n  port: 80\n  protocol: {}\n"
-    "  endpoints: [{{address: 127.0.0.1, port: {}, workload: api, inboundPort: {}}}]\n"
+    "  endpoints: [{{address: 127.0.0.1, port: {}, workload: api, inboundPort: {}}}]\n  timeouts: {{connect: 60s}}\n"
 )
 
 
@@ -121,7 +121,7 @@ class Mesh:
             [*MESHD, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
             stdin=subprocess.DEVNULL,
         )

@@ -117,7 +117,7 @@ def test_a_token_for_one_is_good_once_at_two_cas_at_one_moment(consul: Consul, t
 
     with first.serves(), second.serves():
         tokens = [first.says("token", "create", "--workload", "default/web").strip() for _ in range(6)]
-        outcomes = aio.run(main(tokens), 60.0)
+        outcomes = aio.run(main(tokens))
         for each in outcomes:
             won, lost = sorted(each, key=lambda said: said != "joined")
             assert (won, "used up" in lost) == ("joined", True), outcomes
@@ -144,7 +144,7 @@ def test_what_is_revoked_at_one_is_heard_and_kept_to_at_all(consul: Consul, tmp_
                 await each.sign(csr(), WEB)
 
     with first.serves(), second.serves():
-        aio.run(main(joined(second, "vm1", tmp_path)), 60.0)
+        aio.run(main(joined(second, "vm1", tmp_path)))
 
 
 def test_a_token_of_any_is_good_by_what_all_of_them_say(consul: Consul, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_token_of_any_is_good_by_what_all_of_them_say(consul: Consul, tmp_path
                 assert jwt.verify(each.token, keys, "reports", TRUST_DOMAIN, time.time()).identity == WEB
 
     with first.serves(), second.serves():
-        aio.run(main(joined(second, "vm1", tmp_path)), 100.0)
+        aio.run(main(joined(second, "vm1", tmp_path)))
         keys = json.loads(first.says("status", "-o", "json"))["jwt_keys"]
         assert {each["ca"] for each in keys} == {first.name, second.name}
 

@@ -97,7 +97,7 @@ def test_a_session_that_is_lost_is_begun_anew(stores: list[KeyedStore], consul: 
             return False
         return bool(second.peers.live())
 
-    wait_until(beats, "the first one is seen again", 30.0)
+    wait_until(beats, "the first one is seen again")
 
 
 def test_a_place_is_taken_once_and_by_one_trust_domain(consul: Consul) -> None:

@@ -103,7 +103,7 @@ def test_an_agent_that_does_not_answer_as_it_should_is_away(tmp_path: Path, answ
     async def work() -> None:
         async with agent(tmp_path / "s", answers) as connection:
             with pytest.raises(AgentAway, match=message):
-                await connection.call(WithdrawWorkload(), Done, within_s=0.05 if answers is silent else 5.0)
+                await connection.call(WithdrawWorkload(), Done, within_s=0.05 if answers is silent else 60.0)
 
     aio.run(work())
 

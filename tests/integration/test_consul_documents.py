@@ -138,7 +138,7 @@ def test_keys_come_change_and_go(store: Store, tmp_path: Path) -> None:
             assert told[-1] is None
             assert found.remote.health().healthy
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_a_key_that_turns_bad_keeps_what_was_last_good_of_it(store: Store, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_key_that_turns_bad_keeps_what_was_last_good_of_it(store: Store, tmp_p
             store.put("meshd/config/b é", "")
             await eventually(lambda: found.findings == [], "nothing is wrong", LONG_S)
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_workloads_of_other_hosts_are_passed_over_unless_they_are_asked_for(store: Store, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_workloads_of_other_hosts_are_passed_over_unless_they_are_asked_for(stor
 
     for each in ("a", "b"):
         (tmp_path / each).mkdir()
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_what_the_settings_file_declares_goes_first(store: Store, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_what_the_settings_file_declares_goes_first(store: Store, tmp_path: Path
             found.file.write_text("trustDomain: mesh.example\n")
             await found.has("api")
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_endpoints_in_plain_text_are_refused_where_only_meshed_ones_are_wanted(store: Store, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_endpoints_in_plain_text_are_refused_where_only_meshed_ones_are_wanted(s
             await found.finds("consul:meshd/config/plain: Service plain: spec.endpoints[0]: it has no `workload`")
             await found.has("api")
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_an_empty_folder_is_believed_and_a_place_that_is_gone_is_not(store: Store, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_an_empty_folder_is_believed_and_a_place_that_is_gone_is_not(store: Stor
             await found.has()
             assert found.remote.health().healthy
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_what_was_last_good_stays_while_consul_is_away_and_over_a_restart(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_what_was_last_good_stays_while_consul_is_away_and_over_a_restart(tmp_pa
                 await found.has("db")
                 assert not found.remote.known().stale
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_a_token_that_may_not_read_is_told_from_a_place_with_nothing_in_it(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_token_that_may_not_read_is_told_from_a_place_with_nothing_in_it(tmp_p
                 token(agent, 'key_prefix "meshd/config/" { policy = "read" }')
                 await found.has("api")
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_more_keys_than_are_configuration_are_not_read(store: Store, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_more_keys_than_are_configuration_are_not_read(store: Store, tmp_path: P
             await found.has("api")
             assert found.findings == []
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_an_agent_goes_by_them_and_says_where_they_came_from(store: Store, tmp_path: Path) -> None:

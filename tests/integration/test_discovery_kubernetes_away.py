@@ -36,14 +36,14 @@ def test_bookmarks_confirm_what_is_known_and_a_watch_goes_on_from_them(tmp_path:
         async with following(registry, key(here)) as web:
             await web.endpoints("192.0.2.1")
             count = len(web.said)
-            await eventually(lambda: len(web.said) > count + 3, "it is said again", 30.0)
+            await eventually(lambda: len(web.said) > count + 3, "it is said again")
             assert all(said == web.said[-1] for said in web.said)
             listed = cluster.api.store.version
             await here.account("somebody")  # of no concern, but a later version
-            await eventually(lambda: len(web.said) > count + 8, "a bookmark with it", 30.0)
+            await eventually(lambda: len(web.said) > count + 8, "a bookmark with it")
             cluster.compact()
             cluster.break_watches()
-            await eventually(lambda: len(watches(cluster)) > 1, "it is watched again", 30.0)
+            await eventually(lambda: len(watches(cluster)) > 1, "it is watched again")
             assert int(watches(cluster)[-1]["resourceVersion"]) > listed
             assert lists(cluster) == 1
 
@@ -62,10 +62,10 @@ def test_what_changed_in_a_past_that_is_gone_is_listed_again(tmp_path: Path, as_
 
         async with following(registry, key(here)) as web:
             await web.endpoints("192.0.2.1")
-            await eventually(lambda: watches(cluster), "it is watched", 30.0)
+            await eventually(lambda: watches(cluster), "it is watched")
             cluster.interfere = hold
             cluster.break_watches()
-            await eventually(lambda: len(watches(cluster)) > 1, "it is to be watched again", 30.0)
+            await eventually(lambda: len(watches(cluster)) > 1, "it is to be watched again")
             await here.slice(slice_of("web", "web-2", endpoint("192.0.2.2"), ports={"": 8080}))
             await here.delete_slice("web-1")
             cluster.compact()
@@ -83,7 +83,7 @@ def test_a_watch_that_breaks_off_goes_on_from_where_it_was(tmp_path: Path) -> No
         async with following(registry, key(here)) as web:
             await web.endpoints("192.0.2.1")
             for number in range(2, 6):
-                await eventually(cluster.break_watches, "it is watched", 30.0)
+                await eventually(cluster.break_watches, "it is watched")
                 await here.slice(slice_of("web", f"web-{number}", endpoint(f"192.0.2.{number}"), ports={"": 8080}))
                 await web.endpoints(*(f"192.0.2.{each}" for each in range(1, number + 1)))
             assert lists(cluster) == 1
@@ -111,7 +111,7 @@ def test_a_server_that_is_gone_is_away_and_one_that_is_back_is_read_anew(tmp_pat
             assert "127.0.0.1" in await web.ended()
         await registry.close()
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_a_server_that_goes_while_it_is_watched_is_away(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_server_that_goes_while_it_is_watched_is_away(tmp_path: Path) -> None:
         assert registry.watches == 0
         await registry.close()
 
-    aio.run(main(), 110.0)
+    aio.run(main())
 
 
 def test_a_server_that_does_not_answer_is_away(tmp_path: Path) -> None:
@@ -337,10 +337,10 @@ def test_following_ends_promptly_and_leaves_nothing_behind(tmp_path: Path) -> No
     async def scene(cluster: Cluster, here: World, registry: KubernetesRegistry) -> None:
         async with following(registry, key(here)) as web:
             await web.endpoints("192.0.2.1")
-            await eventually(lambda: watches(cluster), "it is watched", 30.0)
+            await eventually(lambda: watches(cluster), "it is watched")
             assert registry.watches == 2
         assert registry.watches == 0
-        await eventually(lambda: cluster.break_watches() == 0, "the watches have ended", 30.0)
+        await eventually(lambda: cluster.break_watches() == 0, "the watches have ended")
 
     play(tmp_path, scene)
 
@@ -357,7 +357,7 @@ def test_an_agent_serves_what_it_knew_while_the_cluster_is_away_and_after_a_rest
         client = await ControlClient.connect(socket)
         assert isinstance(await client.call(Attach("")), ProxyConfiguration)
         watch = client.say(WatchDestination(f"web.{namespace}", "default"))
-        heard = await eventually(lambda: client.heard.get(watch), "where web is", 30.0)
+        heard = await eventually(lambda: client.heard.get(watch), "where web is")
         assert heard is not None
         answer = heard[0]
         await client.close()
@@ -367,7 +367,7 @@ def test_an_agent_serves_what_it_knew_while_the_cluster_is_away_and_after_a_rest
 
     async def health(healthy: bool) -> str:
         client = await ControlClient.connect(socket)
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(60.0):
             while True:
                 status = await client.call(GetStatus())
                 assert isinstance(status, Status)
@@ -408,5 +408,5 @@ def test_an_agent_serves_what_it_knew_while_the_cluster_is_away_and_after_a_rest
 
     aio.run(begin())
     for scene in (there_and_away, still_known):
-        with running(argv, tmp_path / "agent.log", lambda: is_answered(socket), deadline_s=30.0):
+        with running(argv, tmp_path / "agent.log", lambda: is_answered(socket)):
             aio.run(scene(), 100.0)

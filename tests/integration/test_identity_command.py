@@ -22,7 +22,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def identity(agent: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = [*meshed.MESHD, "identity", "--socket", str(agent), *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
 def extensions(text: str) -> list[str]:

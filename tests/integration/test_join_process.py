@@ -24,7 +24,7 @@ DOCUMENTS = "---\napiVersion: meshd.io/v1\nkind: Workload\nmetadata: {{name: {}}
 
 def meshd(*arguments: object, given: str = "") -> "subprocess.CompletedProcess[str]":
     argv = [*MESHD, *map(str, arguments)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, input=given)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, input=given)
 
 
 def says(*arguments: object) -> str:
@@ -187,5 +187,5 @@ except Conflict as conflict:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        said = sorted(process.communicate(timeout=30)[0].strip() for process in processes)
+        said = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
     assert said == ["joined"] * 2 + [f"the join token {identifier} is used up"] * 3

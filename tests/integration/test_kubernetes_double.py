@@ -152,7 +152,7 @@ def run(cluster: Cluster, scene: Callable[[Player], Coroutine[Any, Any, None]]) 
         async with player(cluster) as play:
             await scene(play)
 
-    aio.run(main(), 60.0)
+    aio.run(main())
 
 
 def test_objects_become_what_they_became_on_a_real_server(cluster: Cluster) -> None:
@@ -296,7 +296,7 @@ def served(cluster: Cluster, scene: Callable[[Any], Coroutine[Any, Any, None]], 
         async with library(cluster, token) as api:
             await scene(api)
 
-    aio.run(main(), 60.0)
+    aio.run(main())
 
 
 def configmap(name: str, **labels: str) -> Any:
@@ -479,7 +479,7 @@ def test_watches_break_off_and_the_server_comes_back_on_its_port(cluster: Cluste
             assert cluster.port == port
             assert (await client.CoreV1Api(api).list_namespace()).items
 
-    aio.run(main(), 60.0)
+    aio.run(main())
 
 
 @pytest.fixture(autouse=True)

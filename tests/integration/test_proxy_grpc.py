@@ -152,8 +152,8 @@ def test_all_four_kinds_of_call(meshed: bool) -> None:
 @PATHS
 def test_large_messages_both_ways(meshed: bool) -> None:
     def talk(channel: Any) -> None:
-        assert channel.unary_unary("/test.Echo/Unary")(LARGE, timeout=30) == LARGE
-        both = channel.stream_stream("/test.Echo/Both")(iter([LARGE[: 4 << 20]] * 4), timeout=30)
+        assert channel.unary_unary("/test.Echo/Unary")(LARGE, timeout=60) == LARGE
+        both = channel.stream_stream("/test.Echo/Both")(iter([LARGE[: 4 << 20]] * 4), timeout=60)
         assert [len(each) for each in both] == [4 << 20] * 4
 
     converse(meshed, talk)

@@ -73,7 +73,7 @@ def before_nginx(meshed: bool, directory: Path, calls: Callable[[str], Awaitable
             await calls(f"http://127.0.0.1:{listen}")
 
     with nginx(directory) as port:
-        run(conversation(port), 60.0)
+        run(conversation(port))
 
 
 @PATHS

@@ -138,7 +138,7 @@ def test_bodies_of_50_megabytes_both_ways_with_slow_readers(route: str) -> None:
             writer.close()
         server.close()
 
-    run(conversation(), 60.0)
+    run(conversation())
 
 
 def test_an_application_that_is_down_is_503_within_seconds() -> None:
@@ -190,7 +190,7 @@ def test_an_application_that_restarts_under_traffic_loses_no_request_that_had_no
         # GETs, and their connections had been used, so that even these were asked again.
         assert statuses.count(200) == len(statuses)
 
-    run(conversation(), 60.0)
+    run(conversation())
 
 
 def test_unknown_names_and_the_proxy_s_own_address() -> None:
@@ -218,7 +218,7 @@ def test_a_request_for_the_proxy_by_another_name_does_not_go_round_in_circles(na
         async with origin() as api:
             world = mesh(api.port)
             async with running(world.api, world.web):
-                answer = await asyncio.wait_for(ask(world.outbound, target=f"http://{name}:{world.outbound}/"), 30.0)
+                answer = await asyncio.wait_for(ask(world.outbound, target=f"http://{name}:{world.outbound}/"), 60.0)
                 assert answer.status == (503 if name.lower() == "localhost" else 508)
                 assert sum(series.opened for series in world.web.proxy.stats.tcp_series) < 5
 

@@ -216,7 +216,7 @@ def test_a_caller_that_ends_its_side_at_once_gets_the_banner(meshed: bool) -> No
             async with running(*world.nodes):
                 reader, writer = await asyncio.open_connection("127.0.0.1", world.listen)
                 writer.write_eof()
-                async with asyncio.timeout(30.0):
+                async with asyncio.timeout(60.0):
                     assert await reader.read() == b"220 mail.example ESMTP\r\n"
                 writer.close()
 

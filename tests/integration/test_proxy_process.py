@@ -75,7 +75,7 @@ class Files:
             f"workloads: [{{name: api, certificate: api.pem, key: api.key, ports: [{{port: {port}}}]}}]\n"
         )
 
-    def write_web(self, service: str = "api", more: str = "") -> None:
+    def write_web(self, service: str = "api") -> None:
         self.web.write_text(
             "trustDomain: mesh.example\ntrustBundle: bundle.pem\n"
             f"outbound: 127.0.0.1:{self.outbound}\nadmin: 127.0.0.1:{self.web_admin}\n"
@@ -83,7 +83,7 @@ class Files:
             f"  upstreams: [{{service: {service}, listen: '127.0.0.1:{self.upstream}'}}]\n"
             f"services:\n- name: {service}\n  port: 80\n"
             f"  endpoints: [{{address: 127.0.0.1, port: {self.port}, workload: api, inboundPort: {self.inbound}}}]\n"
-            + more
+            "  timeouts: {connect: 60s}\n"  # no second of a machine that does something else makes it one that is away
         )
 
     def started(
@@ -98,7 +98,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
         yield Files(tmp_path, port)
 
 
-def get(port: int, path: str, timeout_s: float = 5.0, host: str = "127.0.0.1") -> tuple[int, str]:
+def get(port: int, path: str, timeout_s: float = 60.0, host: str = "127.0.0.1") -> tuple[int, str]:
     connection = HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
@@ -197,7 +197,6 @@ def test_two_programs_make_a_mesh(files: Files) -> None:
 def test_a_drain_under_load_loses_nothing(files: Files, which: str) -> None:
     """The one that drains is replaced, as a supervisor would, and its sockets outlive it. What waits in them waits for
     as long as a caller is content to: however long the machine takes to start a program."""
-    files.write_web(more="  timeouts: {connect: 60s}\n")
     with contextlib.ExitStack() as stack:
         listening = {port: stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=512)) for port in
                      (files.upstream, files.inbound)}  # fmt: skip
@@ -247,11 +246,11 @@ def test_inherited_sockets_make_callers_wait_across_a_kill(files: Files) -> None
         first.send_signal(signal.SIGKILL)
         first.wait()
         answers: list[tuple[int, str]] = []
-        waiting = threading.Thread(target=lambda: answers.append(get(files.upstream, "/two", 20.0)))
+        waiting = threading.Thread(target=lambda: answers.append(get(files.upstream, "/two")))
         waiting.start()
         second = inheriting(files.web, listener)
         try:
-            waiting.join(20.0)
+            waiting.join(60.0)
             assert [status for status, _ in answers] == [200]
         finally:
             second.terminate()
@@ -278,7 +277,7 @@ def test_sighup_takes_the_file_anew_and_a_bad_one_leaves_what_was(files: Files) 
 
 
 def test_a_drain_ends_at_its_deadline_and_a_second_signal_ends_it_at_once(files: Files) -> None:
-    for flags, signals in ((("--drain-timeout", "0.5"), 1), ((), 2)):
+    for flags, signals in ((("--drain-timeout", "0.5"), 1), (("--drain-timeout", "120"), 2)):
         with (
             files.started(files.api, files.api_admin),
             files.started(files.web, files.web_admin, *flags) as web,
@@ -290,7 +289,7 @@ def test_a_drain_ends_at_its_deadline_and_a_second_signal_ends_it_at_once(files:
             if signals == 2:
                 wait_until(lambda: not accepts(files.upstream), "it drains")
                 web.terminate()
-            assert web.wait(25) == 0
+            assert web.wait(100) == 0
 
 
 def test_sighup_does_not_end_a_proxy_that_an_agent_configures(tmp_path: Path) -> None:

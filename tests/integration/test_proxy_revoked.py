@@ -66,6 +66,6 @@ def test_a_revoked_server_is_not_called() -> None:
 
 async def eventually_answered(port: int) -> None:
     """Returns when there is an answer of the application: the endpoint is out for some moments after a refusal."""
-    async with asyncio.timeout(30.0):
+    async with asyncio.timeout(60.0):
         while (await ask(port)).status != 200:
             await asyncio.sleep(0.05)

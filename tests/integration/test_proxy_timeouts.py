@@ -11,8 +11,9 @@ from typing import ClassVar, cast
 import pytest
 
 from meshd.api.documents import Upstream
+from meshd.api.policy import Policy
 from proxy.static import StaticResolver
-from tests.support.aio import run
+from tests.support.aio import run_on_time
 from tests.support.certificates import Root, identity
 from tests.support.http import ask, origin
 from tests.support.meshes import Node, declared, mesh, running, service
@@ -77,6 +78,7 @@ class Application(asyncio.Protocol):
 )
 def test_an_answer_has_its_time(tmp_path: Path, timeouts: str, path: str, outcome: str) -> None:
     async def conversation() -> None:
+        Application.connections.clear()
         server = await asyncio.get_running_loop().create_server(Application, "127.0.0.1", 0)
         async with server, caller(server.sockets[0].getsockname()[1], timeouts, tmp_path) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -91,7 +93,7 @@ def test_an_answer_has_its_time(tmp_path: Path, timeouts: str, path: str, outcom
             writer.close()
             await eventually(lambda: not Application.connections, "the endpoint's connection is closed too")
 
-    run(conversation())
+    run_on_time(conversation)
 
 
 @contextmanager
@@ -117,11 +119,12 @@ def test_an_endpoint_has_its_time_to_accept_a_connection(
 ) -> None:
     async def conversation(deaf_port: int) -> None:
         async with caller(deaf_port, f"{{connect: {connect}, request: 600ms}}", tmp_path) as port:
+            caplog.clear()
             assert (await ask(port)).status == 504
+        assert any("did not accept a connection in time" in message for message in caplog.messages) is is_late
 
     with deaf() as port, caplog.at_level(logging.WARNING):
-        run(conversation(port))
-    assert any("did not accept a connection in time" in message for message in caplog.messages) is is_late
+        run_on_time(lambda: conversation(port))
 
 
 def test_a_host_that_is_away_leaves_a_caller_time_for_another() -> None:
@@ -131,10 +134,10 @@ def test_a_host_that_is_away_leaves_a_caller_time_for_another() -> None:
         async with origin() as api:
             world = mesh(api.port)
             both = world.api.endpoint(1, inbound_port=deaf_port), world.api.endpoint(api.port)
-            world.web.resolver.replace(service("api", *both))
+            world.web.resolver.replace(service("api", *both, policy=Policy()))
             async with running(world.api, world.web):
                 answers = await asyncio.gather(*(ask(world.upstream) for _ in range(20)))
                 assert [answer.status for answer in answers] == [200] * 20
 
     with deaf() as port:
-        run(conversation(port))
+        run_on_time(lambda: conversation(port))

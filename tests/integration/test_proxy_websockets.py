@@ -214,7 +214,7 @@ def test_an_end_that_dies_is_missed_by_the_other(route: str, dies: str, how: str
                 dead.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             dead.transport.abort()
             with pytest.raises(ConnectionClosedError):
-                await asyncio.wait_for(alive.recv(), 30.0)
+                await asyncio.wait_for(alive.recv(), 60.0)
             await eventually(lambda: not found.open, "no proxy holds anything open")
 
     run(conversation())
@@ -246,7 +246,7 @@ def test_a_drain_ends_when_the_last_upgraded_connection_does() -> None:
             await client.send("last words")
             assert await client.recv() == "last words"
             await client.close()
-            async with asyncio.timeout(30.0):
+            async with asyncio.timeout(60.0):
                 assert await asyncio.gather(*tasks) == [0, 0]
 
     run(conversation())
@@ -387,7 +387,7 @@ def test_who_does_not_read_holds_who_writes(route: str) -> None:
                 got += len(data)
             assert got == size
 
-    run(conversation(), 60.0)
+    run(conversation())
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -186,17 +186,17 @@ def test_an_address_that_is_left_is_free_and_a_new_one_is_shared(files: Files) -
 def test_a_drain_finishes_what_is_under_way_and_a_second_signal_does_not(files: Files, second: bool) -> None:
     with (
         files.started(files.api, files.api_admin),
-        files.started(files.web, files.web_admin, *WORKERS, "--drain-timeout", "30" if second else "0.5") as web,
+        files.started(files.web, files.web_admin, *WORKERS, "--drain-timeout", "120" if second else "0.5") as web,
         socket.create_connection(("127.0.0.1", files.upstream)) as stuck,
     ):
         stuck.sendall(b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 10\r\n\r\nhalf")
         wait_until(lambda: requests(files.web_admin) == 1, "it is under way")
         web.terminate()
         wait_until(lambda: not accepts(files.upstream), "it drains")
-        assert web.poll() is None
         if second:
+            assert web.poll() is None
             web.terminate()
-        assert web.wait(25) == 0
+        assert web.wait(100) == 0
 
 
 def test_signals_to_all_processes_are_the_master_s_to_obey(files: Files) -> None:
@@ -204,7 +204,7 @@ def test_signals_to_all_processes_are_the_master_s_to_obey(files: Files) -> None
     with (
         files.started(files.api, files.api_admin),
         files.started(files.web, files.web_admin, *WORKERS) as web,
-        socket.create_connection(("127.0.0.1", files.outbound), timeout=30.0) as caller,
+        socket.create_connection(("127.0.0.1", files.outbound), timeout=60.0) as caller,
     ):
         caller.sendall(b"CONNECT api:80 HTTP/1.1\r\nHost: api:80\r\n\r\n")
         assert caller.recv(1024).startswith(b"HTTP/1.1 200")

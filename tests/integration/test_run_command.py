@@ -125,7 +125,7 @@ def test_the_proxy_drains_after_the_command_and_a_second_signal_ends_that(agent:
                 assert far.recv(10) == b"still here"
                 assert run.process.poll() is None
                 run.process.terminate()
-                assert run.ends(5.0) == 7
+                assert run.ends() == 7
 
 
 def test_a_killed_run_leaves_neither_proxy_nor_command(agent: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_signal_ends_a_start_that_takes_long(tmp_path: Path) -> None:
             with connection:
                 assert b"register-workload" in connection.recv(65536)
                 run.process.terminate()
-                assert run.ends(5.0) == 143
+                assert run.ends() == 143
 
 
 def test_the_users_own_agent_is_started_and_shared(tmp_path: Path) -> None:

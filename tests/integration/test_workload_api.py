@@ -76,7 +76,7 @@ opened = []
 for _ in range(int(sys.argv[2])):
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(sys.argv[1])
-    connection.settimeout(10)
+    connection.settimeout(60)
     opened.append(connection)
 def is_served(connection):
     try:

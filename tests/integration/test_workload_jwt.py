@@ -41,7 +41,7 @@ def said(bundles):
     (bundle,) = bundles.bundles
     print(json.dumps({'domain': bundle.trust_domain.name, 'kids': sorted(bundle.jwt_authorities)}), flush=True)
 
-with WorkloadApiClient('unix://' + socket, default_timeout=30) as client:
+with WorkloadApiClient('unix://' + socket, default_timeout=60) as client:
     try:
         if what == 'fetch':
             found = client.fetch_jwt_svid(set(rest))
@@ -80,7 +80,7 @@ async def knowing(
 ) -> AsyncIterator[tuple[Agent, Path]]:
     """An agent that has heard of its CA's keys."""
     async with serving(directory, *documents, jwts=jwts) as (agent, path):
-        await eventually(lambda: agent.core.signer.trust.jwt_keys, "the CA's keys are known", 30.0)
+        await eventually(lambda: agent.core.signer.trust.jwt_keys, "the CA's keys are known")
         yield agent, path
 
 
@@ -90,7 +90,7 @@ async def call(path: Path, method: str, request: bytes) -> bytes:
     def called() -> bytes:
         with grpc.insecure_channel(f"unix://{path}") as channel:
             metadata = (("workload.spiffe.io", "true"),)
-            answer: bytes = channel.unary_unary(f"/SpiffeWorkloadAPI/{method}")(request, metadata=metadata, timeout=30)
+            answer: bytes = channel.unary_unary(f"/SpiffeWorkloadAPI/{method}")(request, metadata=metadata, timeout=60)
             return answer
 
     return await asyncio.to_thread(called)
@@ -112,7 +112,7 @@ def test_a_process_gets_a_token_and_another_finds_it_good(directory: Path) -> No
             request = messages.JWTBundlesRequest().SerializeToString()
             with grpc.insecure_channel(f"unix://{path}") as channel:
                 stream = channel.unary_stream("/SpiffeWorkloadAPI/FetchJWTBundles")(
-                    request, metadata=(("workload.spiffe.io", "true"),), timeout=30
+                    request, metadata=(("workload.spiffe.io", "true"),), timeout=60
                 )
                 raw = await asyncio.to_thread(next, stream)
                 stream.cancel()
@@ -125,7 +125,7 @@ def test_a_process_gets_a_token_and_another_finds_it_good(directory: Path) -> No
             assert claims["exp"] - claims["iat"] == 300
             assert agent.core.signer.signed.tokens == 1
 
-    aio.run(main(), 90.0)
+    aio.run(main())
 
 
 def test_what_is_validated_says_its_claims(directory: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_is_validated_says_its_claims(directory: Path) -> None:
         assert list(answer.claims["aud"]) == ["reports"]
         assert abs(answer.claims["exp"] - time.time() - 300) < 120
 
-    aio.run(main(), 90.0)
+    aio.run(main())
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_calls_that_are_refused(directory: Path, method: str, request_: Any, cod
         assert refused.value.code().name == code
         assert message in refused.value.details()
 
-    aio.run(main(), 90.0)
+    aio.run(main())
 
 
 def test_one_that_asks_too_often_is_told_so_and_its_connection_goes_on(directory: Path) -> None:
@@ -202,10 +202,10 @@ def test_one_that_asks_too_often_is_told_so_and_its_connection_goes_on(directory
             for number in range(ASKED_BURST + 1):
                 asked = messages.JWTSVIDRequest(audience=[str(number)]).SerializeToString()
                 try:
-                    method(asked, metadata=(("workload.spiffe.io", "true"),), timeout=30)
+                    method(asked, metadata=(("workload.spiffe.io", "true"),), timeout=60)
                 except grpc.RpcError as error:
                     asked = messages.JWTSVIDRequest(audience=["0"]).SerializeToString()
-                    method(asked, metadata=(("workload.spiffe.io", "true"),), timeout=30)
+                    method(asked, metadata=(("workload.spiffe.io", "true"),), timeout=60)
                     return error.code().name, error.details()
         return "OK", ""
 
@@ -220,7 +220,7 @@ def test_one_that_asks_too_often_is_told_so_and_its_connection_goes_on(directory
         assert code == "RESOURCE_EXHAUSTED"
         assert "too many requests of default/web" in message
 
-    aio.run(main(), 90.0)
+    aio.run(main())
 
 
 @root
@@ -237,7 +237,7 @@ def test_who_is_no_workload_gets_no_token_and_no_answer(directory: Path) -> None
             assert "PERMISSION_DENIED" in each["error"]
             assert "no Workload document selects this process" in each["error"]
 
-    aio.run(main(), 90.0)
+    aio.run(main())
 
 
 def test_what_the_ca_denies_is_not_found_good_and_gets_no_token(directory: Path) -> None:
@@ -255,7 +255,7 @@ def test_what_the_ca_denies_is_not_found_good_and_gets_no_token(directory: Path)
         assert "UNAVAILABLE" in none["error"]
         assert "is denied: leaked" in none["error"]
 
-    aio.run(main(), 90.0)
+    aio.run(main())
 
 
 def following(path: Path) -> AbstractAsyncContextManager[Callable[[], Awaitable[dict[str, Any]]]]:
@@ -334,4 +334,4 @@ def test_who_follows_the_keys_is_told_of_the_next(directory: Path) -> None:
         assert (first["kids"], third["kids"]) == ([key.kid], ["next"])
         assert second["kids"] == sorted([key.kid, "next"])
 
-    aio.run(main(), 90.0)
+    aio.run(main())

@@ -59,7 +59,7 @@ class Listener:
         self.socket.bind(str(self.path))
         self.path.chmod(0o666)
         self.socket.listen()
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
 
     @contextmanager
     def connected(

@@ -23,7 +23,7 @@ ENDPOINTS: Final = ("one", "two", "three")
 SERVICES: Final = {"api": "http1", "quits": "http1", "calls": "grpc", "echo": "auto", "chat": "auto"}
 """The application's ports, and what their workload declares of them."""
 DRAIN_S: Final = 4.0
-START_WITHIN_S: Final = 20.0
+START_WITHIN_S: Final = 60.0
 LOOK_AGAIN_S: Final = 0.02
 
 _PROXY: Final = (sys.executable, "-m", "proxy.main", "--drain-timeout", f"{DRAIN_S:g}")
@@ -132,7 +132,7 @@ class Process:
 def admin_page(port: int, path: str) -> str:
     """What an admin port answers with status 200; empty for everything else."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2.0) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=10.0) as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n".encode())
             pieces = []
             while piece := connection.recv(1 << 20):

@@ -65,7 +65,7 @@ class CaHost:
 
     def looked_at(self, path: str) -> tuple[int, str]:
         """What its admin port says."""
-        connection = HTTPConnection("127.0.0.1", self.admin, timeout=30.0)
+        connection = HTTPConnection("127.0.0.1", self.admin, timeout=60.0)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -221,11 +221,11 @@ class Consul:
     def _bytes(self, method: str, where: str, said: bytes | None, query: Mapping[str, Any]) -> tuple[int, bytes]:
         connection: HTTPConnection
         if self._tls is None:
-            connection = HTTPConnection(self.address, self.port, timeout=30.0)
+            connection = HTTPConnection(self.address, self.port, timeout=60.0)
         else:
             context = ssl.create_default_context(cadata=self._tls.bundle_pem)
             context.load_cert_chain(self.home / "consul.pem", self.home / "consul.key")
-            connection = HTTPSConnection("localhost", self.port, timeout=30.0, context=context)
+            connection = HTTPSConnection("localhost", self.port, timeout=60.0, context=context)
         try:
             headers = {"X-Consul-Token": self.token} if self.token else {}
             connection.request(method, f"/v1/{where}?{urlencode(query)}", said, headers)

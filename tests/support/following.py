@@ -19,7 +19,7 @@ class Readings:
         self.said: list[Said] = []
         self.away = ""
 
-    async def until(self, look: Callable[[Said], Any], what: str, deadline_s: float = 30.0) -> Said:
+    async def until(self, look: Callable[[Said], Any], what: str, deadline_s: float = 60.0) -> Said:
         """The first that was said, of what is said last from now on, for which look is true."""
 
         def found() -> list[Said]:
@@ -40,7 +40,7 @@ class Readings:
 
     async def ended(self) -> str:
         """Why it went away."""
-        return await eventually(lambda: self.away, "the registry is away", 30.0)
+        return await eventually(lambda: self.away, "the registry is away")
 
 
 @asynccontextmanager

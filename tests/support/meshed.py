@@ -49,7 +49,7 @@ class Run:
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def says(self, text: str, deadline_s: float = 30.0) -> None:
+    def says(self, text: str, deadline_s: float = 60.0) -> None:
         """Returns when it has written text. AssertionError when it ends before, or does not in time."""
         wait_until(lambda: text in self.text or self.process.poll() is not None, f"{self.name} says {text}", deadline_s)
         assert text in self.text, f"{self.name} ended with {self.process.poll()} and said:\n{self.text}"
@@ -58,7 +58,7 @@ class Run:
         """The process id of a direct child whose command line contains `program`."""
         return wait_until(lambda: self._child(program), f"{self.name} has a child {program}")
 
-    def ends(self, deadline_s: float = 40.0) -> int:
+    def ends(self, deadline_s: float = 60.0) -> int:
         return self.process.wait(deadline_s)
 
     def _child(self, program: str) -> int:
@@ -79,7 +79,7 @@ def run(name: str, options: list[str], command: list[str], directory: Path) -> I
         if started.process.poll() is None:
             started.process.terminate()
             try:
-                started.process.wait(40.0)
+                started.process.wait(60.0)
             except subprocess.TimeoutExpired:
                 started.process.kill()
                 started.process.wait()

@@ -13,6 +13,7 @@ from meshd.api.control import ProxyConfiguration, ProxyWorkload
 from meshd.api.detection import Detection
 from meshd.api.documents import Protocol, Upstream, WorkloadPort
 from meshd.api.endpoints import Endpoint, EndpointSet, ServiceName
+from meshd.api.policy import Policy, Timeouts
 from proxy.mesh.tls import Held
 from proxy.runtime import Proxy
 from proxy.sockets import Sockets
@@ -23,9 +24,14 @@ from tests.support.waiting import eventually
 
 Services = dict[tuple[str, str], EndpointSet]
 
+PATIENT = Policy(timeouts=Timeouts(connect="60s"))
+"""A machine that does something else for a second makes no endpoint one that is away."""
 
-def service(name: str, *endpoints: Endpoint, port: int = 80, protocol: Protocol = "auto") -> Services:
-    return {("default", name): EndpointSet(ServiceName(name, "default", port), endpoints, protocol)}
+
+def service(
+    name: str, *endpoints: Endpoint, port: int = 80, protocol: Protocol = "auto", policy: Policy = PATIENT
+) -> Services:
+    return {("default", name): EndpointSet(ServiceName(name, "default", port), endpoints, protocol, policy=policy)}
 
 
 def declared(text: str, directory: Path) -> Services:

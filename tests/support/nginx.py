@@ -50,5 +50,5 @@ class Nginx:
         configuration.write_text(_CONFIGURATION.format(directory=self._directory, port=self.port))
         argv = [path("nginx"), "-p", str(self._directory), "-c", str(configuration)]
         log = self._directory / "nginx.log"
-        with running(argv, log, lambda: accepts(self.port), deadline_s=30.0) as process:
+        with running(argv, log, lambda: accepts(self.port)) as process:
             yield process
