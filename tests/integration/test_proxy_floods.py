@@ -241,7 +241,7 @@ def _all_that_is_allowed(peer: socket.socket) -> int:
     peer.settimeout(1.0)
     peer.sendall(BEGIN + b"".join(request(number, ended=False) for number in NUMBERS))
     window, windows, sent, rest = ALLOWED_AT_FIRST, dict.fromkeys(NUMBERS, STREAM_WINDOW), 0, b""
-    end = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         for number in NUMBERS:
             while (size := min(window, windows[number], OUR_MAX_FRAME_BYTES)) > 0:
@@ -251,7 +251,7 @@ def _all_that_is_allowed(peer: socket.socket) -> int:
         try:
             data = peer.recv(65536)
         except TimeoutError:
-            if sent > ALLOWED_AT_FIRST or time.monotonic() > end:
+            if sent > ALLOWED_AT_FIRST or time.monotonic() > deadline:
                 return sent
             continue
         if not data:

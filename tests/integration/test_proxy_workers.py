@@ -316,7 +316,7 @@ def test_wrk_sees_no_error_in_a_handover(tmp_path: Path, manager: Manager) -> No
         files.started(files.api, files.api_admin),
         managed(files, files.web, files.web_admin, manager, *WORKERS) as first,
         subprocess.Popen(
-            [peers.path("wrk"), "-t1", "-c16", "-d120", f"http://127.0.0.1:{files.upstream}/"],
+            [peers.path("wrk"), "-t1", "-c16", "-d120", "--timeout", "60s", f"http://127.0.0.1:{files.upstream}/"],
             stdout=subprocess.PIPE,
             text=True,
         ) as wrk,
