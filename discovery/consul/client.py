@@ -3,8 +3,9 @@ time-outs, a bound on every answer, the headers that say how good an answer is, 
 change, and that no redirect, proxy or variable of the environment leads elsewhere.
 
 An answer that is not a success is `Away`, but for those that mean that there is no such thing. Any server may answer,
-if it is not far behind. But one that has just started says that there is nothing until it has read its log: where
-Consul did not answer well for some time yet, that is asked of the leader, once that knows all.
+if it is not far behind. But one that has just started says what was so long ago, or nothing, until it has read its log,
+even as the leader: where Consul did not answer well for some time yet, it is read in its mode `consistent`, which waits
+for a leader that knows all.
 """
 
 import asyncio
@@ -48,9 +49,6 @@ SHORT_CALLS: Final = 8
 
 MAX_TOKEN_BYTES: Final = 4096
 
-NOTHING_BYTES: Final = len("null\n")
-"""An answer without anything in it is no longer."""
-
 SETTLED_AFTER_S: Final = 60.0
 """So long after a failure, and after the first call, a server that answers may be one that has just started."""
 
@@ -82,15 +80,12 @@ class _Request(NamedTuple):
 
     @property
     def what(self) -> str:
-        datacenter = self.datacenter
-        return f"{self.method} {URL(self.url, encoded=True).raw_path}{f'?dc={datacenter}' if datacenter else ''}"
-
-    @property
-    def datacenter(self) -> str:
-        return URL(self.url, encoded=True).query.get("dc", "")
+        url = URL(self.url, encoded=True)
+        datacenter = url.query.get("dc")
+        return f"{self.method} {url.raw_path}{f'?dc={datacenter}' if datacenter else ''}"
 
     def read(self, how: Literal["stale", "consistent"]) -> "_Request":
-        """The same, with another mode of consistency than Consul's default, which is to ask the leader."""
+        """The same, with another mode of consistency than Consul's default, which is to ask whoever leads."""
         return self._replace(url=f"{self.url}{'&' if '?' in self.url else '?'}{how}=")
 
 
@@ -262,28 +257,22 @@ class Client:
         return await self.parsed(body, tuple[Instance, ...], f"service {service}")
 
     async def _fresh(self, request: _Request, at_once: _Request, waits_s: float = 0.0, absent: int = 0) -> Answer:
-        """The answer of any server, if that is not too far behind its leader; the leader's to at_once otherwise, and
-        where there is nothing, and servers may have just started."""
-        answer = await self._call(request.read("stale"), waits_s, absent)
-        is_doubtful = len(answer.body) <= NOTHING_BYTES and time.monotonic() - self._lost_at < SETTLED_AFTER_S
-        if is_doubtful:
-            any_read = self._calls.health.service("consul", dc=at_once.datacenter or None)
-            await self._call(any_read.read("consistent"))  # which waits for a leader that has read its log
-        if is_doubtful or answer.last_contact_s > self._max_stale_s:
-            answer = await self._call(at_once, 0.0, absent)
-        return answer
-
-    async def _call(self, request: _Request, waits_s: float = 0.0, absent: int = 0) -> Answer:
-        """`_ask`, remembering when Consul last failed."""
+        """The answer of any server, if that is not too far behind its leader, and none may have just started; the
+        leader's otherwise, to at_once where the other has waited already."""
         try:
-            return await self._ask(request, waits_s, absent)
+            if time.monotonic() - self._lost_at < SETTLED_AFTER_S:
+                return await self._call(request.read("consistent"), waits_s, absent)
+            answer = await self._call(request.read("stale"), waits_s, absent)
+            if answer.last_contact_s > self._max_stale_s:
+                answer = await self._call(at_once.read("consistent"), 0.0, absent)
         except Denied:
             raise
         except Away:
             self._lost_at = time.monotonic()
             raise
+        return answer
 
-    async def _ask(self, request: _Request, waits_s: float, absent: int) -> Answer:
+    async def _call(self, request: _Request, waits_s: float = 0.0, absent: int = 0) -> Answer:
         """One exchange. With the status `absent`, an answer with no body."""
         what = f"{self.url}: {request.what}"
         within_s = waits_s + WITHIN_S
@@ -305,7 +294,7 @@ class Client:
             raise Away(f"{what}: Consul has no leader, and may know old things only")
         if is_absent:
             body = b""
-        elif headers.get("X-Consul-Results-Filtered-By-ACLs") == "true" and len(body) <= NOTHING_BYTES:
+        elif headers.get("X-Consul-Results-Filtered-By-ACLs") == "true" and len(body) <= len("null\n"):
             raise Denied(f"{what}: the token may not see it: it needs service:read and node:read")
         index = _number(headers, "X-Consul-Index", what)
         return Answer(body, index, (_number(headers, "X-Consul-LastContact", what) or 0) / 1000)

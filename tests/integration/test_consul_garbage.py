@@ -213,7 +213,8 @@ def test_an_answer_that_does_not_come_is_not_waited_for_for_ever(monkeypatch: py
     run(main())
 
 
-def test_a_server_that_lags_behind_its_leader_is_not_enough() -> None:
+def test_a_server_that_lags_behind_its_leader_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consul_client, "SETTLED_AFTER_S", 0.0)
     asked: list[str] = []
 
     async def lags(request: Request) -> bytes:
@@ -230,8 +231,8 @@ def test_a_server_that_lags_behind_its_leader_is_not_enough() -> None:
         ):
             await read.until(("192.0.2.1", 8081))
             await eventually(lambda: len(asked) > 3, "it is asked again", 45.0)
-        assert [("stale" in each, "index" in each) for each in asked[:4]] == [
-            (True, False), (False, False), (True, True), (False, False),
+        assert [("stale" in each, "consistent" in each, "index" in each) for each in asked[:4]] == [
+            (True, False, False), (False, True, False), (True, False, True), (False, True, False),
         ]  # fmt: skip
 
     run(main())
