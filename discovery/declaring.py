@@ -132,6 +132,9 @@ class DocumentSource(ABC):
     def start(self) -> None:
         """See changes as they happen, until `close`."""
 
+    async def recalled(self) -> None:
+        """Once it was started: until then less may be known than was known before."""
+
     @abstractmethod
     async def close(self) -> None:
         """See no more of them; calling it again does nothing."""

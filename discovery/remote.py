@@ -72,6 +72,7 @@ class RemoteDocuments(DocumentSource):
         self._passed_over: dict[str, int] = {}
         self._again = asyncio.Event()
         self._saving: asyncio.TimerHandle | None = None
+        self._recalled = asyncio.Event()
         self._tasks = Tasks(f"documents of {store.place}")
 
     def known(self) -> Known:
@@ -91,6 +92,9 @@ class RemoteDocuments(DocumentSource):
     def start(self) -> None:
         self._tasks.start(self._follow(), "follow")
 
+    async def recalled(self) -> None:
+        await self._recalled.wait()
+
     async def close(self) -> None:
         await self._tasks.cancel()
         if self._saving is not None:
@@ -99,7 +103,10 @@ class RemoteDocuments(DocumentSource):
         await self._store.close()
 
     async def _follow(self) -> None:
-        await self._recall()
+        try:
+            await self._recall()
+        finally:
+            self._recalled.set()
         backoff = Backoff(FIRST_RETRY_S, MOST_RETRY_S)
         while True:
             try:

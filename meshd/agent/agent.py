@@ -183,6 +183,7 @@ class Agent:
             await self._admin.start()
         loop = asyncio.get_running_loop()
         self.documents.start(self._documents_changed)
+        await self.documents.recalled()  # a proxy that comes back serves no workload of which it is not told
         self._documents_changed()
         if self.capturing is not None:
             self._waiting_for = ("capture", "control socket")

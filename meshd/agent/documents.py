@@ -71,6 +71,11 @@ class Documents:
             source.start()
             source.subscribe(changed)
 
+    async def recalled(self) -> None:
+        """Once started: what was known before is known, of places that are away too."""
+        for source in self.sources:
+            await source.recalled()
+
     def load(self) -> None:
         """Look again for what may have changed."""
         for source in self.sources:

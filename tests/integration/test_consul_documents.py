@@ -303,3 +303,19 @@ def test_an_agent_goes_by_them_and_says_where_they_came_from(store: Store, tmp_p
         assert [each.partition(": ")[0] for each in said["configuration"] if "goes first" in each] == [
             f"{host.documents}/api.yaml:1"
         ]
+
+
+def test_an_agent_that_starts_again_tells_no_proxy_of_less_than_was_known_before(store: Store, tmp_path: Path) -> None:
+    """It takes a while to read so many again; a proxy that came meanwhile would give up the workload."""
+    host = Host(tmp_path)
+    found = json.dumps({"consul": {"url": store.agent.url, "config": {"kinds": ["Service", "Workload"]}}})
+    host.settings.write_text(host.settings.read_text().replace("discovery: [{", f"discovery: [{found}, {{"))
+    store.put("meshd/config/mesh", "---\n".join([WORKLOAD, *(service(f"s{number}") for number in range(300))]))
+
+    def served() -> list[str]:
+        return [each["name"] for each in status(host.socket)["workloads"]]
+
+    with host.agent():
+        wait_until(lambda: served() == ["web"], "it is declared", LONG_S)
+    with host.agent():
+        assert served() == ["web"]
