@@ -46,8 +46,8 @@ AWAY_TRIES_PER_S = 20.0
 """While the registry as a whole is away, all services together are tried so often at most: thousands of them would
 keep an agent busy, and it is the probe that finds out that the registry is back."""
 
-SAVE_S = 5.0
-"""What is new is on disk so soon."""
+SOON_S, SAVE_S = 0.2, 5.0
+"""What is new is on disk so soon: where it was not written for a while, and otherwise."""
 
 MOST_SAVED_S = 3600.0
 """And so soon, at most, that what is known was confirmed, for the file's times say how old it is."""
@@ -73,6 +73,7 @@ class Following(Generic[Key]):
         self._idle: dict[Key, asyncio.TimerHandle] = {}
         self._kept: dict[Key, Kept] = {}
         self._saving: asyncio.TimerHandle | None = None
+        self._saves_from = 0.0  # by the loop's clock
         self._saved_at, self._confirmed = clock(), False  # since then, whether anything was
         self._lookups = Lookups(registry.locate, self._at, self._watch_service)
         self._away = "it was not asked yet"
@@ -356,9 +357,11 @@ class Following(Generic[Key]):
 
     def _save_soon(self) -> None:
         if self._saving is None:
-            self._saving = asyncio.get_running_loop().call_later(SAVE_S, self._save)
+            loop = asyncio.get_running_loop()
+            self._saving = loop.call_at(max(loop.time() + SOON_S, self._saves_from), self._save)
 
     def _save(self) -> None:
+        self._saves_from = asyncio.get_running_loop().time() + SAVE_S
         self._saving, self._saved_at, self._confirmed = None, self._clock(), False
         followed = {key: kept for key, each in self._services.items() if (kept := _kept(each)) is not None}
         self._keeper.save((self._kept | followed).items())

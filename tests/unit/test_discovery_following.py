@@ -242,13 +242,26 @@ async def test_while_a_registry_is_away_many_services_are_not_tried_all_the_time
 @played
 async def test_what_was_good_is_known_after_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "discovery" / "scripted.json"
+
+    def endpoints() -> dict[str, int]:
+        return {key.name: len(kept.good.endpoints) for key, kept in Keeper(file, "here").load(Key, 1e9).items()}
+
     async with world(Scripted(web=TWO, api=serving("api", 3)), file) as made:
         made.watch()
         made.watch("api")
-        await asyncio.sleep(SAVE_S + 1.0)
+        await asyncio.sleep(1.0)
+        assert endpoints() == {"web": 2, "api": 1}, "an agent that is killed now knows it"
         assert file.stat().st_mode & 0o777 == 0o600
         made.registry.change(web=ONE)
-        await asyncio.sleep(1.0)  # too soon for the timer: written at the end
+        await asyncio.sleep(1.0)
+        assert endpoints() == {"web": 2, "api": 1}, "it is not written whenever something changes"
+        await asyncio.sleep(SAVE_S)
+        assert endpoints() == {"web": 1, "api": 1}
+        await asyncio.sleep(SAVE_S)
+        for web in (TWO, ONE):
+            made.registry.change(web=web)
+            await asyncio.sleep(1.0)
+        assert endpoints() == {"web": 2, "api": 1}, "the last is written at the end"
     away = Scripted()
     away.down = "refused"
     async with world(away, file) as made:
