@@ -132,7 +132,7 @@ class DocumentSource(ABC):
     def start(self) -> None:
         """See changes as they happen, until `close`."""
 
-    async def recalled(self) -> None:
+    async def recalled(self) -> None:  # noqa: B027 - most have nothing to recall
         """Once it was started: until then less may be known than was known before."""
 
     @abstractmethod

@@ -61,6 +61,14 @@ _PATCH: Final = "application/json-patch+json"
 Query = Mapping[str, str]
 
 
+class Absent(Away):
+    """The API server knows no such thing (404)."""
+
+
+class Unreached(Away):
+    """The API server cannot be connected to."""
+
+
 class Gone(Exception):
     """The version that was asked for is too old to be known (410)."""
 
@@ -161,7 +169,7 @@ class Access:
                     raise Gone
                 good = (200,) if body is None else (200, 201)
                 if response.status not in good and not (absent_is_good and response.status == 404):
-                    kind = Denied if response.status in (401, 403) else Away
+                    kind = {401: Denied, 403: Denied, 404: Absent}.get(response.status, Away)
                     raise kind(await _refusal(response))
                 yield response
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -175,7 +183,10 @@ class Access:
     ) -> tuple[_Client, aiohttp.ClientResponse]:
         """The client, which is to be given back by `_used`, and the answer as far as its head."""
         for last in (False, True):
-            client = await self._loaded()
+            try:
+                client = await self._loaded()
+            except Away as error:
+                raise Unreached(str(error)) from error
             client.users += 1
             try:
                 response = await self._sent(client, path, query, total_s, method, body)
@@ -183,10 +194,11 @@ class Access:
                 await self._used(client)
                 await self._forget(client)
                 if last:
-                    raise Away(f"{client.url}: its certificate is not good: {error.certificate_error}") from error
+                    raise Unreached(f"{client.url}: its certificate is not good: {error.certificate_error}") from error
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                 await self._used(client)
-                raise Away(f"{client.url}: {_reason(error)}") from error
+                kind = Unreached if isinstance(error, aiohttp.ClientConnectorError) else Away
+                raise kind(f"{client.url}: {_reason(error)}") from error
             except BaseException:
                 await self._used(client)
                 raise

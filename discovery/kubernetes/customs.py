@@ -30,6 +30,8 @@ class Customs(ListWatch):
         self.synced = False
         self.away = ""
         """Why it has ended; it does not begin again."""
+        self.failed: Away | None = None
+        """The same, where the API server was the reason."""
         self._heard_bytes = 0
 
     async def run(self) -> None:
@@ -38,7 +40,7 @@ class Customs(ListWatch):
         try:
             await self._run()
         except Away as error:
-            away = str(error)
+            self.failed, away = error, str(error)
         finally:
             self.away = away
             self._told()

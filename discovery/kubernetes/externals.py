@@ -5,7 +5,8 @@ Service of its namespace whose selector its labels match, at each of its address
 `ExternalWorkload`, but for the slices. Who may write in a namespace says nothing of the identities of another.
 
 All of them are read, once, in one list that is kept up to date. A cluster that has no such objects, or does not let
-them be read, has none; what was read stays while the API server is away.
+them be read, has none; what was read stays while the API server is away. One that has just started may have Services to
+tell before it has these: nothing is said of any until they were read, or cannot be for a while.
 """
 
 import asyncio
@@ -17,11 +18,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from discovery.documents import document_of
-from discovery.kubernetes.access import Access
+from discovery.kubernetes.access import Absent, Access, Unreached
 from discovery.kubernetes.customs import Customs
 from discovery.kubernetes.documents import resource_of
 from discovery.kubernetes.lists import Query
 from discovery.kubernetes.objects import Custom, Service
+from discovery.registry import Denied
 from meshd.api.backoff import Backoff
 from meshd.api.documents import API_VERSION, Workload
 from meshd.api.loading import ConfigurationError
@@ -31,6 +33,12 @@ from meshd.api.tasks import Tasks
 log = logging.getLogger(__name__)
 
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 30.0
+UNREAD_RETRY_S: Final = 3.0
+"""How soon they are asked for again as long as they were never read."""
+
+PATIENT_TRIES: Final = 10
+"""So often they are asked for until others wait for them no longer."""
+
 SETTLE_S: Final = 0.2
 
 
@@ -60,7 +68,8 @@ class Externals:
         self._read: dict[tuple[str, str], tuple[Custom, External | None]] = {}
         self.listeners: set[Callable[[], None]] = set()
         self.settled = not wanted
-        """Whether they were read, or that has failed."""
+        """Whether they were read, or cannot be."""
+        self._failures, self._read_once = 0, False
 
     def begin(self) -> None:
         """Follow them, from now on; calling it again does nothing."""
@@ -69,7 +78,7 @@ class Externals:
             self._tasks.start(self._follow(), "follow")
 
     async def wait(self) -> None:
-        """Returns when they were read, or that has failed."""
+        """Returns when they were read, or cannot be."""
         self.begin()
         if not self.settled:
             await self._first.wait()
@@ -109,6 +118,7 @@ class Externals:
                     news.clear()
                     if feed.synced:
                         backoff.reset()
+                        self._read_once = True
                         said = ""
                         self._take(feed.objects)
                     await asyncio.sleep(SETTLE_S)
@@ -117,8 +127,13 @@ class Externals:
             if feed.away != said:
                 said = feed.away
                 log.warning("workloads outside the cluster are as they were read last: %s", said)
-            self._settle()
-            await asyncio.sleep(backoff.next_s())
+            is_refused = isinstance(feed.failed, Absent | Denied)
+            if not isinstance(feed.failed, Unreached):  # else nobody has an answer, to these Services or to others
+                self._failures += 1
+            if self.settled or is_refused or self._failures >= PATIENT_TRIES:
+                self._settle()
+            pause_s = backoff.next_s()
+            await asyncio.sleep(pause_s if self._read_once or is_refused else min(pause_s, UNREAD_RETRY_S))
 
     def _take(self, objects: Mapping[tuple[str, str], Custom]) -> None:
         before, self._read = self._read, {}

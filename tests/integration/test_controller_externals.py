@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web as http
+
 from meshd.api.control import Destination, WatchDestination
 from meshd.api.endpoints import Endpoint
 from tests.integration.test_controller import WEB
@@ -54,6 +56,30 @@ def test_a_process_outside_is_an_endpoint_of_the_services_that_select_it(tmp_pat
             watch = sidecar.say(WatchDestination("other:5432", "shop"))
             workload(plane, "late", {"app": "x"}, external={"addresses": ["192.0.2.9"]})
             await eventually(lambda: "192.0.2.9" in str(sidecar.heard.get(watch)), "one that comes later is heard of")
+            await sidecar.close()
+
+    aio.run(main())
+
+
+def test_nothing_is_said_of_services_before_they_are_read(tmp_path: Path) -> None:
+    """An API server that has just started has custom resources last."""
+    refused: list[str] = []
+
+    async def starting(request: http.Request) -> None:
+        if request.path.endswith("/workloads") and len(refused) < 3:
+            refused.append(request.path)
+            raise http.HTTPServiceUnavailable
+
+    async def main() -> None:
+        async with control_plane(tmp_path) as plane, plane.controller() as controller:
+            plane.service("shop", service("db", ("sql", 5432, 15432), selector={"app": "db"}))
+            there = {"addresses": ["192.0.2.7"]}
+            workload(plane, "db", {"app": "db"}, ports=[{"port": 15432}], external=there)
+            plane.cluster.interfere = starting
+            sidecar = await plane.connect(controller, plane.issue(WEB))
+            assert (await watched(sidecar, "db:5432")).keys() == {"192.0.2.7"}
+            assert (await watched(sidecar, "192.0.2.7:15432"))["192.0.2.7"].identity == DB
+            assert len(refused) == 3
             await sidecar.close()
 
     aio.run(main())
