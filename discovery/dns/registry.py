@@ -73,22 +73,26 @@ class DnsRegistry:
         return None if key is None else Located(key)
 
     async def _all(self) -> tuple[dict[tuple[str, int], Key], float]:
-        """Whose every place is, by the records of now, and until when. What cannot be looked up is left out, unless
-        that is everything."""
+        """Whose every place is, by the records of now, and until when. What cannot be looked up is where it was, unless
+        that is everything: to what is nobody's, callers speak in plain text."""
         keys = list(self._names.services.values())
         places: dict[tuple[str, int], Key] = {}
         until = self._resolver.clock() + MAX_TTL_S
-        troubles = []
+        troubles, lost = [], set()
         for key, read in zip(keys, await asyncio.gather(*map(self._tried, keys)), strict=True):
             if isinstance(read, Away):
                 troubles.append(read)
                 until = min(until, self._resolver.clock() + UNKNOWN_TTL_S)
+                lost.add(key)
                 continue
             until = min(until, read.until)
             for each in read.endpoints:
                 places.setdefault((each.address, each.port), key)
         if troubles and len(troubles) == len(keys):
             raise troubles[0]
+        for place, key in self._located.items():
+            if key in lost:
+                places.setdefault(place, key)
         return places, until
 
     async def _tried(self, key: Key) -> "_Read | Away":

@@ -282,6 +282,12 @@ def test_which_service_an_address_is_of(server: NameServer) -> None:
         known.clock.now += 61
         assert await known.registry.locate("192.0.2.5", 5432) is None
         assert await known.registry.locate("203.0.113.1", 5432) == Located(DB)
+        server.serve(SRV + "db 60 IN CNAME db.elsewhere.")
+        known.clock.now += 61
+        assert await known.registry.locate("203.0.113.1", 5432) == Located(DB), "it cannot be looked up"
+        server.serve(SRV)
+        known.clock.now += 61
+        assert await known.registry.locate("203.0.113.1", 5432) is None
         with pytest.raises(Away, match="Connection refused"):
             await Known(NOBODY).registry.locate("192.0.2.5", 5432)
 
