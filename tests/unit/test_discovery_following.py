@@ -258,8 +258,8 @@ async def test_what_was_good_is_known_after_a_restart(tmp_path: Path) -> None:
         await asyncio.sleep(SAVE_S)
         assert endpoints() == {"web": 1, "api": 1}
         await asyncio.sleep(SAVE_S)
-        for web in (TWO, ONE):
-            made.registry.change(web=web)
+        for said in (TWO, ONE):
+            made.registry.change(web=said)
             await asyncio.sleep(1.0)
         assert endpoints() == {"web": 2, "api": 1}, "the last is written at the end"
     away = Scripted()
