@@ -18,7 +18,7 @@ from tests.support.machines.network import BRIDGE, NOBODY, ip
 from tests.support.peers import path
 from tests.support.waiting import wait_until
 
-BOOT_WITHIN_S: Final = 90.0
+BOOT_WITHIN_S: Final = 180.0
 END_WITHIN_S: Final = 20.0
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -117,19 +117,19 @@ class Machine:
 
     # --- what is done on it
 
-    def runs(self, *argv: str, stdin: str = "", timeout_s: float = 60.0) -> "subprocess.CompletedProcess[str]":
+    def runs(self, *argv: str, stdin: str = "", timeout_s: float = 180.0) -> "subprocess.CompletedProcess[str]":
         """Run a program there, to its end, and say how that was."""
         return subprocess.run(
             self._inside(argv), input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
         )
 
-    def run(self, *argv: str, stdin: str = "", timeout_s: float = 60.0) -> str:
+    def run(self, *argv: str, stdin: str = "", timeout_s: float = 180.0) -> str:
         """What a program printed there. AssertionError when it fails, with what it said."""
         done = self.runs(*argv, stdin=stdin, timeout_s=timeout_s)
         assert done.returncode == 0, f"{self.name}: {shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def types(self, command: str, timeout_s: float = 60.0) -> str:
+    def types(self, command: str, timeout_s: float = 180.0) -> str:
         """`run`, of what a person types, counted."""
         self.commands.append(command)
         return self.run("sh", "-c", command, timeout_s=timeout_s)
