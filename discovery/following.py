@@ -47,7 +47,10 @@ AWAY_TRIES_PER_S = 20.0
 keep an agent busy, and it is the probe that finds out that the registry is back."""
 
 SOON_S, SAVE_S = 0.2, 5.0
-"""What is new is on disk so soon: where it was not written for a while, and otherwise."""
+"""What is new is on disk so soon, and at most so late where there is much to write."""
+
+REST = 20.0
+"""After writing there is a rest of so many times its time."""
 
 MOST_SAVED_S = 3600.0
 """And so soon, at most, that what is known was confirmed, for the file's times say how old it is."""
@@ -361,10 +364,12 @@ class Following(Generic[Key]):
             self._saving = loop.call_at(max(loop.time() + SOON_S, self._saves_from), self._save)
 
     def _save(self) -> None:
-        self._saves_from = asyncio.get_running_loop().time() + SAVE_S
+        began = time.perf_counter()
         self._saving, self._saved_at, self._confirmed = None, self._clock(), False
         followed = {key: kept for key, each in self._services.items() if (kept := _kept(each)) is not None}
         self._keeper.save((self._kept | followed).items())
+        rest_s = min(REST * (time.perf_counter() - began), SAVE_S)
+        self._saves_from = asyncio.get_running_loop().time() + rest_s
 
 
 def _kept(service: Followed[Key]) -> Kept | None:
