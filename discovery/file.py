@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from stat import S_ISDIR
 
 from discovery.declaring import DocumentSource
 from discovery.documents import read_documents
@@ -80,17 +81,24 @@ class FileSource(DocumentSource):
             self._read(files, touched or frozenset())
 
     def _files(self) -> dict[str, Signature]:
-        if not self.path.is_dir():
-            return {str(self.path): _signature(self.path)}
+        there = self.path.stat()
+        if not S_ISDIR(there.st_mode):
+            return {str(self.path): _signature(there)}
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:  # by what is open, for another may take its place meanwhile
+            return self._files_in(directory)
+        finally:
+            os.close(directory)
+
+    def _files_in(self, directory: int) -> dict[str, Signature]:
         found: dict[str, Signature] = {}
-        names = os.listdir(self.path)
+        names = os.listdir(directory)
         if len(names) > MAX_FILES:
             raise OSError(errno.E2BIG, f"it holds more than {MAX_FILES} files")
         for name in names:
-            file = self.path / name
             if name.endswith((".yaml", ".yml")) and not name.startswith("."):
                 try:
-                    found[str(file)] = _signature(file)
+                    found[str(self.path / name)] = _signature(os.stat(name, dir_fd=directory))
                 except FileNotFoundError:  # gone since it was listed, or a link to nothing
                     continue
         return found
@@ -126,6 +134,5 @@ class FileSource(DocumentSource):
             self.load()
 
 
-def _signature(file: Path) -> Signature:
-    found = file.stat()
+def _signature(found: os.stat_result) -> Signature:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

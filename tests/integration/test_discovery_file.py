@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from inotify_simple import INotify
@@ -214,6 +215,31 @@ def test_a_directory_that_is_replaced_by_renaming(tmp_path: Path) -> None:
             await watched.sees([8082])
 
     run(main())
+
+
+def test_a_directory_that_is_replaced_while_it_is_read_loses_nothing(tmp_path: Path) -> None:
+    conf, away = tmp_path / "conf.d", tmp_path / "away"
+    conf.mkdir()
+    for number in range(20):
+        (conf / f"{number}.yaml").write_text(service(1, f"s{number}"))
+    source, seen, ended = FileSource(conf, "mesh.local"), set[int](), Event()
+    source.load()
+    source.subscribe(lambda: seen.add(len(source.documents)))
+
+    def replace() -> None:
+        while not ended.is_set():
+            conf.rename(away)
+            away.rename(conf)
+
+    thread = Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(1000):
+            source.load()
+    finally:
+        ended.set()
+        thread.join()
+    assert seen == {20}
 
 
 def test_one_file_instead_of_a_directory(tmp_path: Path) -> None:
