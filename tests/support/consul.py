@@ -128,16 +128,16 @@ class Consul:
     # --- asking it
 
     def call(self, method: str, where: str, body: Any = None, **query: Any) -> Any:
-        """What /v1/`where` answers, out of JSON. Refused when that is no success, OSError when nobody answers."""
-        status, said = self._exchange(method, where, body, query)
-        if status != 200:
-            raise Refused(status, said)
-        return json.loads(said) if said else None
+        """What /v1/`where` answers, out of JSON. Refused when that is no success, OSError when nobody answers. While
+        servers that were held up elect a leader, it is asked again."""
+        answer = wait_until(lambda: self._told(method, where, body, query), f"{where}: a leader", READY_WITHIN_S)
+        assert answer is not None
+        return answer[0]
 
     def led(self) -> bool:
         """Whether it knows a leader, and that leader has taken up its work."""
         try:
-            return bool(self.call("GET", "status/leader")) and bool(self.call("GET", "catalog/nodes"))
+            return all(answer and answer[0] for answer in map(self._looked, ("status/leader", "catalog/nodes")))
         except (Refused, OSError, HTTPException):
             return False
 
@@ -212,6 +212,18 @@ class Consul:
         return ""
 
     # --- inside
+
+    def _looked(self, where: str) -> tuple[Any] | None:
+        return self._told("GET", where, None, {})
+
+    def _told(self, method: str, where: str, body: Any, query: Mapping[str, Any]) -> tuple[Any] | None:
+        """See `call`; None when there is no leader."""
+        status, said = self._exchange(method, where, body, query)
+        if status == 500 and "No cluster leader" in said:
+            return None
+        if status != 200:
+            raise Refused(status, said)
+        return (json.loads(said) if said else None,)
 
     def _exchange(self, method: str, where: str, body: Any, query: Mapping[str, Any]) -> tuple[int, str]:
         said = json.dumps(body).encode() if body is not None else None
