@@ -97,7 +97,9 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._api.rest_client.pool_manager.clear()
+        pools = self._api.rest_client.pool_manager.pools
+        for key in pools.keys():  # noqa: SIM118 - which cannot be iterated over
+            pools[key].close()  # by itself it closes once nobody holds an answer, and a Refused does by its traceback
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Body | None:
         """The object or list at path; None when there is none."""

@@ -140,12 +140,14 @@ def _settings(
         return settings_of(config, given, ha=False), None
     from k8s.cluster import Cluster  # noqa: PLC0415 - a third of a second, for those who ask a cluster
 
-    cluster = Cluster(kubeconfig, context)
     name = f"ConfigMap {namespace}/{CONFIG_MAP}"
-    found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}")
-    if found is None:
-        raise Problem(f"{name}: is not there: `meshd install` makes it; --config FILE has the settings from elsewhere")
-    text = (found.get("data") or {}).get(CONFIG_KEY)
-    if not isinstance(text, str):
-        raise Problem(f"{name}: has no {CONFIG_KEY}")
-    return settings_of(None, given, ha=False, before=text), cluster.version()
+    with Cluster(kubeconfig, context) as cluster:
+        found = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}")
+        if found is None:
+            raise Problem(
+                f"{name}: is not there: `meshd install` makes it; --config FILE has the settings from elsewhere"
+            )
+        text = (found.get("data") or {}).get(CONFIG_KEY)
+        if not isinstance(text, str):
+            raise Problem(f"{name}: has no {CONFIG_KEY}")
+        return settings_of(None, given, ha=False, before=text), cluster.version()

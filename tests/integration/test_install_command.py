@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 
+from k8s.cluster import Cluster, Refused
 from k8s.manifests.identity import make
 from tests.support import aio, installs
 from tests.support.installs import World, at
 from tests.support.kubernetes import POWERLESS, models
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -113,6 +116,24 @@ def test_a_cluster_that_does_not_answer_is_no_empty_one(world: World) -> None:
     assert "there is no such kubeconfig" in world.meshd("install", status=1)
     world.environment["KUBECONFIG"] = ""
     assert "kind: Deployment" in world.meshd("install")  # there is none at the usual place, and no cluster to be asked
+
+
+def test_nothing_is_left_open_at_a_cluster_that_refused(world: World) -> None:
+    connections = set[Any]()
+
+    async def interfere(request: web.Request) -> None:
+        connections.add(request.transport)
+
+    def scene() -> None:
+        file = world.cluster.kubeconfig(POWERLESS)
+        with pytest.raises(Refused) as refused, Cluster(str(file)) as cluster:
+            cluster.get("/api/v1/namespaces/meshd/configmaps/meshd-config")
+        wait_until(lambda: all(each.is_closing() for each in connections), "the connection is closed")
+        assert refused.value.status == 403  # and so it was there until now, with its traceback
+        assert len(connections) == 1
+
+    world.cluster.interfere = interfere
+    aio.run(at(world, scene))
 
 
 # --- an installation that is there
