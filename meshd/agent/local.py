@@ -11,6 +11,7 @@ is announced, or `settle` says that it has had its time.
 """
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from discovery.names import Authority, mesh_name
 from discovery.source import NOT_YET, Answer, Answered, Close, Known, Listed, Looked
@@ -94,15 +95,15 @@ class LocalSource:
             for workload in instance.workloads:
                 yield instance, workload
 
-    def _at(self, address: str, port: int) -> EndpointSet | None:
+    def _at(self, address: str, port: int) -> Answer:
         """An address whose workload is not well has nobody who answers, rather than being outside the mesh, to which
-        callers speak in plain text."""
+        callers speak in plain text. Of loopback's, one that is expected back may have any."""
         for instance, workload in self._all():
             if self._registry.is_announced(instance, workload) or self._registry.unwell(instance, workload):
                 for each in workload.ports:
                     if each.port == port and _listens_at(each) == address:
                         return self._endpoint_set((instance, workload, each))
-        return None
+        return NOT_YET if self.expected and ip_address(address).is_loopback else None
 
     def _endpoint_set(self, *chosen: tuple[Instance, ProxyWorkload, WorkloadPort]) -> EndpointSet:
         _, workload, port = chosen[0]

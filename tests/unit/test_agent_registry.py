@@ -269,15 +269,16 @@ def test_the_host_s_workloads_are_those_of_its_documents(mesh: Mesh) -> None:
 
 def test_of_workloads_that_are_expected_back_nothing_is_said_until_they_are() -> None:
     mesh = Mesh("default/web", "default/gone")
-    told: dict[str, list[Answer]] = {"web": [], "gone": [], "never": []}
+    told: dict[str, list[Answer]] = {"web": [], "gone": [], "never": [], "127.0.0.1:8080": [], "192.0.2.1:8080": []}
     for name, answers in told.items():
         mesh.local.watch(Authority.parse(name, "default"), answers.append)
-    assert told == {"web": [], "gone": [], "never": [None]}
+    assert told == {"web": [], "gone": [], "never": [None], "127.0.0.1:8080": [], "192.0.2.1:8080": [None]}
     mesh.register(WEB)
     assert told["web"] == []
     mesh.registry.attach(WEB.instance, 1000, "proxy")
     mesh.registry.report(WEB.instance, "proxy", READY)
-    assert [len(found.endpoints) for found in told["web"] if isinstance(found, EndpointSet)] == [1]
+    for name in ("web", "127.0.0.1:8080"):
+        assert [len(found.endpoints) for found in told[name] if isinstance(found, EndpointSet)] == [1]
     mesh.registry.withdraw("run")
     assert [len(found.endpoints) for found in told["web"] if isinstance(found, EndpointSet)] == [1, 0]
     mesh.local.settle()
