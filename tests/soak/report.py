@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.soak.soak import Run, Survivor
-from tests.soak.verdict import MAX_GROWTH_BYTES, Trouble, excuse
+from tests.soak.verdict import MAX_GROWTH_BYTES, Trouble, excuse, held_up
 
 MAX_SHOWN = 40
 HANG_UPS = ("quits", "calls")
@@ -25,7 +25,7 @@ class Report:
         excused: Counter[tuple[str, str, str]] = Counter()
         violations = []
         for trouble in run.ledger.troubles:
-            if why := excuse(trouble, run.damage):
+            if why := excuse(trouble, run.damage) or held_up(trouble, run.held):
                 excused[trouble.kind, trouble.reason, why] += 1
             else:
                 violations.append(_described_trouble(trouble, run))

@@ -15,12 +15,13 @@ from tests.soak import calls, http1, http2, opaque
 from tests.soak.chaos import Chaos
 from tests.soak.http1 import Caller
 from tests.soak.ledger import Ledger
-from tests.soak.verdict import LEAST_FOR_MEMORY_S, Damage, Memory, memory
+from tests.soak.verdict import HELD_UP_S, LEAST_FOR_MEMORY_S, Damage, Memory, memory
 from tests.soak.world import ENDPOINTS, Process, Series, SoakFailed, World, admin_page, counted
 
 WARM_UP_SHARE: Final = 1 / 3
 """Of a run, before memory is judged: with bodies of 1 MB it takes a heap ten minutes to have had its worst moment."""
 SAMPLE_S: Final = 2.0
+TICK_S: Final = 0.1
 FINISH_WITHIN_S: Final = 100.0
 QUIET_WITHIN_S: Final = 60.0
 IDLE_WITHIN_S: Final = 80.0
@@ -65,11 +66,12 @@ class Survivor:
 
 @dataclass
 class Run:
-    """What came of it."""
+    """What came of it. `held`: when the machine held it up (from, to)."""
 
     duration_s: float
     seed: int
     ledger: Ledger
+    held: list[tuple[float, float]]
     damage: list[Damage]
     events: dict[str, int]
     survivors: list[Survivor]
@@ -89,6 +91,7 @@ class Soak:
         self._tasks = Tasks("soak")
         self._ending = asyncio.Event()
         self._survivors: list[Survivor] = []
+        self._held: list[tuple[float, float]] = []
         self._began = 0.0
 
     async def run(self) -> Run:
@@ -100,7 +103,8 @@ class Soak:
         watching = self._tasks.start(self._watch(chaos), "watch")
         calling = [self._tasks.start(work, name) for name, work in self._callers()]
         damaging = self._tasks.start(chaos.run(), "chaos")
-        everything = [watching, damaging, *calling]
+        ticking = self._tasks.start(self._tick(), "tick")
+        everything = [watching, ticking, damaging, *calling]
         try:
             done, _ = await asyncio.wait(everything, timeout=self._duration_s, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -115,7 +119,7 @@ class Soak:
         for survivor, (process, admin) in zip(self._survivors, self.world.survivors.values(), strict=True):
             await self._look_after(survivor, process, admin)
         return Run(
-            self._duration_s, self._seed, self._ledger, chaos.done, dict(chaos.counts), self._survivors,
+            self._duration_s, self._seed, self._ledger, self._held, chaos.done, dict(chaos.counts), self._survivors,
             self.world.complaints(),
         )  # fmt: skip
 
@@ -215,6 +219,14 @@ class Soak:
                 events = chaos.counts.total()
                 self._tell(f"{told - self._began:6.0f} s: {done} done, {failed} failed, {events} events; {sizes}")
             await asyncio.sleep(SAMPLE_S)
+
+    async def _tick(self) -> None:
+        """See when we are held up."""
+        while True:
+            due = monotonic() + TICK_S
+            await asyncio.sleep(TICK_S)
+            if monotonic() - due > HELD_UP_S:
+                self._held.append((due - TICK_S, monotonic()))
 
     async def _look_after(self, survivor: Survivor, process: Process, admin: int) -> None:
         """What the survivor keeps when all callers have gone."""

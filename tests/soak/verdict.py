@@ -11,6 +11,8 @@ A request may fail where its connection was killed and the rules of `proxy.excha
                                                          one connection now and then finds out whether it is back
     CANCELLED of gRPC, 503 of WebSocket's server         excused, when an application was ended: so these servers answer
                                                          themselves what comes while they shut down
+    a status, or a cut, while this machine held us up    excused: it may have held up a proxy for longer than others
+                                                         wait for it
     anything else, a wrong byte above all                a violation
 """
 
@@ -22,6 +24,9 @@ MAX_KEPT_BYTES: Final = 64 << 10
 """Of a request's body; `proxy.rules.MAX_KEPT_BYTES`."""
 SLACK_S: Final = 0.5
 """Between a process' death and its callers' hearing of it, on a busy machine."""
+
+HELD_UP_S: Final = 0.5
+"""How late we are where that is said of the machine: most times that proxies are given are seconds."""
 
 MAX_GROWTH_BYTES: Final = 2 << 20
 """Of a proxy's resident memory, from the end of the warm-up to the end."""
@@ -74,6 +79,13 @@ def excuse(trouble: Trouble, done: Iterable[Damage]) -> str:
         if trouble.reason == "503" and away and application and trouble.sent_bytes > MAX_KEPT_BYTES:
             return "too long to be kept for another try, while an application was away"
     return ""
+
+
+def held_up(trouble: Trouble, held: Iterable[tuple[float, float]]) -> str:
+    """Likewise, by when this machine `held` us up (from, to)."""
+    told = trouble.reason in {"cut", "cancelled"} or trouble.reason.isdigit()
+    found = told and any(trouble.began <= to and trouble.ended >= since for since, to in held)
+    return "while this machine did something else" if found else ""
 
 
 def _a(damage: Damage) -> str:

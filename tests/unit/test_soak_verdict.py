@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.soak.verdict import MAX_GROWTH_BYTES, SLACK_S, Damage, Trouble, excuse, memory
+from tests.soak.verdict import MAX_GROWTH_BYTES, SLACK_S, Damage, Trouble, excuse, held_up, memory
 
 KILLED = Damage("one", "application", "killed", 100.0, 100.1, 103.0)
 DRAINED = Damage("two", "proxy", "ended", 100.0, 100.1, 103.0)
@@ -43,6 +43,16 @@ def test_without_an_application_only_what_cannot_be_kept_or_looked_into_may_fail
     assert not excuse(trouble("503", AFTER, sent_bytes=LONG), [DRAINED])
     assert excuse(trouble("cut", AFTER, relayed=True), [KILLED])
     assert not excuse(trouble("cut", AFTER), [KILLED])
+
+
+def test_what_was_under_way_when_the_machine_did_something_else_may_fail_but_bytes_are_right() -> None:
+    held = [(50.0, 52.0), (100.0, 101.0)]
+    for reason in ("503", "504", "cut", "cancelled"):
+        assert held_up(trouble(reason, WHILE), held)
+        assert not held_up(trouble(reason, BEFORE), held)
+        assert not held_up(trouble(reason, WHILE), [])
+    for reason in ("other bytes came back", "closed"):
+        assert not held_up(trouble(reason, WHILE), held)
 
 
 @pytest.mark.parametrize("reason", ["504", "other bytes came back", "no whole answer in time", "closed"])
