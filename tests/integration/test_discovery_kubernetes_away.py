@@ -3,6 +3,9 @@ said of it."""
 
 import asyncio
 import json
+import os
+import socket
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web as http
 
-from discovery.kubernetes.access import MAX_BODY_BYTES
+from discovery.kubernetes.access import MAX_BODY_BYTES, Access
 from discovery.kubernetes.lists import PAGE
 from discovery.kubernetes.registry import KubernetesRegistry
 from discovery.registry import Away
@@ -410,3 +413,36 @@ def test_an_agent_serves_what_it_knew_while_the_cluster_is_away_and_after_a_rest
     for scene in (there_and_away, still_known):
         with running(argv, tmp_path / "agent.log", lambda: is_answered(socket)):
             aio.run(scene(), 100.0)
+
+
+def test_a_watch_that_is_left_waits_for_no_end_of_tls(tmp_path: Path) -> None:
+    """A server that is gone would not answer it: what comes after the request is the end of the connection alone."""
+
+    def answer(listener: socket.socket) -> bytes:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(tmp_path / "api.pem")
+        with made.wrap_socket(listener.accept()[0], server_side=True) as encrypted:
+            while not encrypted.recv(2**16).endswith(b"\r\n\r\n"):
+                pass
+            encrypted.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+            with socket.socket(fileno=os.dup(encrypted.fileno())) as raw:
+                raw.setblocking(True)
+                try:
+                    return raw.recv(2**16)
+                except ConnectionResetError:
+                    return b""
+
+    async def main() -> None:
+        double = Cluster(tmp_path)
+        async with double.serves():
+            pass  # its certificates are there
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            double.port = listener.getsockname()[1]
+            left = asyncio.get_running_loop().run_in_executor(None, answer, listener)
+            access = Access(str(double.kubeconfig()))
+            async with access.lines("/api/v1/pods", {"watch": "1"}, 60.0) as lines:
+                assert await anext(lines) == b"{}"
+            assert await left == b""
+            await access.close()
+
+    aio.run(main())
