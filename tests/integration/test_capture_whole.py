@@ -150,7 +150,7 @@ def test_what_becomes_of_connections_while_the_proxy_is_dead_is_what_was_chosen(
                 assert connections("outbound")
                 proxy.kill()
                 proxy.wait()
-                assert called() == "ECONNREFUSED"
+                assert called() == "ECONNREFUSED" or capture  # which may have begun
                 if not capture:
                     over = monotonic() + AWAY_S + 2.0
                     while monotonic() < over:

@@ -30,6 +30,7 @@ class Application(ThreadingHTTPServer):
     """An endpoint. `answered` is how many requests it had."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         super().__init__((address, 0), _Handler)

@@ -46,6 +46,7 @@ class Application(BaseHTTPRequestHandler):
 def application() -> Iterator[int]:
     """The port of an application."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Application)
+    server.socket.listen(128)  # more than the few that it lets wait, for when it is held up
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -71,10 +71,10 @@ def test_all_workers_serve_and_the_page_is_the_sum(files: Files) -> None:
         files.started(files.web, files.web_admin, *WORKERS) as web,
     ):
         ask(files.upstream, 40)
-        assert requests(files.web_admin) == 40
-        assert requests(files.api_admin) == 40
+        wait_until(lambda: requests(files.web_admin) == 40, "both have said")
+        wait_until(lambda: requests(files.api_admin) == 40, "and those of api")
         assert value(files.web_admin, "response_latency_ms_count") == 40
-        assert value(files.web_admin, "meshd_proxy_worker_answered") == 2
+        wait_until(lambda: value(files.web_admin, "meshd_proxy_worker_answered") == 2, "both answer")
         workers = children(web.pid)
         assert len(workers) == 2
         callers = [socket.create_connection(("127.0.0.1", files.upstream)) for _ in range(32)]
@@ -100,7 +100,7 @@ def test_a_worker_that_is_killed_is_replaced_and_takes_nothing_with_it(files: Fi
     log = files.web.with_suffix(".log")
     with files.started(files.api, files.api_admin), files.started(files.web, files.web_admin, *WORKERS) as web:
         ask(files.upstream, 20)
-        assert requests(files.web_admin) == 20
+        wait_until(lambda: requests(files.web_admin) == 20, "all workers have said")
         before = children(web.pid)
         with Load(files.upstream, 8) as load:
             load.more()
@@ -116,7 +116,7 @@ def test_a_worker_that_is_killed_is_replaced_and_takes_nothing_with_it(files: Fi
         assert all(each.startswith(CUT) for each in load.errors), load.errors
         seen = requests(files.web_admin)
         ask(files.upstream, 20)
-        assert requests(files.web_admin) == seen + 20
+        wait_until(lambda: requests(files.web_admin) == seen + 20, "all workers have said")
 
 
 def test_connections_wait_for_the_successor_of_a_worker_that_died(files: Files) -> None:
@@ -139,11 +139,11 @@ def test_connections_wait_for_the_successor_of_a_worker_that_died(files: Files) 
 def test_a_worker_that_does_not_answer_is_shown_as_it_was(files: Files) -> None:
     with files.started(files.api, files.api_admin), files.started(files.web, files.web_admin, *WORKERS) as web:
         ask(files.upstream, 10)
-        assert requests(files.web_admin) == 10
+        wait_until(lambda: requests(files.web_admin) == 10, "both have said")
         worker = children(web.pid)[0]
         os.kill(worker, signal.SIGSTOP)
         try:
-            assert value(files.web_admin, "meshd_proxy_worker_answered") == 1
+            wait_until(lambda: value(files.web_admin, "meshd_proxy_worker_answered") == 1, "the other one answers")
             assert requests(files.web_admin) == 10
         finally:
             os.kill(worker, signal.SIGCONT)
