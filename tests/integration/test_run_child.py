@@ -84,7 +84,7 @@ def test_a_child_that_does_not_end_is_killed_after_its_time() -> None:
         await eventually(lambda: ignores(deaf.pid, signal.SIGTERM), "the trap is set")
         killed = await deaf.stop(0.1)
         os.killpg(deaf.pid, signal.SIGKILL)
-        ended = await obedient.stop(5.0)
+        ended = await obedient.stop(60.0)
         deaf.signal(signal.SIGTERM)
         return killed, await deaf.ended, ended, await obedient.ended
 
