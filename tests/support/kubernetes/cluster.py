@@ -21,7 +21,7 @@ from meshd.api.names import Address
 from meshd.ca import certificates
 from meshd.ca.certificates import Life
 from meshd.ca.settings import KubernetesSettings
-from tests.support.kubernetes import openapi, patches, protobuf, refusals
+from tests.support.kubernetes import discovery, openapi, patches, protobuf, refusals
 from tests.support.kubernetes.api import Answer, Api, Place
 from tests.support.kubernetes.core import ACCOUNTS, NODES, PODS, REVIEWS
 from tests.support.kubernetes.installed import ACCESS_REVIEWS, allowed, scale_of
@@ -51,12 +51,6 @@ IN_PODS = "kubernetes.default.svc"
 _PROXIED = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/:]+)(?::([0-9]+))?/proxy(/.*)?")
 
 Interfere = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
-
-VERSION = {
-    "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1",
-    "minCompatibilityMinor": "35", "gitVersion": "v1.36.0-double", "gitCommit": "", "gitTreeState": "",
-    "buildDate": "1970-01-01T00:00:00Z", "goVersion": "go1.26", "compiler": "gc", "platform": "linux/amd64",
-}  # fmt: skip
 
 
 class Cluster:
@@ -185,7 +179,8 @@ class Cluster:
             user = self._user(request)
             if request.path in ("/healthz", "/livez", "/readyz"):
                 return web.Response(text="ok")
-            if (found := self._discovered(request.path)) is not None:
+            address = f"127.0.0.1:{self.port}"
+            if (found := discovery.discovered(request.path, self.api.kinds.values(), address)) is not None:
                 return _json_response(found)
             if request.path == "/openapi/v2" and openapi.OLD in request.headers.get("Accept", ""):
                 return web.Response(body=openapi.old(), content_type=openapi.OLD_CALLED)
@@ -421,50 +416,9 @@ class Cluster:
             return {"user": {}, "error": audiences_wrong(audiences, wanted)}
         return {"authenticated": True, "user": user, "audiences": good}
 
-    # --- discovery
-
-    def _discovered(self, path: str) -> dict[str, Any] | None:
-        groups: dict[str, dict[str, list[Kind]]] = {}
-        for kind in self.api.kinds.values():
-            groups.setdefault(kind.group, {}).setdefault(kind.version, []).append(kind)
-        parts = path.strip("/").split("/")
-        match parts:
-            case ["version"]:
-                return VERSION
-            case ["openapi", "v3"]:
-                return openapi.index(self.api.kinds.values())
-            case ["openapi", "v3", *_]:
-                return openapi.described(path, self.api.kinds.values())
-            case ["api"]:
-                where = {"clientCIDR": "0.0.0.0/0", "serverAddress": f"127.0.0.1:{self.port}"}
-                return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [where]}
-            case ["apis"]:
-                listed = [_group(name, list(groups[name])) for name in groups if name]
-                return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
-            case ["apis", name] if name in groups:
-                return {"kind": "APIGroup", "apiVersion": "v1"} | _group(name, list(groups[name]))
-            case ["api", "v1"]:
-                return {"kind": "APIResourceList", "groupVersion": "v1", "resources": _listed(groups[""]["v1"])}
-            case ["apis", name, version] if version in groups.get(name, {}):
-                listed = _listed(groups[name][version])
-                versioned = f"{name}/{version}"
-                return {
-                    "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": versioned, "resources": listed
-                }  # fmt: skip
-        return None
-
 
 class _NoSuchPath(Exception):
     pass
-
-
-def _group(name: str, versions: list[str]) -> dict[str, Any]:
-    listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in versions]
-    return {"name": name, "versions": listed, "preferredVersion": listed[0]}
-
-
-def _listed(kinds: list[Kind]) -> list[dict[str, Any]]:
-    return sorted((entry for kind in kinds for entry in kind.listed()), key=lambda entry: str(entry["name"]))
 
 
 def _verb(request: web.Request, place: Place) -> str:
