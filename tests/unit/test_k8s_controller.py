@@ -25,6 +25,7 @@ from meshd.ca.failover import Failover
 from meshd.ca.kubernetes import AUDIENCE
 from meshd.ca.wire import Renewal
 from tests.support.bundles import root
+from tests.support.sleeping import Clock, until
 
 WEB, API = WorkloadName("shop", "web"), WorkloadName("shop", "api")
 TOKEN = "eyJhIjoxfQ.eyJleHAiOjQwMDAwMDAwMDB9.c2ln"
@@ -56,14 +57,6 @@ class Server(Access):
             raise Away("no answer in time")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def refusal(work: Any) -> Unacceptable:
     with pytest.raises(Unacceptable) as raised:
         asyncio.run(work)
@@ -74,7 +67,7 @@ def refusal(work: Any) -> Unacceptable:
 
 
 def test_a_good_token_is_believed_for_a_moment() -> None:
-    server, clock = Server(), Clock()
+    server, clock = Server(), Clock(1000.0)
     reviews = Reviews(server, clock, clock)
     for _ in range(3):
         assert asyncio.run(reviews.account(TOKEN, "192.0.2.1")).workload == WEB
@@ -86,7 +79,7 @@ def test_a_good_token_is_believed_for_a_moment() -> None:
 
 
 def test_who_guesses_is_answered_without_the_api_server() -> None:
-    server, clock = Server(), Clock()
+    server, clock = Server(), Clock(1000.0)
     reviews = Reviews(server, clock, clock)
     server.review = {"authenticated": False}
     for number in range(FAILURES_AT_ONCE):
@@ -144,7 +137,7 @@ def test_what_a_pod_says(
 
 
 def test_what_was_read_of_a_pod_serves_while_the_server_is_away() -> None:
-    server, clock = laid({}, {}), Clock()
+    server, clock = laid({}, {}), Clock(1000.0)
     pods = Pods(server, clock)
     asyncio.run(pods.facts("shop/web-1", WEB))
     asked = len(server.asked)
@@ -182,7 +175,7 @@ def test_nobody_is_told_of_pods_in_other_namespaces() -> None:
 
 def test_a_workload_that_names_pods_without_end_is_answered_without_the_api_server() -> None:
     server = Server()
-    pods = Pods(server, Clock())
+    pods = Pods(server, Clock(1000.0))
     for number in range(ABSENT_AT_ONCE):
         assert "there is no pod" in str(refusal(pods.facts(f"shop/x-{number}", WEB)))
     asked = len(server.asked)
@@ -196,7 +189,7 @@ def test_one_pod_does_not_use_up_what_there_is_of_the_ca() -> None:
         async def sign_for(self, token: str, csr_pem: str, identity: Identity) -> Certificate:
             return Certificate("", 0.0, 0.0)
 
-    issuing = Issuing(Ca(Failover([]), Path()), Clock())
+    issuing = Issuing(Ca(Failover([]), Path()), Clock(1000.0))
     web = Identity.of("prod.example", WEB)
 
     async def ask(token: str, count: int) -> None:
@@ -230,7 +223,7 @@ def row(workload: str, service: str, requests: int = 1) -> Traffic:
 
 def test_traffic_is_bounded_for_a_workload_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "MAX_ROWS", MAX_ROWS_EACH)
-    kept = Sidecars("prod.example", Clock())
+    kept = Sidecars("prod.example", Clock(1000.0))
     web, api = Sidecar("shop/web-1", WEB), Sidecar("shop/api-1", API)
     kept.attach(web)
     kept.attach(api)
@@ -270,7 +263,7 @@ def test_connections_of_one_pod_are_bounded() -> None:
 
 def test_a_controllers_next_certificate_is_shown_once_it_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CA's clock is ahead by two hours: the last one is good for longer than that."""
-    clock, signed, shown = Clock(), 0, list[tuple[float, float]]()
+    clock, signed, shown = Clock(1000.0), 0, list[tuple[float, float]]()
     first, second = clock.now - 64000.0, clock.now + 7140.0  # the first is due, whatever the jitter is
 
     class Ahead(Signer):
@@ -280,28 +273,15 @@ def test_a_controllers_next_certificate_is_shown_once_it_is_good(monkeypatch: py
             begin = first if signed == 1 else second
             return Certificate("the chain", begin, begin + 86400.0)
 
-    async def sleep(pause_s: float) -> None:
-        clock.now += pause_s
-        await yielding(0)
-
-    yielding, source = asyncio.sleep, AccountSource(Failover([]), Path("token"))
+    source = AccountSource(Failover([]), Path("token"))
     identity = Identity.of("mesh.example", WorkloadName("meshd", "meshd-controller"))
 
     def told() -> None:
         shown.append((clock.now, own.not_before))
 
     own = OwnCertificate(Ahead(source, root(), "CA"), source, identity, told, clock)
-    monkeypatch.setattr(asyncio, "sleep", sleep)
 
-    async def main() -> None:
-        running = asyncio.get_running_loop().create_task(own.run())
-        async with asyncio.timeout(30.0):
-            while len(shown) < 2:
-                await yielding(0)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())
+    asyncio.run(until(lambda: len(shown) == 2, own.run(), clock, monkeypatch))
     assert [begin for _, begin in shown] == [first, second]
     assert shown[1][0] >= second
 
@@ -312,7 +292,7 @@ def test_a_controllers_certificate_that_is_due_at_once_is_not_renewed_for_ever(
 ) -> None:
     """Its clock is ahead by more than two thirds of a certificate's life, or by all of it; or the CA that signs has one
     that is behind that of the CA which asks for others."""
-    clock, signed = Clock(), list[float]()
+    clock, signed = Clock(1000.0), list[float]()
     start, ahead_s = clock.now, {"ended": 90000.0, "due": 70000.0, "older": 0.0}[why]
 
     class Behind(Signer):
@@ -321,27 +301,14 @@ def test_a_controllers_certificate_that_is_due_at_once_is_not_renewed_for_ever(
             begin = clock.now - ahead_s - 60.0
             return Certificate("the chain", begin, begin + 86400.0)
 
-    async def sleep(pause_s: float) -> None:
-        clock.now += pause_s
-        await yielding(0)
-
-    yielding, source = asyncio.sleep, AccountSource(Failover([]), Path("token"))
+    source = AccountSource(Failover([]), Path("token"))
     identity = Identity.of("mesh.example", WorkloadName("meshd", "meshd-controller"))
     signer = Behind(source, root(), "CA")
     own = OwnCertificate(signer, source, identity, lambda: None, clock)
-    monkeypatch.setattr(asyncio, "sleep", sleep)
     if why == "older":
         signer.trust = replace(signer.trust, renewal=Renewal(start + 3600.0, 0.0))
         own.heed()
 
-    async def main() -> None:
-        running = asyncio.get_running_loop().create_task(own.run())
-        async with asyncio.timeout(30.0):
-            while clock.now < start + 600.0:
-                await yielding(0)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())
+    asyncio.run(until(lambda: clock.now >= start + 600.0, own.run(), clock, monkeypatch))
     assert signed[1] - signed[0] <= 1.0
     assert len(signed) <= 60

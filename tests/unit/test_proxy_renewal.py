@@ -12,6 +12,7 @@ from proxy.mesh.identity import WorkloadIdentity
 from proxy.mesh.tls import NoCertificate
 from tests.support import aio
 from tests.support.certificates import Root, identity
+from tests.support.sleeping import Clock, until
 from tests.support.waiting import eventually
 
 WEB = Identity.of("mesh.example", WorkloadName("default", "web"))
@@ -63,9 +64,9 @@ def test_a_certificate_that_is_not_good_yet_waits_while_there_is_one_that_is(
 ) -> None:
     """The CA's clock is ahead by two hours, or this one behind: half of the peers would not believe it. One that is
     asked for before its time does not wait: what it is to replace may be worthless."""
-    root, now, signed, shown = Root(), time.time(), 0, list[tuple[float, float]]()
+    root, clock, signed, shown = Root(), Clock(time.time()), 0, list[tuple[float, float]]()
     held = root.held(identity("web"))
-    first, second = now - 70000.0, now + 7140.0  # the first is due, however chance would have it
+    first, second = clock.now - 70000.0, clock.now + 7140.0  # the first is due, however chance would have it
 
     async def key(_: str) -> tuple[bytes, str]:
         return held.key_pem, "csr"
@@ -78,27 +79,16 @@ def test_a_certificate_that_is_not_good_yet_waits_while_there_is_one_that_is(
             mine.renew_older(first + 1.0, 0.0)
         return Certificate(held.certificate.chain_pem, begin, begin + 86400.0)
 
-    async def sleep(pause_s: float) -> None:
-        nonlocal now
-        shown.append((now, mine.state().not_before))
-        now += pause_s
-        await yielding(0)
+    def falls_asleep() -> None:
+        shown.append((clock.now, mine.state().not_before))
 
-    yielding, mine = asyncio.sleep, WorkloadIdentity(WEB, {}, lambda: None)
+    mine = WorkloadIdentity(WEB, {}, lambda: None)
     mine.trust(root.bundle_pem)
     monkeypatch.setattr(module, "_make_key", key)
-    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "time", clock)
 
-    async def main() -> None:
-        monkeypatch.setattr(asyncio, "sleep", sleep)
-        renewing = asyncio.get_running_loop().create_task(mine.renew_forever(sign))
-        async with asyncio.timeout(30.0):
-            while mine.state().not_before != second:
-                await yielding(0)
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
-
-    aio.run(main())
+    work = mine.renew_forever(sign)
+    aio.run(until(lambda: mine.state().not_before == second, work, clock, monkeypatch, falls_asleep))
     early = [at for at, begin in shown if begin == second and at < second]
     assert bool(early) == is_asked_for
 
@@ -110,38 +100,24 @@ def test_one_that_is_due_as_soon_as_it_is_there_is_not_renewed_for_ever(
     """This host's clock is ahead by more than two thirds of a certificate's life, or by all of it; or the CA that signs
     has one that is behind that of the CA which asks for others."""
     root, start, signed = Root(), 1e9, list[float]()
-    now, held = start, root.held(identity("web"))
+    clock, held = Clock(start), root.held(identity("web"))
     ahead_s = {"ended": 90000.0, "due": 70000.0, "older": 0.0}[why]
 
     async def key(_: str) -> tuple[bytes, str]:
         return held.key_pem, "csr"
 
     async def sign(_: str) -> Certificate:
-        signed.append(now)
+        signed.append(clock.now)
         if why == "older":
             mine.renew_older(start + 3600.0, 0.0)
-        return Certificate(held.certificate.chain_pem, now - ahead_s - 60.0, now - ahead_s + 86400.0)
+        return Certificate(held.certificate.chain_pem, clock.now - ahead_s - 60.0, clock.now - ahead_s + 86400.0)
 
-    async def sleep(pause_s: float) -> None:
-        nonlocal now
-        now += pause_s
-        await yielding(0)
-
-    yielding, mine = asyncio.sleep, WorkloadIdentity(WEB, {}, lambda: None)
+    mine = WorkloadIdentity(WEB, {}, lambda: None)
     mine.trust(root.bundle_pem)
     monkeypatch.setattr(module, "_make_key", key)
-    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "time", clock)
 
-    async def main() -> None:
-        monkeypatch.setattr(asyncio, "sleep", sleep)
-        renewing = asyncio.get_running_loop().create_task(mine.renew_forever(sign))
-        async with asyncio.timeout(30.0):
-            while now < start + 600.0:
-                await yielding(0)
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
-
-    aio.run(main())
+    aio.run(until(lambda: clock.now >= start + 600.0, mine.renew_forever(sign), clock, monkeypatch))
     assert signed[1] - signed[0] <= 1.0
     assert len(signed) <= 16
 
