@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 
 from k8s.manifests.identity import make
+from tests.support.asking import SHOP, asks_at, pod_spec
 from tests.support.kubernetes.administered import Kubectl
 from tests.support.meshed import MESHD
 from tests.support.pods import Manifest, Pod
@@ -31,18 +31,6 @@ API = ("127.98.0.1", 443)
 HERE = "127.0.0.1"
 """All pods are in one network here, and listen at ports of their own."""
 CA = "https://meshd-ca.meshd.svc:4180"
-CLIENT = Path(__file__).parents[1] / "support" / "programs" / "pod_certificate.py"
-
-
-SHOP = """\
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: web, namespace: shop}
-"""
 
 
 class World:
@@ -91,17 +79,10 @@ class World:
 
     def asks(self, identity: str) -> Pod:
         """A pod of the service account shop/web, as an injector would have it, that asks for a certificate."""
-        token = {"serviceAccountToken": {"audience": "identity.meshd.io", "path": "token", "expirationSeconds": 86400}}
-        env = {"IDENTITY": identity, "MESHD_PROXY_TRUST_ANCHORS": self.anchors(), "PYTHONPATH": str(CLIENT.parents[3])}
-        container: dict[str, Any] = {
-            "name": "asks",
-            "command": [sys.executable, str(CLIENT), CA],
-            "env": [{"name": name, "value": value} for name, value in env.items()],
-            "volumeMounts": [{"name": "identity", "mountPath": "/var/run/secrets/meshd.io/token", "readOnly": True}],
-            "securityContext": {"runAsUser": 2102, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
-        }
-        volume = {"name": "identity", "projected": {"sources": [token]}}
-        spec = {"serviceAccountName": "web", "containers": [container], "volumes": [volume]}
+        spec = pod_spec(identity, self.anchors(), asks_at(CA))
+        spec["containers"][0]["securityContext"] = {
+            "runAsUser": 2102, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
+        }  # fmt: skip
         return self.pod({"spec": spec}, "shop", "web-0")
 
     def refused(self, identity: str) -> str:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.asking import SHOP, asks_at, pod_spec
 from tests.support.kubelet.life import Life
 from tests.support.kubelet.played import PlayedCluster, played_cluster
 from tests.support.meshed import MESHD
@@ -27,20 +27,9 @@ pytestmark = [
 ]
 
 CA = "meshd-ca.meshd.svc"
-CLIENT = Path(__file__).parents[1] / "support" / "programs" / "pod_certificate.py"
 NAMES = ("meshd-ca-2", "meshd-ca-1", "meshd-ca-0")
 """In the order in which they are lost."""
 CERTIFICATE = "-----BEGIN CERTIFICATE-----"
-
-SHOP = """\
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: web, namespace: shop}
-"""
 
 
 class World:
@@ -92,22 +81,9 @@ class World:
         """A command of a pod of the service account shop/web, for which the CA in that pod is the only one."""
         self._asked += 1
         anchors = self.cluster.find("ConfigMap", "meshd", "meshd-config")["data"]["trust-anchors.pem"]
-        token = {"serviceAccountToken": {"audience": "identity.meshd.io", "path": "token", "expirationSeconds": 86400}}
-        env = {
-            "IDENTITY": "spiffe://cluster.local/ns/shop/sa/web", "MESHD_PROXY_TRUST_ANCHORS": anchors,
-            "PYTHONPATH": str(CLIENT.parents[3]),
-        }  # fmt: skip
-        container: dict[str, Any] = {
-            "name": "asks",
-            "command": list(command),
-            "env": [{"name": name, "value": value} for name, value in env.items()],
-            "volumeMounts": [
-                {"name": "identity", "mountPath": "/var/run/secrets/meshd.io/token", "readOnly": True},
-                {"name": "files", "mountPath": "/files"},
-            ],
-        }
-        volumes = [{"name": "identity", "projected": {"sources": [token]}}, {"name": "files", "emptyDir": {}}]
-        spec = {"serviceAccountName": "web", "containers": [container], "volumes": volumes}
+        spec = pod_spec("spiffe://cluster.local/ns/shop/sa/web", anchors, list(command))
+        spec["containers"][0]["volumeMounts"].append({"name": "files", "mountPath": "/files"})
+        spec["volumes"].append({"name": "files", "emptyDir": {}})
         around = self.cluster.surroundings({**self.cluster.hosts, CA: self.ca(of).address})
         directory = self.cluster.directory / f"asks-{self._asked}"
         enter = ["nsenter", f"--net={self.cluster.node.file}"]
@@ -116,7 +92,7 @@ class World:
         return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
 
     def certificate(self, of: str) -> "subprocess.CompletedProcess[str]":
-        return self.asks(of, sys.executable, str(CLIENT), f"https://{CA}:4180")
+        return self.asks(of, *asks_at(f"https://{CA}:4180"))
 
     def joins(self, of: str, node: str, token: str) -> "subprocess.CompletedProcess[str]":
         there = ("--config", "/files/meshd.yaml", "--state-dir", "/files/state")
