@@ -31,6 +31,8 @@ def machines(*names: str, programs: Mapping[str, str] | None = None, suite: str 
         made = [Machine(name, f"10.77.0.{number}", net, root, programs or {}) for number, name in enumerate(names, 1)]
         for machine in made:
             stack.callback(machine.end)
+        for machine in made:
+            stack.callback(machine.halt)  # all of them before one is waited for
             machine.start()
         addresses = {machine.name: machine.address for machine in made}
         for machine in made:

@@ -44,6 +44,7 @@ class Machine:
         ]
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
+        self._halts = False
 
     def start(self) -> None:
         """Begin to boot it."""
@@ -97,19 +98,23 @@ class Machine:
         self.plugged(False)
         os.kill(self._init, signal.SIGKILL)
 
+    def halt(self) -> None:
+        """Have it begin to halt; `end` waits for that."""
+        if self._nspawn is not None and not self._halts:
+            self._halts = True
+            self._nspawn.terminate()
+
     def end(self) -> None:
         """Halt it; at once if it does not."""
+        self.halt()
         if self._nspawn is not None:
-            for _ in range(2):  # the second SIGTERM is for those that do not halt
-                self._nspawn.terminate()
+            for at_once in (self._nspawn.terminate, self._nspawn.kill):  # to nspawn, the second SIGTERM is no request
                 try:
                     self._nspawn.wait(END_WITHIN_S)
                     break
                 except subprocess.TimeoutExpired:
-                    continue
-            else:
-                self._nspawn.kill()
-                self._nspawn.wait()
+                    at_once()
+            self._nspawn.wait()
         for group in self._cgroups:
             for directory, _, _ in os.walk(group, topdown=False):
                 wait_until(lambda directory=directory: _removed(Path(directory)), f"{directory} is empty")  # type: ignore[misc]
