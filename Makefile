@@ -24,7 +24,7 @@ demo: $(RUNTIME) ## run a small mesh on this machine and show it working (ARGS='
 
 test: $(DEV) ## every test; those whose peers cannot be had are skipped and say so (ARGS='-k pools')
 	@scripts/setup-system test
-	$(BIN)/python -m pytest $(ARGS)
+	@scripts/test $(ARGS)
 
 test-k8s: $(DEV) ## the mesh and discovery at a real cluster: KUBECONFIG=FILE IMAGE=NAME, of meshd, for its nodes to pull
 	@test -r "$(KUBECONFIG)" && test "$(IMAGE)" || { \
