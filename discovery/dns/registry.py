@@ -78,18 +78,17 @@ class DnsRegistry:
         keys = list(self._names.services.values())
         places: dict[tuple[str, int], Key] = {}
         until = self._resolver.clock() + MAX_TTL_S
-        troubles, lost = [], set()
+        lost: dict[Key, Away] = {}
         for key, read in zip(keys, await asyncio.gather(*map(self._tried, keys)), strict=True):
             if isinstance(read, Away):
-                troubles.append(read)
+                lost[key] = read
                 until = min(until, self._resolver.clock() + UNKNOWN_TTL_S)
-                lost.add(key)
                 continue
             until = min(until, read.until)
             for each in read.endpoints:
                 places.setdefault((each.address, each.port), key)
-        if troubles and len(troubles) == len(keys):
-            raise troubles[0]
+        if lost and len(lost) == len(keys):
+            raise next(iter(lost.values()))
         for place, key in self._located.items():
             if key in lost:
                 places.setdefault(place, key)

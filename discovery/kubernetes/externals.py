@@ -69,7 +69,6 @@ class Externals:
         self.listeners: set[Callable[[], None]] = set()
         self.settled = not wanted
         """Whether they were read, or cannot be."""
-        self._failures, self._read_once = 0, False
 
     def begin(self) -> None:
         """Follow them, from now on; calling it again does nothing."""
@@ -108,6 +107,7 @@ class Externals:
     async def _follow(self) -> None:
         backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S)
         said = ""
+        failures, was_read = 0, False
         while True:
             news = asyncio.Event()
             feed = Customs(self._access, resource_of("Workload"), Query(), news.set)
@@ -118,7 +118,7 @@ class Externals:
                     news.clear()
                     if feed.synced:
                         backoff.reset()
-                        self._read_once = True
+                        was_read = True
                         said = ""
                         self._take(feed.objects)
                     await asyncio.sleep(SETTLE_S)
@@ -129,11 +129,11 @@ class Externals:
                 log.warning("workloads outside the cluster are as they were read last: %s", said)
             is_refused = isinstance(feed.failed, Absent | Denied)
             if not isinstance(feed.failed, Unreached):  # else nobody has an answer, to these Services or to others
-                self._failures += 1
-            if self.settled or is_refused or self._failures >= PATIENT_TRIES:
+                failures += 1
+            if self.settled or is_refused or failures >= PATIENT_TRIES:
                 self._settle()
             pause_s = backoff.next_s()
-            await asyncio.sleep(pause_s if self._read_once or is_refused else min(pause_s, UNREAD_RETRY_S))
+            await asyncio.sleep(pause_s if was_read or is_refused else min(pause_s, UNREAD_RETRY_S))
 
     def _take(self, objects: Mapping[tuple[str, str], Custom]) -> None:
         before, self._read = self._read, {}
