@@ -18,8 +18,6 @@ from bench.origins import nginx
 from bench.scenario import Contender, Target
 from bench.start import Cores
 
-pytestmark = pytest.mark.timeout(400)  # four scenarios take a minute, of a machine that does nothing else
-
 
 def bench(arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-m", "bench", *arguments.split()]

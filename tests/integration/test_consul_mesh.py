@@ -148,7 +148,6 @@ def test_a_consul_that_goes_is_in_the_status_and_what_it_said_is_still_called(tm
             world.is_called()
 
 
-@pytest.mark.timeout(400)
 def test_no_request_fails_whatever_becomes_of_the_servers(tmp_path: Path) -> None:
     """Three workloads: `caller` and `web`, which the host publishes and which are meshed, and `db`, which its own unit
     registered. Servers are killed, cut off and started again while endpoints of `db` come and go."""

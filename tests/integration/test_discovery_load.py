@@ -131,7 +131,6 @@ class World:
         )
 
 
-@pytest.mark.timeout(400)
 def test_no_request_fails_whatever_becomes_of_the_registry(backend: Backend, kind: Kind, tmp_path: Path) -> None:
     (name,) = backend.settings
     with applications(3, backend.address) as (one, two, three):
@@ -164,7 +163,6 @@ def test_no_request_fails_whatever_becomes_of_the_registry(backend: Backend, kin
             assert load.errors == []
 
 
-@pytest.mark.timeout(400)
 def test_a_host_that_starts_while_the_registry_is_away_reaches_what_it_knew(
     backend: Backend, kind: Kind, tmp_path: Path
 ) -> None:

@@ -137,7 +137,8 @@ class Consul:
     def led(self) -> bool:
         """Whether it knows a leader, and that leader has taken up its work."""
         try:
-            return all(answer and answer[0] for answer in map(self._looked, ("status/leader", "catalog/nodes")))
+            answers = (self._told("GET", where, None, {}) for where in ("status/leader", "catalog/nodes"))
+            return all(answer and answer[0] for answer in answers)
         except (Refused, OSError, HTTPException):
             return False
 
@@ -212,9 +213,6 @@ class Consul:
         return ""
 
     # --- inside
-
-    def _looked(self, where: str) -> tuple[Any] | None:
-        return self._told("GET", where, None, {})
 
     def _told(self, method: str, where: str, body: Any, query: Mapping[str, Any]) -> tuple[Any] | None:
         """See `call`; None when there is no leader."""
